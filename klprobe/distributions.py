@@ -1,0 +1,328 @@
+"""Posteriors q(z|x_n), priors p(z), and the divergences between them that have a closed form.
+
+A posterior is a `torch.distributions.Distribution` with batch shape (N,) and event shape (D,), a prior is one with
+event shape (D,). `as_posterior` gives any of them the two operations that estimators use: draw at chosen points,
+evaluate at chosen points. All densities are float64 and in nats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+
+from klprobe.types import CapabilityError, InputError, Posterior
+
+LOG_2PI = math.log(2 * math.pi)
+ROWS_AT_ONCE = 65536
+"""Rows converted to float64 at a time when a whole data set is visited: bounds memory, not results."""
+
+
+class ConditionalDistribution(Distribution):
+    """Base of klprobe's own posteriors: a Distribution whose batch is the data set."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_log_prob = True
+
+    def __init__(self, num_points: int, dim: int) -> None:
+        if num_points < 2:
+            raise InputError(
+                f"A posterior needs at least 2 data points, but got N = {num_points}. "
+                "With one point q(z) is that point's conditional: use torch.distributions.kl_divergence."
+            )
+        if dim < 1:
+            raise InputError("A posterior needs at least 1 latent dimension, but got D = 0.")
+        super().__init__(torch.Size([num_points]), torch.Size([dim]), validate_args=False)
+
+    @property
+    def num_points(self) -> int:
+        """N, the number of data points."""
+        return self.batch_shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D, the number of latents."""
+        return self.event_shape[0]
+
+    def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw z_i ~ q(z|x_{indices_i}); shape (m, D), float64."""
+        raise CapabilityError(f"{type(self).__name__} cannot be sampled.")
+
+    def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
+        raise CapabilityError(
+            f"{type(self).__name__} gives samples and no density log q(z|x). Use a method that needs samples only "
+            "(classifier, gmm, maf, lstm), or load an encoder that returns mean and logvar."
+        )
+
+    def select(self, indices: torch.Tensor) -> ConditionalDistribution:
+        """The posterior of a subset of the points, in the order of `indices`."""
+        raise CapabilityError(f"{type(self).__name__} cannot be split.")
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        """Draws of every point, shape sample_shape + (N, D), from torch's global generator."""
+        shape = torch.Size(sample_shape)
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        indices = torch.arange(self.num_points).repeat(math.prod(shape))
+        return self.sample_at(indices, generator).reshape(*shape, self.num_points, self.dim)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """log q(z_n|x_n) of one z per point; `value` broadcasts to (..., N, D), the result is (..., N)."""
+        value = value.expand(torch.broadcast_shapes(value.shape, (self.num_points, self.dim)))
+        indices = torch.arange(self.num_points).repeat(math.prod(value.shape[:-2]))
+        return self.log_prob_at(value.reshape(-1, self.dim).double(), indices).reshape(value.shape[:-1])
+
+
+class DiagonalGaussian(ConditionalDistribution):
+    """q(z|x_n) = N(mean_n, diag(std_n^2)).
+
+    The spread is kept as it was given, so that arrays of a million points can stay memory-mapped; `rows` converts
+    what is asked for to float64.
+
+    Args:
+        mean: Shape (N, D).
+        logvar, var, std: Exactly one of them, shape (N, D): log-variance, variance or standard deviation.
+    Raises:
+        InputError: shapes that disagree, N < 2, none or several spreads.
+    """
+
+    def __init__(
+        self,
+        mean: torch.Tensor,
+        *,
+        logvar: torch.Tensor | None = None,
+        var: torch.Tensor | None = None,
+        std: torch.Tensor | None = None,
+    ) -> None:
+        given = {name: t for name, t in (("logvar", logvar), ("var", var), ("std", std)) if t is not None}
+        if len(given) != 1:
+            raise InputError(f"Give exactly one of logvar, var, std; got {sorted(given) or 'none'}.")
+        ((self.parametrization, self._spread),) = given.items()
+        if mean.dim() != 2 or mean.shape != self._spread.shape:
+            raise InputError(
+                f"mean and {self.parametrization} must both have shape (N, D); "
+                f"got {tuple(mean.shape)} and {tuple(self._spread.shape)}."
+            )
+        self._mean = mean
+        super().__init__(*mean.shape)
+
+    def rows(self, indices: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the chosen points, each (m, D), float64."""
+        mean, spread = self._mean[indices].double(), self._spread[indices].double()
+        if self.parametrization == "logvar":
+            return mean, torch.exp(0.5 * spread)
+        return mean, spread.sqrt() if self.parametrization == "var" else spread
+
+    def blocks(self, size: int = ROWS_AT_ONCE) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Mean and standard deviation of all points in order, at most `size` rows at a time."""
+        for start in range(0, self.num_points, size):
+            yield self.rows(slice(start, start + size))
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Means, shape (N, D), in the precision they were given in."""
+        return self._mean
+
+    @property
+    def stddev(self) -> torch.Tensor:
+        """Standard deviations, shape (N, D), float64."""
+        return self.rows(slice(None))[1]
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variances, shape (N, D), float64."""
+        return self.stddev.square()
+
+    def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw z_i ~ q(z|x_{indices_i}); shape (m, D), float64."""
+        mean, std = self.rows(indices)
+        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+        return mean + std * noise.to(mean.device)
+
+    def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_{indices_i}) in nats, shape (m,), by differences (exact for any spread)."""
+        mean, std = self.rows(indices)
+        return -0.5 * ((z - mean) / std).square().sum(-1) - std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
+
+    def select(self, indices: torch.Tensor) -> DiagonalGaussian:
+        """The posterior of a subset of the points, in the order of `indices`."""
+        return DiagonalGaussian(self._mean[indices], **{self.parametrization: self._spread[indices]})
+
+
+class SampleOnly(ConditionalDistribution):
+    """An encoder known by one sample per point, shape (N, D): implicit, or deterministic (the mean alone).
+
+    Drawing at a point gives that point's sample. There is no log q(z|x), so no Monte Carlo, mutual information or
+    average KL; if the encoder is deterministic, its mutual information is infinite.
+    """
+
+    has_log_prob = False
+
+    def __init__(self, samples: torch.Tensor, *, deterministic: bool = False) -> None:
+        if samples.dim() != 2:
+            raise InputError(f"samples must have shape (N, D); got {tuple(samples.shape)}.")
+        self.samples, self.deterministic = samples, deterministic
+        super().__init__(*samples.shape)
+
+    def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The stored sample of each chosen point, shape (m, D), float64."""
+        return self.samples[indices].double()
+
+    def select(self, indices: torch.Tensor) -> SampleOnly:
+        """The samples of a subset of the points, in the order of `indices`."""
+        return SampleOnly(self.samples[indices], deterministic=self.deterministic)
+
+
+class TorchPosterior(ConditionalDistribution):
+    """Any torch Distribution with batch shape (N,) and event shape (D,), addressed point by point."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+        super().__init__(distribution.batch_shape[0], distribution.event_shape[0])
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Means, shape (N, D); NotImplementedError where torch knows none."""
+        return self.distribution.mean
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Marginal variances, shape (N, D); NotImplementedError where torch knows none."""
+        return self.distribution.variance
+
+    def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw z_i ~ q(z|x_{indices_i}); shape (m, D), float64."""
+        return sample_with(take(self.distribution, indices), 1, generator)[0].double()
+
+    def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
+        return take(self.distribution, indices).log_prob(z).double()
+
+    def select(self, indices: torch.Tensor) -> TorchPosterior:
+        """The posterior of a subset of the points, in the order of `indices`."""
+        return TorchPosterior(take(self.distribution, indices))
+
+
+def as_posterior(distribution: Any) -> Posterior:
+    """Give a torch Distribution the operations of `Posterior`; klprobe's own pass through.
+
+    A diagonal normal takes the fast path of `DiagonalGaussian`. Parameters are promoted to float64.
+    Raises:
+        InputError: batch and event shapes are not (N,) and (D,).
+        TypeError: not a Distribution.
+    """
+    if isinstance(distribution, ConditionalDistribution):
+        return distribution
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            f"A posterior is a torch Distribution with batch shape (N,) and event shape (D,); got {type(distribution).__name__}"
+        )
+    if len(distribution.batch_shape) != 1 or len(distribution.event_shape) != 1:
+        raise InputError(
+            "A posterior is a torch Distribution with batch shape (N,) and event shape (D,); got batch shape "
+            f"{tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}. "
+            "Wrap it: Independent(Normal(mean, std), 1)."
+        )
+    normal = diagonal_normal(distribution)
+    if normal is not None:
+        return DiagonalGaussian(normal[0].detach(), std=normal[1].detach())
+    return TorchPosterior(as_double(distribution))
+
+
+def standard_normal(dim: int) -> Independent:
+    """The prior N(0, I) in `dim` dimensions, float64."""
+    return Independent(Normal(torch.zeros(dim, dtype=torch.float64), torch.ones(dim, dtype=torch.float64)), 1)
+
+
+def diagonal_normal(distribution: Distribution) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and standard deviation when the distribution is a normal with diagonal covariance, else None."""
+    if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
+        return distribution.base_dist.loc, distribution.base_dist.scale
+    return None
+
+
+def check_prior(posterior: Posterior, prior: Distribution) -> None:
+    """Raise InputError unless the prior is one distribution over the posterior's space."""
+    if tuple(prior.batch_shape) != () or tuple(prior.event_shape) != (posterior.dim,):
+        raise InputError(
+            f"The posterior has {posterior.dim} latents, but the prior has event shape {tuple(prior.event_shape)} and batch "
+            f"shape {tuple(prior.batch_shape)}. Give a prior with event shape ({posterior.dim},) and batch shape ()."
+        )
+
+
+def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws of p(z), shape (num_samples, D), float64, from the given generator alone."""
+    normal = diagonal_normal(prior)
+    if normal is None:
+        return sample_with(prior, num_samples, generator).double()
+    mean, std = (t.double() for t in normal)
+    noise = torch.randn(num_samples, mean.shape[-1], generator=generator, dtype=torch.float64)
+    return mean + std * noise.to(mean.device)
+
+
+def sample_with(distribution: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """`distribution.sample((num_samples,))` driven by `generator`; torch's global generators come back as they were."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator).item()))
+        return distribution.sample(torch.Size([num_samples]))
+
+
+def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
+    """KL[q(z|x_n)||p] of every point, shape (N,), or None when it has no closed form."""
+    normal = diagonal_normal(prior)
+    if isinstance(posterior, DiagonalGaussian) and normal is not None:
+        return torch.cat([_gaussian_kl(mean, std, *(t.double() for t in normal)).sum(-1) for mean, std in posterior.blocks()])
+    if isinstance(posterior, TorchPosterior):
+        with contextlib.suppress(NotImplementedError):
+            return kl_divergence(posterior.distribution, as_double(prior))
+        if isinstance(posterior.distribution, MultivariateNormal) and normal is not None:
+            mean, std = (t.double() for t in normal)
+            return kl_divergence(posterior.distribution, MultivariateNormal(mean, scale_tril=torch.diag(std)))
+    return None
+
+
+def _gaussian_kl(q_mean: torch.Tensor, q_std: torch.Tensor, p_mean: torch.Tensor, p_std: torch.Tensor) -> torch.Tensor:
+    """KL[N(q_mean, q_std^2) || N(p_mean, p_std^2)] elementwise, nats."""
+    ratio = q_std / p_std
+    return 0.5 * (ratio.square() - 1 + ((q_mean - p_mean) / p_std).square()) - ratio.log()
+
+
+def take(distribution: Distribution, indices: torch.Tensor) -> Distribution:
+    """The same distribution restricted to some entries of its first batch dimension.
+
+    Raises:
+        InputError: a distribution whose parameters cannot be indexed; give it to `klprobe.estimate` as samples, or
+            subclass `ConditionalDistribution` with `sample_at` and `log_prob_at`.
+    """
+    return _rebuild(distribution, lambda t: t[indices])
+
+
+def as_double(distribution: Distribution) -> Distribution:
+    """The same distribution with float64 parameters; unchanged where its parameters are not known."""
+    try:
+        return _rebuild(distribution, lambda t: t.detach().double())
+    except InputError:
+        return distribution
+
+
+def _rebuild(distribution: Distribution, change: Any) -> Distribution:
+    kind: Any = type(distribution)
+    if isinstance(distribution, Independent):
+        return Independent(_rebuild(distribution.base_dist, change), distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, torch.distributions.MixtureSameFamily):
+        return kind(
+            _rebuild(distribution.mixture_distribution, change), _rebuild(distribution.component_distribution, change), False
+        )
+    if isinstance(distribution, torch.distributions.TransformedDistribution) and not distribution.arg_constraints:
+        return kind(_rebuild(distribution.base_dist, change), distribution.transforms, validate_args=False)
+    if not distribution.arg_constraints:
+        raise InputError(f"klprobe does not know the parameters of {kind.__name__}: subclass ConditionalDistribution.")
+    names = [n for n in distribution.arg_constraints if n in distribution.__dict__]
+    if isinstance(distribution, MultivariateNormal):
+        return MultivariateNormal(change(distribution.loc), scale_tril=change(distribution.scale_tril), validate_args=False)
+    return kind(**{n: change(getattr(distribution, n)) for n in names}, validate_args=False)

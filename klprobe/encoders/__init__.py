@@ -1,0 +1,1 @@
+"""One file = one checkpoint format; each turns a path into a posterior."""

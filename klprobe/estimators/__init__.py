@@ -1,0 +1,1 @@
+"""One file = one estimator of KL[q||p]."""
