@@ -1,0 +1,59 @@
+"""What every checkpoint format agrees on: what the user asked for, and what a file gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for beside the path.
+
+    Attributes:
+        data: Name of the data set to encode; None means the one that the checkpoint remembers.
+        split: `train`, `test` or `all` (train, then test).
+        data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
+        device: Device that the encoder's network runs on; results come back to the CPU.
+    """
+
+    data: str | None = None
+    split: str = "all"
+    data_root: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a checkpoint gives: the conditionals of a data set, and where they come from.
+
+    Attributes:
+        posterior: klprobe's own or any torch Distribution, batch shape (N,), event shape (D,).
+        prior: Event shape (D,); None when the file says nothing, and N(0, I) is meant.
+        split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
+        trained_on: Split that the encoder was trained on, or `unknown`.
+        provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
+    """
+
+    posterior: Distribution
+    prior: Distribution | None = None
+    split: str = "unknown"
+    trained_on: str = "unknown"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """One checkpoint format: a frozen dataclass without fields, first in its file's `__all__`."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file looks like this format: suffix and header only, cheap, False on garbage."""
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Read the file, and encode the data set where the format holds an encoder.
+
+        Raises:
+            InputError: the file is damaged, or lacks something; the message names file, tensor and remedy.
+        """
