@@ -60,6 +60,11 @@ class ConditionalDistribution(Distribution):
             "(classifier, gmm, maf, lstm), or load an encoder that returns mean and logvar."
         )
 
+    def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_n) of every pair, shape (len(z), len(indices)); the caller keeps the tile small."""
+        pairs = z.repeat_interleave(len(indices), 0), indices.repeat(len(z))
+        return self.log_prob_at(*pairs).reshape(len(z), len(indices))
+
     def select(self, indices: torch.Tensor) -> ConditionalDistribution:
         """The posterior of a subset of the points, in the order of `indices`."""
         raise CapabilityError(f"{type(self).__name__} cannot be split.")
@@ -202,6 +207,10 @@ class TorchPosterior(ConditionalDistribution):
     def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
         return take(self.distribution, indices).log_prob(z).double()
+
+    def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_n) of every pair, shape (len(z), len(indices)), by broadcasting."""
+        return take(self.distribution, indices).log_prob(z.unsqueeze(1)).double()
 
     def select(self, indices: torch.Tensor) -> TorchPosterior:
         """The posterior of a subset of the points, in the order of `indices`."""

@@ -90,10 +90,14 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Bracket:
-    """[best lower bound, best upper bound] of one target, in nats."""
+    """[best lower bound, best upper bound] of one target, in nats.
+
+    `interval` is a 95 % confidence interval for the target, all methods' errors considered; None at an open end.
+    """
 
     lower: Side
     upper: Side
+    interval: tuple[float | None, float | None] | None = None
 
 
 class Progress(Protocol):
@@ -128,6 +132,9 @@ class Posterior(Protocol):
 
     def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_{indices_i}) in nats; shape (m,), float64. Raises CapabilityError without a density."""
+
+    def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_n) of every pair in nats; shape (len(z), len(indices)), float64."""
 
     def select(self, indices: torch.Tensor) -> Posterior:
         """The posterior of a subset of the points, in the order of `indices`."""

@@ -1,0 +1,340 @@
+"""log sum_n q(z|x_n) over a whole data set: exact, streamed, never an (M, N) or (M, N, D) tensor in memory.
+
+Diagonal Gaussians take one of three ways to the same number, chosen tile by tile from a-priori error bounds:
+
+- *product*: the squared distances of a tile as one float64 matrix product, where its rounding error, bounded before
+  anything is computed, stays below `PRODUCT_TOLERANCE`;
+- *screen*: a float32 product over the most telling latents. A partial sum of squares, plus its rounding error, bounds
+  a log-density from above; what lies more than `log N + CUT` below a term already found is left out, which costs less
+  than exp(-CUT) of the sum. The survivors are evaluated by differences in float64;
+- *differences*: (z - mean) / std in float64 for every pair, which is right for any spread, and slow.
+
+A latent's own component is kept apart, so that the leave-one-out density is free and loses no digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from klprobe.distributions import LOG_2PI, DiagonalGaussian
+from klprobe.types import CapabilityError, Posterior, Progress, no_progress
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+T = TypeVar("T")
+
+PRODUCT_TOLERANCE = 2e-10
+"""Largest a-priori rounding error, in nats, at which the product form is trusted."""
+CUT = 34.0
+"""Nats below the largest term, less log N, at which a term is left out: at most exp(-34) = 2e-15 of the sum."""
+ROWS, COLUMNS = 256, 2048
+"""Latents and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/benchmarks)."""
+WAVE = 8
+"""Column chunks between two updates of the reference: fixed, so that no bit depends on the number of threads."""
+SCREEN_DIMS = 24
+"""Latents that the screen looks at."""
+DENSE_SHARE = 0.04
+"""Share of survivors above which the product is cheaper than evaluating them one by one."""
+PAIRS_AT_ONCE = 1 << 15
+"""Survivors evaluated together: bounds memory."""
+
+
+def log_sum_others(
+    posterior: Posterior,
+    z: torch.Tensor,
+    own: torch.Tensor | None,
+    *,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """log sum_{n != own_i} q(z_i|x_n) for every latent, in nats, shape (m,), float64.
+
+    Args:
+        posterior: With a density; diagonal Gaussians take the fast path.
+        z: Codes, shape (m, D).
+        own: Index of the component to leave out of each row's sum, shape (m,); None leaves none out.
+        progress: Called with the number of posteriors visited and N.
+        threads: CPU threads; None means all. The result does not depend on it.
+
+    Raises:
+        CapabilityError: the posterior has no density.
+    """
+    _need_density(posterior)
+    left_out = np.full(len(z), -1) if own is None else own.cpu().numpy()
+    sums = _LogSums(np.full(len(z), -np.inf), np.zeros(len(z)))
+    if not isinstance(posterior, DiagonalGaussian):
+        for start, block, matrix in _matrices(posterior, z, left_out):
+            part = _LogSums(matrix.max(1), np.zeros(len(matrix)))
+            with np.errstate(invalid="ignore"):
+                np.nansum(np.exp(matrix - part.reference[:, None]), 1, out=part.total)
+            merged = _LogSums(sums.reference[block], sums.total[block]).plus(part)
+            sums.reference[block], sums.total[block] = merged
+            progress(start, posterior.num_points)
+        return torch.from_numpy(sums.log())
+
+    def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[_LogSums, int]:
+        reference, total, dense = floor.copy(), np.zeros(len(floor)), 0
+        for block in rows.blocks():
+            tile = _tile(chunk, rows, block, reference[block], screen)
+            old, reference[block] = reference[block].copy(), tile.reference
+            with np.errstate(invalid="ignore"):
+                total[block] *= np.where(np.isneginf(old), 0.0, np.exp(old - tile.reference))
+            total[block] += tile.row_sums(tile.reference)
+            dense += tile.is_dense
+        return _LogSums(reference, total), dense
+
+    for parts, done in _waves(posterior, z, left_out, visit, lambda: sums.reference, threads):
+        for part in parts:
+            sums = sums.plus(part)
+        progress(done, posterior.num_points)
+    return torch.from_numpy(sums.log())
+
+
+def shares(
+    posterior: Posterior, z: torch.Tensor, own: torch.Tensor, log_sums: torch.Tensor, *, threads: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much of the latents' leave-one-out densities each component carries.
+
+    With w_in = q(z_i|x_n) / sum_{j != own_i} q(z_i|x_j) for n != own_i, the sums over latents of w and of w^2.
+
+    Args:
+        posterior: With a density.
+        z: Codes, shape (m, D); `own` their components, shape (m,).
+        log_sums: What `log_sum_others(posterior, z, own)` gave, shape (m,).
+
+    Returns:
+        (sum_i w_in, sum_i w_in^2), each of shape (N,), float64.
+    """
+    _need_density(posterior)
+    level, left_out = log_sums.cpu().numpy(), own.cpu().numpy()
+    first, second = np.zeros(posterior.num_points), np.zeros(posterior.num_points)
+    if not isinstance(posterior, DiagonalGaussian):
+        for start, block, matrix in _matrices(posterior, z, left_out):
+            weights = np.exp(matrix - level[block, None])
+            span = slice(start, start + weights.shape[1])
+            first[span] += weights.sum(0)
+            second[span] += (weights**2).sum(0)
+        return torch.from_numpy(first), torch.from_numpy(second)
+
+    def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
+        dense = 0
+        span = slice(chunk.start, chunk.start + len(chunk.mean))
+        for block in rows.blocks():
+            tile = _tile(chunk, rows, block, floor[block] - rows.cut + CUT, screen)
+            sums, squares = tile.column_sums(level[block])
+            first[span] += sums
+            second[span] += squares
+            dense += tile.is_dense
+        return None, dense
+
+    for _ in _waves(posterior, z, left_out, visit, lambda: level, threads):
+        pass
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+def _need_density(posterior: Posterior) -> None:
+    if not posterior.has_log_prob:
+        raise CapabilityError(
+            "The density of the aggregate posterior needs log q(z|x), but this encoder only gives samples. "
+            "Use --methods classifier gmm maf lstm, or load an encoder that returns mean and logvar."
+        )
+
+
+class _LogSums(NamedTuple):
+    """Sums of exponentials kept as exp(reference) * total, one entry a row."""
+
+    reference: Array
+    total: Array
+
+    def plus(self, other: _LogSums) -> _LogSums:
+        top = np.maximum(self.reference, other.reference)
+        safe = np.where(np.isneginf(top), 0.0, top)
+        return _LogSums(top, self.total * np.exp(self.reference - safe) + other.total * np.exp(other.reference - safe))
+
+    def log(self) -> Array:
+        with np.errstate(divide="ignore"):
+            return self.reference + np.log(self.total)
+
+
+def _matrices(posterior: Posterior, z: torch.Tensor, own: Index) -> Iterable[tuple[int, slice, Array]]:
+    """(first column, rows, log q(z_i|x_n)) tiles of any posterior, the left-out component at -inf."""
+    columns = min(1024, posterior.num_points)
+    height = max(1, (1 << 21) // (columns * posterior.dim))
+    for start in range(0, posterior.num_points, columns):
+        indices = torch.arange(start, min(start + columns, posterior.num_points))
+        for top in range(0, len(z), height):
+            block = slice(top, min(top + height, len(z)))
+            matrix = posterior.log_prob_matrix(z[block], indices).cpu().numpy()
+            _leave_out(matrix, own[block] - start)
+            yield start, block, matrix
+
+
+def _leave_out(matrix: NDArray[np.floating], column: Index) -> None:
+    """Set each row's own column to -inf where it lies in this tile."""
+    inside = np.flatnonzero((column >= 0) & (column < matrix.shape[1]))
+    matrix[inside, column[inside]] = -np.inf
+
+
+class _Rows:
+    """The latents, prepared once: centred, squared, in both precisions."""
+
+    def __init__(self, q: DiagonalGaussian, z: torch.Tensor, own: Index) -> None:
+        self.z, self.own = z.cpu().double().numpy(), own
+        self.cut = CUT + math.log(q.num_points)
+        self.centre, self.telling = _survey(q)
+        shifted = self.z - self.centre
+        self.features = np.concatenate([shifted**2, shifted, np.ones((len(z), 1))], 1)
+        keep = np.concatenate([self.telling, q.dim + self.telling, [2 * q.dim]])
+        with np.errstate(over="ignore"):
+            self.screen_features = self.features[:, keep].astype(np.float32)
+        self.keep = keep
+
+    def blocks(self) -> Iterable[slice]:
+        return (slice(top, min(top + ROWS, len(self.z))) for top in range(0, len(self.z), ROWS))
+
+
+def _survey(q: DiagonalGaussian) -> tuple[Array, Index]:
+    """A centre that shrinks the product form's rounding error, and the latents that tell posteriors apart best."""
+    every = torch.arange(0, q.num_points, max(1, q.num_points // 4096))
+    mean, std = (t.numpy() for t in q.rows(every))
+    centre = mean.mean(0)
+    with np.errstate(over="ignore", divide="ignore"):
+        telling = (mean.var(0) + (std**2).mean(0)) * (1 / std**2).mean(0)
+    return centre, np.sort(np.argsort(-telling, kind="stable")[:SCREEN_DIMS])
+
+
+class _Chunk:
+    """Consecutive posteriors, prepared for products: log q(z|x_n) = features(z) @ weights[:, n]."""
+
+    def __init__(self, q: DiagonalGaussian, start: int, rows: _Rows) -> None:
+        self.start = start
+        self.mean, std = (t.cpu().numpy() for t in q.rows(slice(start, start + COLUMNS)))
+        self.log_norm = -np.log(std).sum(1) - 0.5 * q.dim * LOG_2PI
+        shifted = self.mean - rows.centre
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self.inverse = 1 / std
+            precision = self.inverse**2
+            linear = shifted * precision
+            square = shifted * linear
+            self.weights = np.concatenate([(-0.5 * precision).T, linear.T, (self.log_norm - 0.5 * square.sum(1))[None]])
+            screened = rows.keep[: len(rows.telling)]
+            self.screen_weights = self.weights[rows.keep].copy()
+            self.screen_weights[-1] = self.log_norm - 0.5 * square[:, screened].sum(1)
+        self.magnitude, self.screen_magnitude = np.abs(self.weights), np.abs(self.screen_weights)
+        with np.errstate(over="ignore"):
+            self.screen_weights32 = self.screen_weights.astype(np.float32)
+
+    def evaluate(self, z: Array, row: Index, column: Index) -> Array:
+        """log q(z_row|x_column) by differences, shape of `row`."""
+        out = np.empty(len(row))
+        for start in range(0, len(row), PAIRS_AT_ONCE):
+            piece = slice(start, start + PAIRS_AT_ONCE)
+            c = column[piece]
+            difference = (z[row[piece]] - self.mean[c]) * self.inverse[c]
+            out[piece] = self.log_norm[c] - 0.5 * np.einsum("ij,ij->i", difference, difference)
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    """Terms of a tile: a whole matrix, or the (row, column) pairs that matter; `reference` is at or below each row's sum."""
+
+    shape: tuple[int, int]
+    reference: Array
+    values: Array
+    row: Index | None = None
+    column: Index | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        return self.row is None
+
+    def row_sums(self, level: Array) -> Array:
+        """sum_n exp(term - level) of each row; overwrites the values."""
+        level = np.where(np.isneginf(level), 0.0, level)
+        if self.row is None:
+            np.subtract(self.values, level[:, None], out=self.values)
+            return np.exp(self.values, out=self.values).sum(1)
+        return np.bincount(self.row, np.exp(self.values - level[self.row]), minlength=self.shape[0])
+
+    def column_sums(self, level: Array) -> tuple[Array, Array]:
+        """Sums over rows of exp(term - level) and of its square; overwrites the values."""
+        if self.row is None or self.column is None:
+            np.subtract(self.values, level[:, None], out=self.values)
+            weights = np.exp(self.values, out=self.values)
+            return weights.sum(0), np.einsum("ij,ij->j", weights, weights)
+        weights = np.exp(self.values - level[self.row])
+        return tuple(np.bincount(self.column, w, minlength=self.shape[1]) for w in (weights, weights**2))  # type: ignore[return-value]
+
+
+def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) -> _Tile:
+    """The terms of one tile that can matter beside a sum of at least exp(floor)."""
+    largest = np.abs(rows.features[block]).max(0)
+    shape = (len(floor), len(chunk.mean))
+    with np.errstate(over="ignore", invalid="ignore"):
+        product_error = (largest @ chunk.magnitude).max() * len(largest) * np.finfo(np.float64).eps
+        exact_enough = product_error <= PRODUCT_TOLERANCE
+        if exact_enough and not screen:
+            return _dense(chunk, rows, block, floor)
+        slack = (largest[rows.keep] @ chunk.screen_magnitude) * (len(rows.keep) + 4) * np.finfo(np.float32).eps
+    own = rows.own[block] - chunk.start
+    if not np.isfinite(slack).all() or slack.max() > 1e30:
+        row, column = (a.ravel() for a in np.indices(shape))
+        keep = own[row] != column
+        row, column = row[keep], column[keep]
+    else:
+        weights = chunk.screen_weights32.copy()
+        weights[-1] = np.nextafter((chunk.screen_weights[-1] + slack).astype(np.float32), np.float32(np.inf))
+        upper = rows.screen_features[block] @ weights
+        _leave_out(upper, own)
+        best = upper.argmax(1)
+        found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)
+        floor = np.maximum(floor, np.where(best == own, -np.inf, found))
+        survives = upper > (floor - rows.cut).astype(np.float32)[:, None] - np.float32(1e-3)
+        if exact_enough and np.count_nonzero(survives) > DENSE_SHARE * survives.size:
+            return _dense(chunk, rows, block, floor)
+        row, column = np.nonzero(survives)
+    values = chunk.evaluate(rows.z[block], row, column)
+    reference = floor.copy()
+    np.maximum.at(reference, row, values)
+    return _Tile(shape, reference, values, row, column)
+
+
+def _dense(chunk: _Chunk, rows: _Rows, block: slice, floor: Array) -> _Tile:
+    matrix = rows.features[block] @ chunk.weights
+    _leave_out(matrix, rows.own[block] - chunk.start)
+    return _Tile(matrix.shape, np.maximum(floor, matrix.max(1)), matrix)
+
+
+def _waves(
+    q: DiagonalGaussian,
+    z: torch.Tensor,
+    own: Index,
+    visit: Callable[[_Chunk, _Rows, Array, bool], tuple[T, int]],
+    floor: Callable[[], Array],
+    threads: int | None,
+) -> Iterable[tuple[list[T], int]]:
+    """Visit all chunks, `WAVE` at a time, in parallel; yields each wave's results in order, and the columns done."""
+    rows = _Rows(q, z, own)
+    tiles = len(list(rows.blocks()))
+    starts, screen = range(0, q.num_points, COLUMNS), True
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for first in range(0, len(starts), WAVE):
+            wave, level = starts[first : first + WAVE], floor()
+
+            def work(start: int, level: Array = level, screen: bool = screen) -> tuple[T, int]:
+                return visit(_Chunk(q, start, rows), rows, level, screen)
+
+            results = list(pool.map(work, wave))
+            screen = screen and sum(dense for _, dense in results) < 0.5 * tiles * len(wave)
+            yield [part for part, _ in results], min(wave[-1] + COLUMNS, q.num_points)
