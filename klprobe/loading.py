@@ -1,0 +1,94 @@
+"""From a path to a posterior: the first checkpoint format that knows the file reads it."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from pathlib import Path
+
+from klprobe import registry
+from klprobe.encoders._shared import Encoded, Request
+from klprobe.types import InputError
+
+PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
+
+
+def load(path: str | Path, request: Request | None = None) -> Encoded:
+    """The posterior that a file or folder holds, or that its encoder gives on a data set.
+
+    Args:
+        path: klprobe's own checkpoint, `.npz`, `.safetensors`, or a folder of `.npy` files; `klprobe list` names the formats.
+        request: Data set, split and device, for a checkpoint that holds an encoder.
+
+    Raises:
+        InputError: no such file, or one that cannot be used; the message names file, tensor and remedy.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise InputError(_missing(path))
+        for name in registry.names("encoders"):
+            checkpoint = registry.load("encoders", name)()
+            if checkpoint.matches(path):
+                return checkpoint.load(path, request or Request())
+        raise InputError(_unknown(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _missing(path: Path) -> str:
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"{path} does not exist" + (
+        f"; did you mean {path.parent / near[0]}?" if near else ": give the path of a checkpoint."
+    )
+
+
+def _unknown(path: Path) -> str:
+    """Why no format took the file, and what to do."""
+    if path.is_dir():
+        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+    if path.stat().st_size == 0:
+        return f"{path} is empty (0 bytes): save or copy it again."
+    suffix = path.suffix.lower()
+    if suffix in PICKLED or _is_pickle(path):
+        return (
+            f"{path} is a pickle, which may run any code when read, so klprobe never opens one. In the program that made it, run "
+            f"the encoder over your data and save what it returns: {FROM_ARRAYS}."
+        )
+    if suffix == ".npy":
+        return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
+    if suffix == ".npz":
+        return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
+    if suffix == ".safetensors":
+        return _unknown_safetensors(path)
+    formats = "; ".join(registry.describe("encoders", name) for name in registry.names("encoders"))
+    return f"{path} is no checkpoint that klprobe knows. It reads: {formats} Any encoder can write {FROM_ARRAYS}."
+
+
+def _unknown_safetensors(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names, kind = list(file.keys()), (file.metadata() or {}).get("klprobe.kind")
+    except SafetensorError as error:
+        return f"{path} is damaged or truncated ({error}): save or copy it again."
+    if kind is not None:
+        return f"{path} says klprobe.kind = {kind[:40]!r}, which this version does not know: update klprobe."
+    listed = ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    return (
+        f"{path} holds the tensors {listed or 'none'}, no posterior: a network's weights alone do not say how to run it. "
+        f"Run the encoder over your data and save what it returns: {FROM_ARRAYS}."
+    )
+
+
+def _is_pickle(path: Path) -> bool:
+    """A pickle of protocol 2 or later, or torch's zip of one."""
+    with path.open("rb") as stream:
+        head = stream.read(2)
+    if head == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    return head[:1] == b"\x80" and 2 <= head[-1] <= 5
