@@ -54,8 +54,8 @@ def _unknown(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in PICKLED or _is_pickle(path):
         return (
-            f"{path} is a pickle, which may run any code when read, so klprobe never opens one. In the program that made it, run "
-            f"the encoder over your data and save what it returns: {FROM_ARRAYS}."
+            f"{path} is a pickle, which may run any code when read, so klprobe never opens one. In the program that made it, "
+            f"run the encoder over your data and save what it returns: {FROM_ARRAYS}."
         )
     if suffix == ".npy":
         return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
