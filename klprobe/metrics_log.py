@@ -1,0 +1,57 @@
+"""metrics.csv: the players' losses as training goes on."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+class MetricsLog:
+    """Collects what the players log and writes the mean over the updates since the last row.
+
+    Columns: step, seconds (of training so far), then `player.quantity` each.
+
+    Args:
+        path: The CSV file; a fresh run replaces it.
+        resumed_at: Steps of the checkpoint that the run goes on from: later rows belong to work that was lost, and go.
+    """
+
+    def __init__(self, path: Path, resumed_at: int) -> None:
+        self.path = path
+        self.rows = _read(path, resumed_at) if resumed_at else []
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.begun = time.monotonic() - (float(self.rows[-1][1]) if self.rows else 0.0)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(self.rows)
+
+    def add(self, player: str, values: Mapping[str, torch.Tensor]) -> None:
+        """Take note of one update's values, each of shape (); nothing is moved off the device yet."""
+        for name, value in values.items():
+            column = f"{player}.{name}"
+            self.sums[column] = self.sums[column] + value if column in self.sums else value
+            self.counts[column] = self.counts.get(column, 0) + 1
+
+    def flush(self, step: int) -> str:
+        """Write one row and begin afresh; returns the players' losses for a progress bar."""
+        means = {column: float(total) / self.counts[column] for column, total in self.sums.items()}
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if not self.rows:
+                self.rows = [["step", "seconds", *means]]
+                writer.writerows(self.rows)
+            writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
+        self.sums, self.counts = {}, {}
+        return ", ".join(f"{c.removesuffix('.loss')} {v:.4g}" for c, v in means.items() if c.endswith(".loss"))
+
+
+def _read(path: Path, last_step: int) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    return [header, *(row for row in rows if int(row[0]) <= last_step)] if header else []

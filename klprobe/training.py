@@ -1,0 +1,298 @@
+"""Players, and the one loop that plays them all.
+
+An algorithm is a list of players; each owns some of its networks. In every step each player in turn takes fresh
+mini-batches, computes its loss, differentiates it with respect to its own parameters alone, and lets its optimiser act.
+The randomness of a step depends on (seed, step) and nothing else, so a resumed run repeats an uninterrupted one bit by bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from klprobe.checkpoint import TrainingState, commit, versions
+from klprobe.metrics_log import MetricsLog
+from klprobe.types import InputError, Progress, no_progress
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.csv"
+PROGRESS_EVERY = 0.1
+"""Seconds between two calls of the progress receiver."""
+
+Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
+"""What a player minimises, shape (), and what is worth logging beside it, each of shape () and detached."""
+
+
+class Batch(NamedTuple):
+    """A mini-batch: x float32, shape (batch, *shape); labels int64, shape (batch,), or None."""
+
+    x: torch.Tensor
+    labels: torch.Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """One side of the game.
+
+    Attributes:
+        name: Named in the log and in errors.
+        networks: Names of the networks it owns; every network has exactly one owner.
+        loss: From a mini-batch and a generator (on the training device) to what it minimises.
+        optimizer: From its parameters to its optimiser.
+        updates: How many updates it makes in each step, each on a fresh mini-batch.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    loss: Callable[[Batch, torch.Generator], Loss]
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    updates: int = 1
+
+
+class Algorithm(Protocol):
+    """A published system: a frozen dataclass of its settings, plain JSON values all, first in its file's `__all__`.
+
+    A system with an encoder also has `encode(networks, x) -> Distribution`, batch shape (batch,), event shape (latent_dim,).
+    """
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+
+    @property
+    def batch_size(self) -> int:
+        """Data points in a mini-batch."""
+
+    def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
+        """Fresh networks for data points of one shape. Raises InputError where none fits."""
+
+    def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
+        """The players in the order in which they move."""
+
+
+class TrainingData(Protocol):
+    """What the loop needs of a data set; `klprobe.datasets` gives it."""
+
+    @property
+    def name(self) -> str:
+        """Command-line name."""
+
+    @property
+    def split(self) -> str:
+        """Which part of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one data point."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: torch.Tensor) -> Batch:
+        """The data points at `indices`, shape (batch,)."""
+
+    def to(self, device: torch.device) -> TrainingData:
+        """The same data on another device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seat:
+    """A player at the table: its parameters, its optimiser, and the buffers that its moves must leave alone."""
+
+    player: Player
+    parameters: list[nn.Parameter]
+    foreign: list[torch.Tensor]
+    optimizer: torch.optim.Optimizer
+
+
+def train(
+    algorithm: Algorithm,
+    data: TrainingData,
+    *,
+    steps: int,
+    out: Path | str,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Progress = no_progress,
+    checkpoint_every: int = 1000,
+    log_every: int = 100,
+) -> Path:
+    """Train, and leave `out`/checkpoint.safetensors and `out`/metrics.csv.
+
+    Ctrl-C finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
+    checkpoint stays whole. torch's global random state is left as it was.
+
+    Args:
+        algorithm: Settings of one system.
+        data: What to train on; batches are drawn without replacement, and each epoch's incomplete last one is dropped.
+        steps: Steps in all, those before a resume included; in one step every player moves.
+        out: Folder, made where it is missing.
+        seed: Of all randomness: initial weights, order of the data, noise.
+        device: Device of networks and data.
+        resume: Go on from `out`/checkpoint.safetensors; on a CPU the weights come out as if never interrupted.
+        progress: Told the steps done, the steps in all, and the players' mean losses.
+        checkpoint_every, log_every: Steps between two checkpoints, and between two rows of metrics.csv.
+    Returns:
+        Path of the checkpoint.
+    Raises:
+        InputError: settings, data and folder do not fit together, or a loss is no finite number.
+        KeyboardInterrupt: after the checkpoint was written.
+    """
+    out = Path(out)
+    path = out / CHECKPOINT
+    settings = _settings(algorithm, data, seed=seed, device=device)
+    _check(algorithm, data, steps, seed)
+    with torch.random.fork_rng(), _interrupt_after_step() as interrupted:
+        torch.manual_seed(_seed(seed, 0))
+        networks = algorithm.networks(data.shape).to(device).train()
+        seats = _seats(algorithm.players(networks), networks)
+        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
+        start = _begin(path, resume, steps, state)
+        indices = _shuffled(len(data), algorithm.batch_size, seed, start * sum(s.player.updates for s in seats))
+        data, log, noise = data.to(torch.device(device)), MetricsLog(out / METRICS, start), torch.Generator(device)
+        told, note = -math.inf, ""
+        for step in range(start + 1, steps + 1):
+            noise.manual_seed(_seed(seed, 1, step))
+            torch.manual_seed(_seed(seed, 2, step))  # layers that draw by themselves, such as dropout
+            for seat in seats:
+                for _ in range(seat.player.updates):
+                    log.add(seat.player.name, _move(seat, data.batch(next(indices)), noise, step, path))
+            stop = interrupted()
+            last = stop or step == steps
+            if last or step % log_every == 0 or step % checkpoint_every == 0:
+                note = log.flush(step)
+            if last or step % checkpoint_every == 0:
+                state.save(path, step)
+            if last or time.monotonic() - told >= PROGRESS_EVERY:
+                told = time.monotonic()
+                progress(step, steps, note)
+            if stop:
+                break  # the context manager raises
+    return path
+
+
+def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path) -> dict[str, torch.Tensor]:
+    """One update of one player. Whatever it runs of the others' networks, their buffers (batch statistics) come back."""
+    before = [buffer.clone() for buffer in seat.foreign]
+    loss, logged = seat.player.loss(batch, noise)
+    if not math.isfinite(loss.item()):
+        raise InputError(
+            f"The loss of player {seat.player.name!r} is {loss.item()} at step {step}: lower the learning rate. "
+            f"The last finite checkpoint is kept: {path}."
+        )
+    gradients = torch.autograd.grad(loss, seat.parameters)
+    for parameter, gradient in zip(seat.parameters, gradients, strict=True):
+        parameter.grad = gradient
+    seat.optimizer.step()
+    with torch.no_grad():
+        for buffer, old in zip(seat.foreign, before, strict=True):
+            buffer.copy_(old)
+    return {"loss": loss.detach(), **logged}
+
+
+def _seats(players: Sequence[Player], networks: nn.ModuleDict) -> list[_Seat]:
+    owned = [name for player in players for name in player.networks]
+    if sorted(owned) != sorted(networks.keys()):
+        raise ValueError(f"Every network needs exactly one owner: networks {sorted(networks.keys())}, owned {sorted(owned)}.")
+    seats = []
+    for player in players:
+        parameters = [p for name in player.networks for p in networks[name].parameters()]
+        foreign = [b for name, network in networks.items() if name not in player.networks for b in network.buffers()]
+        seats.append(_Seat(player, parameters, foreign, player.optimizer(parameters)))
+    return seats
+
+
+def _shuffled(num_points: int, batch_size: int, seed: int, start: int) -> Iterator[torch.Tensor]:
+    """Indices of the mini-batches from number `start` on; the order of an epoch depends on (seed, epoch) alone."""
+    per_epoch = num_points // batch_size
+    epoch, first = divmod(start, per_epoch)
+    while True:
+        order = torch.randperm(num_points, generator=torch.Generator().manual_seed(_seed(seed, 3, epoch)))
+        for i in range(first, per_epoch):
+            yield order[i * batch_size : (i + 1) * batch_size]
+        epoch, first = epoch + 1, 0
+
+
+def _seed(*path: int) -> int:
+    """A well-mixed seed for one purpose, so that neighbouring seeds and steps share no random numbers."""
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0])
+
+
+def _settings(algorithm: Algorithm, data: TrainingData, **rest: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(algorithm) or isinstance(algorithm, type):
+        raise TypeError(f"An algorithm is an instance of a frozen dataclass; got {algorithm!r}.")
+    return {
+        "system": type(algorithm).__module__.rpartition(".")[2].replace("_", "-"),
+        "settings": dataclasses.asdict(algorithm),
+        "dataset": data.name,
+        "split": data.split,
+        "num_points": len(data),
+        "input_shape": list(data.shape),
+        "latent_dim": algorithm.latent_dim,
+        **rest,
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def _check(algorithm: Algorithm, data: TrainingData, steps: int, seed: int) -> None:
+    if steps < 1 or seed < 0:
+        raise InputError(f"Training needs at least 1 step and a seed of 0 or more; got steps = {steps}, seed = {seed}.")
+    if len(data) < algorithm.batch_size:
+        raise InputError(
+            f"{data.name} ({data.split}) has {len(data)} points, fewer than one batch of {algorithm.batch_size}: "
+            "lower the batch size."
+        )
+
+
+def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
+    """Steps already done. A fresh run writes a checkpoint at once: an unwritable folder shows before the work is done."""
+    if resume:
+        done = state.restore(path)
+        if done > steps:
+            raise InputError(f"{path} already has {done} steps, more than the {steps} asked for: ask for more.")
+        return done
+    if path.exists():
+        raise InputError(f"{path} exists: resume it, or choose another folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
+    state.save(path, 0)
+    return 0
+
+
+@contextmanager
+def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C until the block is left, so that no step is torn; a second one interrupts at once."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False  # someone else handles the key
+        return
+    asked = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
