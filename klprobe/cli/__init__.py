@@ -1,0 +1,89 @@
+"""The program `klprobe`: one file per command; parsing, printing and exit codes happen in this package and nowhere else.
+
+Nothing heavy is imported before a command needs it, so that `klprobe --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import klprobe
+from klprobe.types import InputError
+
+__all__ = ["main"]
+
+ANSWERED, UNUSABLE, CHECK_FAILED, INTERRUPTED = 0, 2, 3, 130
+COMMANDS = {
+    "demo": "the main job on the small VAE and the data that come with the package; no flags, no network",
+    "estimate": "KL[q(z)||p(z)] of a trained encoder: klprobe estimate --checkpoint PATH",
+    "train": "train a published system: klprobe train vae --dataset mnist --steps 10000 --out DIR",
+    "list": "methods, trainers, data sets and checkpoint formats, one line each",
+}
+HELP = f"""{klprobe.__doc__}
+
+usage: klprobe COMMAND [flags]
+
+{chr(10).join(f"  {name:<10} {line}" for name, line in COMMANDS.items())}
+
+  klprobe COMMAND --help   the flags of a command
+  klprobe --version        the version
+
+Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed;
+130 stopped by Ctrl-C before there was an answer."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code: 0 an answer, 2 unusable input, 3 a failed check, 130 Ctrl-C before any answer.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # libraries' warnings are not for the reader of an answer
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+            return code
+    except (InputError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            silence_stdout()
+            return ANSWERED
+        what = "out of memory" if isinstance(error, MemoryError) else str(error)
+        print("klprobe:", " ".join(what.split()), file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("klprobe: stopped before there was an answer.", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # a command's --help
+        return stop.code if isinstance(stop.code, int) else ANSWERED
+
+
+def silence_stdout() -> None:
+    """Send what is left of stdout nowhere: its reader has gone, as in `klprobe list | head -1`."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else ""
+    if command in ("-h", "--help", "help"):
+        print(HELP)
+        return ANSWERED
+    if command == "--version":
+        print(f"klprobe {klprobe.__version__}")
+        return ANSWERED
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        given = f"unknown command {command!r}" if command else "give a command"
+        raise InputError(f"{given}: {', '.join(COMMANDS)}.{hint} See klprobe --help.")
+    run = importlib.import_module(f"klprobe.cli.{command}").run
+    return int(run(arguments[1:]))

@@ -1,0 +1,20 @@
+"""`klprobe demo`: the main job on the checkpoint and the data that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import klprobe
+from klprobe.cli.estimate import Source, answer, parse_groups
+
+CHECKPOINT = Path(klprobe.__file__).parent / "assets" / "demo.safetensors"
+HELP = """KL[q(z)||p(z)] of the small VAE in this package, which the project trained on scikit-learn's digits.
+
+klprobe demo --out report
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Estimate the KL of the demo checkpoint; all flags of `klprobe estimate` but those of the source."""
+    _, common, methods = parse_groups(arguments, "klprobe demo", HELP, None)
+    return answer(Source(checkpoint=CHECKPOINT), common, methods, ["demo", *arguments])

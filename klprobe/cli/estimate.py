@@ -1,0 +1,184 @@
+"""`klprobe estimate`: from a checkpoint to a bracketed answer on stdout and, with --out, on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from klprobe import cli, registry
+from klprobe.cli.flags import parse
+from klprobe.cli.prior import parse_prior
+from klprobe.cli.progress import bars, waiting
+from klprobe.distributions import as_posterior
+from klprobe.encoders._shared import Encoded, Request
+from klprobe.estimation import choose_methods, estimate
+from klprobe.loading import load
+from klprobe.report import Report
+from klprobe.report.files import save
+from klprobe.report.terminal import print_report
+from klprobe.types import Estimator, InputError
+
+Bare = tyro.conf.arg(name="")
+"""A group of flags without a prefix."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the posteriors come from."""
+
+    checkpoint: Path
+    """klprobe's own checkpoint; or .npz, .safetensors or a folder of .npy with mean and logvar, var or std."""
+    data: str | None = None
+    """Data set to encode; by default the one that the checkpoint was trained on."""
+    split: Literal["train", "test", "all"] = "all"
+    """Its points; population bounds ask for points that the encoder was not trained on, that is test."""
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """What is asked about them, and where the answer goes."""
+
+    methods: tuple[str, ...] = ("all",)
+    """all: every one that the input allows; or some of those that `klprobe list` shows."""
+    num_samples: int | None = None
+    """Latents that monte-carlo draws; short for --monte-carlo.num-samples."""
+    tolerance: float | None = None
+    """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
+    prior: str = "own"
+    """own: the checkpoint's, else N(0, I); or normal, normal:scale=2, normal:mean=0,0,1:scale=2."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs."""
+    seed: int = 0
+    """Of all randomness."""
+    out: Path | None = None
+    """Folder for report.json, report.csv, report.html and figures."""
+    json: bool = False
+    """Print the document klprobe.report/1 on stdout, and nothing else there."""
+
+
+def run(arguments: list[str]) -> int:
+    """Estimate the KL of the checkpoint that the flags name."""
+    source, common, methods = parse_groups(arguments, "klprobe estimate", ESTIMATE_HELP, Source)
+    return answer(source, common, methods, ["estimate", *arguments])
+
+
+ESTIMATE_HELP = """KL[q(z)||p(z)] of a trained encoder, in nats, with error bars and a bracket.
+
+klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out report
+"""
+
+
+def parse_groups(arguments: list[str], prog: str, text: str, source: type[Source] | None) -> tuple[Any, Common, dict[str, Any]]:
+    """Flags of the source (if any), the common ones, and one group for each estimator, named after its file."""
+    kinds = {name.replace("-", "_"): registry.load("estimators", name) for name in registry.names("estimators")}
+    groups: list[Any] = [("source", Annotated[source, Bare])] if source else []
+    groups.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
+    groups += [
+        (name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)
+    ]
+    flags: Any = parse(dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text}), arguments, prog=prog)
+    configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
+    return getattr(flags, "source", None), flags.common, configured
+
+
+def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str]) -> int:
+    """Load, estimate, print, write; the exit code says how it went."""
+    if common.out is not None:
+        check_writable(common.out)
+    with waiting(f"reading {source.checkpoint}"):
+        request = Request(source.data, source.split, source.data_root, _device(common.device))
+        encoded = load(source.checkpoint, request)
+    prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
+    methods = _methods(common, configured, encoded, prior)
+    with bars("all methods", len(methods) + 1) as progress:
+        report = estimate(
+            encoded.posterior,
+            prior,
+            methods=methods,
+            seed=common.seed,
+            split=encoded.split,
+            trained_on=encoded.trained_on,
+            provenance={
+                "input": str(source.checkpoint),
+                **encoded.provenance,
+                "command": ["klprobe", *command],
+                "device": request.device,
+            },
+            progress=progress,
+        )
+    code = exit_code(report)
+    _print(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))
+    if common.out is not None:
+        save(report, common.out)
+        print(f"klprobe: report written to {common.out}", file=sys.stderr)
+    return code
+
+
+def exit_code(report: Report) -> int:
+    """0 an answer, 3 a check of severity error failed, 130 interrupted before any answer.
+
+    Raises:
+        InputError: no method gave an answer, and why.
+    """
+    if any(check.severity == "error" and not check.passed for check in report.checks):
+        return cli.CHECK_FAILED
+    if report.estimates:
+        return cli.ANSWERED
+    if any("interrupted" in failure.reason for failure in report.not_done):
+        return cli.INTERRUPTED
+    raise InputError(
+        "no method gave an answer. " + " ".join(f"{failure.method}: {failure.reason}" for failure in report.not_done)
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Prove that the folder can be made and written to, and leave no trace; InputError otherwise."""
+    made = []
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {folder} cannot be written to ({error.strerror}): give another folder.") from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
+
+
+def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Any) -> list[Estimator]:
+    """The estimators to run, with their settings from the flags."""
+    if common.num_samples is not None:
+        configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], num_samples=common.num_samples)
+    if common.tolerance is not None:
+        configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], tolerance=common.tolerance)
+    names = [name for given in common.methods for name in given.split(",") if name]
+    if not names:
+        raise InputError("--methods needs at least one name, or all; klprobe list shows them.")
+    return [configured[name] for name, _ in choose_methods(names, as_posterior(encoded.posterior), prior)]
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu, or install torch with CUDA.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _print(write: Callable[[], object]) -> None:
+    """Print the answer; a reader that has gone away is no reason not to write the files."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        cli.silence_stdout()

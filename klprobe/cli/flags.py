@@ -1,0 +1,62 @@
+"""Dataclasses to flags, through tyro; what goes wrong is said in one line, with the nearest flag."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from klprobe.types import InputError
+
+T = TypeVar("T")
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+FLAG = re.compile(r"--[a-z][\w.-]*")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
+    """An instance of the dataclass `kind` from command-line flags; `-` and `_` are interchangeable.
+
+    Raises:
+        InputError: an unknown flag (names the nearest), a missing or a wrong value.
+        SystemExit: after `--help`.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=prog, args=arguments, config=MARKERS)
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+    known = _known_flags(kind, prog)
+    for token in arguments:
+        name = token.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"unknown flag {name}: {hint}See {prog} --help.")
+    raise InputError(f"{_first_section(said.getvalue())} See {prog} --help.")
+
+
+def _known_flags(kind: type, prog: str) -> set[str]:
+    """The flags as the help lists them."""
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
+        tyro.cli(kind, prog=prog, args=["--help"], config=MARKERS)
+    return {flag for line in printed.getvalue().splitlines() for flag in FLAG.findall(line.split("  ")[0])}
+
+
+def _first_section(box: str) -> str:
+    """What tyro's box says above its first rule, without the box."""
+    title, *lines = [line.strip("│╭╮╰╯─ ") for line in ANSI.sub("", box).splitlines()]
+    said = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    if title == "Required options":
+        return f"needed and not given: {', '.join(FLAG.findall(said))}."
+    if title == "Unrecognized options":
+        return f"not understood: {said.partition(':')[2].strip()}."
+    return said

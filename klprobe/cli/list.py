@@ -1,0 +1,33 @@
+"""`klprobe list`: what there is to name on the command line, one line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from klprobe import registry
+from klprobe.cli.flags import parse
+
+TITLES = {
+    "estimators": "methods (--methods)",
+    "trainers": "trainers (klprobe train NAME)",
+    "datasets": "data sets (--data, --dataset)",
+    "encoders": "checkpoint formats (--checkpoint)",
+    "metrics": "metrics",
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """List methods, trainers, data sets and checkpoint formats, each with one line."""
+
+
+def run(arguments: list[str]) -> int:
+    """Print the registry."""
+    parse(Flags, arguments, prog="klprobe list")
+    for kind, title in TITLES.items():
+        names = registry.names(kind)
+        if names:
+            print(title)
+        for name in names:
+            print(f"  {name:<20} {registry.describe(kind, name)}")
+    return 0
