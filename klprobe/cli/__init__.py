@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 
 import klprobe
+from klprobe.cli.machine import silence_stdout
 from klprobe.types import InputError
 
 __all__ = ["main"]
@@ -51,25 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(arguments)
             sys.stdout.flush()
             return code
+    except BrokenPipeError:
+        silence_stdout()
+        return ANSWERED
     except (InputError, OSError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):
-            silence_stdout()
-            return ANSWERED
         what = "out of memory" if isinstance(error, MemoryError) else str(error)
         print("klprobe:", " ".join(what.split()), file=sys.stderr)
         return UNUSABLE
-    except KeyboardInterrupt:
-        print("klprobe: stopped before there was an answer.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("klprobe:", stop or "stopped before there was an answer.", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:  # a command's --help
         return stop.code if isinstance(stop.code, int) else ANSWERED
-
-
-def silence_stdout() -> None:
-    """Send what is left of stdout nowhere: its reader has gone, as in `klprobe list | head -1`."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from klprobe import cli, registry
 from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bars, waiting
 from klprobe.distributions import as_posterior
@@ -55,7 +53,7 @@ class Common:
     """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
     prior: str = "own"
     """own: the checkpoint's, else N(0, I); or normal, normal:scale=2, normal:mean=0,0,1:scale=2."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Where the encoder runs."""
     seed: int = 0
     """Of all randomness."""
@@ -95,7 +93,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
     if common.out is not None:
         check_writable(common.out)
     with waiting(f"reading {source.checkpoint}"):
-        request = Request(source.data, source.split, source.data_root, _device(common.device))
+        request = Request(source.data, source.split, source.data_root, choose_device(common.device))
         encoded = load(source.checkpoint, request)
     prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
     methods = _methods(common, configured, encoded, prior)
@@ -116,7 +114,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
             progress=progress,
         )
     code = exit_code(report)
-    _print(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))
+    emit(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))
     if common.out is not None:
         save(report, common.out)
         print(f"klprobe: report written to {common.out}", file=sys.stderr)
@@ -140,23 +138,6 @@ def exit_code(report: Report) -> int:
     )
 
 
-def check_writable(folder: Path) -> None:
-    """Prove that the folder can be made and written to, and leave no trace; InputError otherwise."""
-    made = []
-    try:
-        for part in (*reversed(folder.parents), folder):
-            if not part.exists():
-                part.mkdir()
-                made.append(part)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {folder} cannot be written to ({error.strerror}): give another folder.") from error
-    finally:
-        for part in reversed(made):
-            part.rmdir()
-
-
 def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Any) -> list[Estimator]:
     """The estimators to run, with their settings from the flags."""
     if common.num_samples is not None:
@@ -167,18 +148,3 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     if not names:
         raise InputError("--methods needs at least one name, or all; klprobe list shows them.")
     return [configured[name] for name, _ in choose_methods(names, as_posterior(encoded.posterior), prior)]
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu, or install torch with CUDA.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def _print(write: Callable[[], object]) -> None:
-    """Print the answer; a reader that has gone away is no reason not to write the files."""
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        cli.silence_stdout()

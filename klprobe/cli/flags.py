@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -40,7 +41,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(f"unknown flag {name}: {hint}See {prog} --help.")
-    raise InputError(f"{_first_section(said.getvalue())} See {prog} --help.")
+    raise InputError(f"{_first_section(said)} See {prog} --help.")
 
 
 def _known_flags(kind: type, prog: str) -> set[str]:
@@ -48,15 +49,24 @@ def _known_flags(kind: type, prog: str) -> set[str]:
     printed = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
         tyro.cli(kind, prog=prog, args=["--help"], config=MARKERS)
-    return {flag for line in printed.getvalue().splitlines() for flag in FLAG.findall(line.split("  ")[0])}
+    return {flag for line in _lines(printed) for flag in FLAG.findall(line.split("  ")[0])}
 
 
-def _first_section(box: str) -> str:
-    """What tyro's box says above its first rule, without the box."""
-    title, *lines = [line.strip("│╭╮╰╯─ ") for line in ANSI.sub("", box).splitlines()]
-    said = " ".join(lines[: lines.index("")] if "" in lines else lines)
-    if title == "Required options":
+def _first_section(printed: io.StringIO) -> str:
+    """What tyro says between its title and the next rule, in one line; the box is drawn or plain, as the encoding has it."""
+    title, *lines = _lines(printed)
+    sections = [
+        " ".join(group) for is_rule, group in itertools.groupby(lines, lambda line: set(line) <= set("─-")) if not is_rule
+    ]
+    said = sections[0].partition(" Argument helptext")[0]
+    if "Required" in title:
         return f"needed and not given: {', '.join(FLAG.findall(said))}."
-    if title == "Unrecognized options":
+    if "Unrecognized" in title:
         return f"not understood: {said.partition(':')[2].strip()}."
-    return said
+    return said.removesuffix(".") + "."
+
+
+def _lines(printed: io.StringIO) -> list[str]:
+    """Lines that say something, without colours and the sides of the box around them."""
+    lines = [line.strip("│╭╮╰╯ ") for line in ANSI.sub("", printed.getvalue()).splitlines()]
+    return [line for line in lines if line]

@@ -1,12 +1,16 @@
-"""Progress bars on stderr, while it is a terminal: one over everything from the start, one per method."""
+"""Progress bars on stderr, while it is a terminal, with the time left and the current value."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from klprobe.types import Progress, no_progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Display
 
 NOTE_WIDTH = 40
 
@@ -16,26 +20,13 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
     """Yield what `klprobe.estimate` calls with a method's name: the receiver of that method's progress.
 
     Args:
-        title: What the bar over everything is called.
+        title: What the bar over everything is called; it is there from the start.
         count: How many methods there will be.
     """
     if not sys.stderr.isatty():
         yield lambda _: no_progress
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Display
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Display(*columns, console=Console(stderr=True), transient=True) as display:
+    with _display() as display:
         overall = display.add_task(title, total=count, note="")
         started = 0
 
@@ -43,10 +34,10 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
             nonlocal started
             before, started = started, started + 1
             display.update(overall, completed=before, total=max(count, started))
-            task = display.add_task(name, total=1, note="")
+            one = _receiver(display, name)
 
             def receive(done: float, total: float, note: str = "") -> None:
-                display.update(task, completed=done, total=total, note=note[:NOTE_WIDTH])
+                one(done, total, note)
                 display.update(overall, completed=before + (min(done / total, 1) if total else 0))
 
             return receive
@@ -55,8 +46,18 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
 
 
 @contextlib.contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """Yield the receiver of one job's progress."""
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    with _display() as display:
+        yield _receiver(display, title)
+
+
+@contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A spinner with the time gone by, for work that cannot say how far it is."""
+    """A spinner, for work that cannot say how far it is."""
     if not sys.stderr.isatty():
         yield
         return
@@ -64,3 +65,29 @@ def waiting(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
+
+
+def _receiver(display: Display, name: str) -> Progress:
+    task = display.add_task(name, total=None, note="")
+
+    def receive(done: float, total: float, note: str = "") -> None:
+        display.update(task, completed=done, total=total, note=note[:NOTE_WIDTH])
+
+    return receive
+
+
+def _display() -> Display:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,65 @@
+"""What is asked of the machine: a device to compute on, a folder to write to, a reader of stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from klprobe.types import InputError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(name: DeviceName) -> str:
+    """`cuda` or `cpu`; `auto` takes cuda where torch has it.
+
+    Raises:
+        InputError: cuda is asked for and not there.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu, or install torch with CUDA.")
+    return ("cuda" if available else "cpu") if name == "auto" else name
+
+
+def check_writable(folder: Path) -> None:
+    """Prove that the folder can be made and written to, before hours are spent, and leave no trace.
+
+    Raises:
+        InputError: it cannot.
+    """
+    made = []
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {folder} cannot be written to ({error.strerror}): give another folder.") from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
+
+
+def emit(write: Callable[[], object]) -> None:
+    """Print the answer; that its reader has gone away is no reason to stop short of the files."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Send what is left of stdout nowhere: its reader has gone, as in `klprobe list | head -1`."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

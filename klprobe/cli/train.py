@@ -1,0 +1,89 @@
+"""`klprobe train NAME`: train a published system and leave a checkpoint that `klprobe estimate` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from klprobe import registry
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.progress import bar
+from klprobe.training import train
+from klprobe.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What to train on, for how long, and where the result goes."""
+
+    dataset: str
+    """Data set, one of those that `klprobe list` shows."""
+    steps: int
+    """Steps in all, those before a resume included."""
+    out: Path
+    """Folder for checkpoint.safetensors and metrics.csv."""
+    split: Literal["train", "all"] = "train"
+    """Points to train on; train leaves the test points for `klprobe estimate --split test`."""
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    seed: int = 0
+    """Of all randomness: initial weights, order of the data, noise."""
+    device: DeviceName = "auto"
+    """Where to train."""
+    resume: bool = False
+    """Go on from the checkpoint in the folder."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+    log_every: int = 100
+    """Steps between two rows of metrics.csv."""
+
+
+def run(arguments: list[str]) -> int:
+    """Train the system that the first argument names, with its settings as flags."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        known = "".join(f"  {name:<12} {registry.describe('trainers', name)}\n" for name in registry.names("trainers"))
+        usage = f"usage: klprobe train NAME --dataset NAME --steps N --out DIR [settings of the system]\n\n{known}"
+        if not arguments:
+            raise InputError(f"klprobe train needs the name of a system: {', '.join(registry.names('trainers'))}.")
+        print(f"{usage}\n  klprobe train NAME --help   the settings of a system")
+        return 0
+    name, rest = arguments[0].replace("_", "-"), arguments[1:]
+    system = registry.load("trainers", name)
+    training, algorithm = _flags(name, system, rest)
+    check_writable(training.out)
+    data = registry.load("datasets", training.dataset)().load(training.split, training.data_root)
+    device = choose_device(training.device)
+    try:
+        with bar(name) as progress:
+            path = train(
+                algorithm,
+                data,
+                steps=training.steps,
+                out=training.out,
+                seed=training.seed,
+                device=device,
+                resume=training.resume,
+                progress=progress,
+                checkpoint_every=training.checkpoint_every,
+                log_every=training.log_every,
+            )
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped; --resume goes on from the checkpoint in {training.out}.") from stop
+    emit(lambda: print(path))
+    return 0
+
+
+def _flags(name: str, system: type, arguments: list[str]) -> tuple[Training, Any]:
+    """The flags of the run and of the system; one folder of flags, no prefixes."""
+    text = f"{system.__doc__}\nklprobe train {name} --dataset digits --steps 1000 --out runs/{name}"
+    bare = tyro.conf.arg(name="")
+    groups: list[Any] = [("training", Annotated[Training, bare])]
+    groups.append(("algorithm", Annotated[system, bare], dataclasses.field(default_factory=system)))
+    flags: Any = parse(
+        dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text}), arguments, prog=f"klprobe train {name}"
+    )
+    return flags.training, flags.algorithm
