@@ -86,14 +86,16 @@ class TrainingState:
         _set_weights(self.networks, tensors)
         for player, optimizer in self.optimizers.items():
             prefix = f"optimizer.{player}."
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state: dict[int, dict[str, torch.Tensor]] = {}
             for name in (name for name in tensors if name.startswith(prefix)):
                 index, key = name.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[key] = tensors[name]
-            groups = optimizer.state_dict()["param_groups"]
+                like = parameters[int(index)]  # a fused optimiser needs the strides of its parameter
+                value = torch.empty_like(like).copy_(tensors[name]) if tensors[name].shape == like.shape else tensors[name]
+                state.setdefault(int(index), {})[key] = value
             if before["steps"] and not state:
                 raise InputError(f"{path} was saved without its optimisers, so it cannot be resumed.")
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(before["steps"])
 
 

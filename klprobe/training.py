@@ -194,12 +194,17 @@ def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Pa
         )
     gradients = torch.autograd.grad(loss, seat.parameters)
     for parameter, gradient in zip(seat.parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = _laid_out_like(parameter, gradient)
     seat.optimizer.step()
     with torch.no_grad():
         for buffer, old in zip(seat.foreign, before, strict=True):
             buffer.copy_(old)
     return {"loss": loss.detach(), **logged}
+
+
+def _laid_out_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with the strides of the parameter: torch's fused optimisers walk the memory and never look at strides."""
+    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter).copy_(tensor)
 
 
 def _seats(players: Sequence[Player], networks: nn.ModuleDict) -> list[_Seat]:

@@ -111,7 +111,10 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
         InputError: not gzip, cut short, or another kind of idx file.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
+        packed = path.read_bytes()
+        if not packed:
+            raise EOFError("the file is empty")
+        content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged or cut short ({error}): fetch it again.") from error
     header = 4 + 4 * dims

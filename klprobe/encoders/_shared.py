@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,3 +58,9 @@ class Format(Protocol):
         Raises:
             InputError: the file is damaged, or lacks something; the message names file, tensor and remedy.
         """
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal: which file a number came from."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

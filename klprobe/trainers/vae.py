@@ -50,8 +50,8 @@ class VAE:
         for name, low in {"latent_dim": 1, "beta": 0, "batch_size": 2, "width": 1, "layers": 0}.items():
             if not getattr(self, name) >= low:
                 raise InputError(f"vae needs {name} of at least {low}; got {getattr(self, name)}.")
-        if not self.lr > 0:
-            raise InputError(f"vae needs a learning rate above 0; got {self.lr}.")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"vae needs a finite lr above 0; got {self.lr}.")
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder to mean and log-variance, and generator to logits, for data points of one shape."""

@@ -1,0 +1,92 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from klprobe import checkpoint, registry
+from klprobe.checkpoint import load_checkpoint
+from klprobe.distributions import DiagonalGaussian
+from klprobe.encoders._shared import Request, sha256
+from klprobe.encoders.klprobe_checkpoint import POINTS_AT_ONCE, KlprobeCheckpoint
+from klprobe.trainers.vae import VAE
+from klprobe.training import train
+from klprobe.types import CapabilityError, InputError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return {split: registry.load("datasets", "digits")().load(split) for split in ("train", "test", "all")}
+
+
+@pytest.fixture(scope="module")
+def path(digits, tmp_path_factory):
+    return train(VAE(latent_dim=3, width=16), digits["train"], steps=5, out=tmp_path_factory.mktemp("vae"))
+
+
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_the_posterior_is_what_the_encoder_says_of_each_point_in_eval_mode(path, digits, split):
+    encoded = KlprobeCheckpoint().load(path, Request(split=split))
+    trained = load_checkpoint(path)
+    with torch.no_grad():
+        q = trained.algorithm.encode(trained.networks, digits[split].x)
+    assert isinstance(encoded.posterior, DiagonalGaussian)
+    mean, std = encoded.posterior.rows(slice(None))
+    torch.testing.assert_close(mean.float(), q.mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(std.float(), q.stddev, rtol=1e-4, atol=1e-6)
+    assert (encoded.split, encoded.trained_on, encoded.prior) == (split, "train", None)
+    assert split != "all" or len(mean) > POINTS_AT_ONCE, "several blocks are joined"
+
+
+def test_all_points_are_asked_for_by_default_and_provenance_is_strict_json(path):
+    encoded = KlprobeCheckpoint().load(path, Request())
+    assert encoded.split == "all"
+    told = json.loads(json.dumps(encoded.provenance, allow_nan=False))
+    assert told["format"] == "klprobe-checkpoint"
+    assert told["sha256"] == {path.name: sha256(path)}
+    assert told["data"] == "digits"
+    assert told["checkpoint"]["system"] == "vae"
+
+
+def test_the_header_decides_what_matches(path, tmp_path):
+    kind = KlprobeCheckpoint()
+    assert kind.matches(path)
+    arrays, garbage, empty = (tmp_path / f"{name}.safetensors" for name in ("arrays", "garbage", "empty"))
+    checkpoint.save_file({"mean": torch.zeros(2, 2)}, arrays)
+    garbage.write_bytes(b"\x93\x00garbage" * 99)
+    empty.write_bytes(b"")
+    renamed = tmp_path / "checkpoint.npz"
+    renamed.write_bytes(path.read_bytes())
+    for other in (arrays, garbage, empty, renamed, tmp_path, tmp_path / "missing.safetensors"):
+        assert not kind.matches(other)
+
+
+def test_data_of_another_shape_are_refused_with_both_shapes(path, shared_data):
+    with pytest.raises(
+        InputError, match=r"trained on digits, points of shape \(64,\), but mnist has points of shape \(1, 28, 28\)"
+    ):
+        KlprobeCheckpoint().load(path, Request(data="mnist", split="test", data_root=shared_data))
+
+
+def test_an_unknown_data_set_names_the_nearest(path):
+    with pytest.raises(InputError, match="Did you mean 'digits'"):
+        KlprobeCheckpoint().load(path, Request(data="digit"))
+
+
+def test_points_that_the_encoder_never_saw_are_not_called_trained_on(path, digits, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        def load(self, split, root):
+            return dataclasses.replace(digits["all"], name="other")
+
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: Other if name == "other" else load(kind, name))
+    encoded = KlprobeCheckpoint().load(path, Request(data="other"))
+    assert encoded.trained_on == "unknown"
+    assert encoded.provenance["data"] == "other"
+
+
+def test_a_system_without_an_encoder_is_refused(path, monkeypatch):
+    monkeypatch.delattr(VAE, "encode")
+    with pytest.raises(CapabilityError, match="vae, which has no encoder"):
+        KlprobeCheckpoint().load(path, Request())

@@ -1,0 +1,158 @@
+import gzip
+import struct
+
+import pytest
+import torch
+
+from klprobe import registry
+from klprobe.datasets._shared import Data
+from klprobe.types import InputError
+
+IDX = ["mnist", "fashion-mnist"]
+
+
+def write_idx(path, array, kind=8):
+    header = bytes([0, 0, kind, array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + bytes(array.flatten().tolist())))
+
+
+@pytest.fixture(params=IDX)
+def tiny(request, tmp_path):
+    """A data set in the official layout: 3 train and 2 test images; its name, folder and images."""
+    folder, images = tmp_path / request.param, torch.arange(5 * 28 * 28).remainder(256).reshape(5, 28, 28)
+    for prefix, part in (("train", slice(3)), ("t10k", slice(3, 5))):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images[part])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", torch.arange(5)[part])
+    return request.param, folder, images
+
+
+def load(tiny, split="all"):
+    return registry.load("datasets", tiny[0])().load(split, tiny[1].parent)
+
+
+def test_idx_files_come_back_as_written(tiny):
+    images = tiny[2].to(torch.uint8).unsqueeze(1)
+    for split, part in (("train", slice(3)), ("test", slice(3, 5)), ("all", slice(5))):
+        data = load(tiny, split)
+        assert (data.name, data.split, data.shape) == (tiny[0], split, (1, 28, 28))
+        assert torch.equal(data.x, images[part])
+        assert torch.equal(data.labels, torch.arange(5)[part])
+
+
+def test_the_root_is_the_argument_then_the_environment_then_the_folder_data(tiny, monkeypatch):
+    load_from = registry.load("datasets", tiny[0])().load
+    monkeypatch.delenv("KLPROBE_DATA", raising=False)
+    monkeypatch.chdir(tiny[1].parent)
+    with pytest.raises(InputError, match="data"):
+        load_from("all")
+    monkeypatch.setenv("KLPROBE_DATA", str(tiny[1].parent))
+    assert len(load_from("all")) == 5
+    monkeypatch.setenv("KLPROBE_DATA", "elsewhere")
+    assert len(load_from("all", tiny[1].parent)) == 5
+    monkeypatch.delenv("KLPROBE_DATA")
+    tiny[1].rename(tiny[1].parent / "aside")
+    (tiny[1].parent / "data").mkdir()
+    (tiny[1].parent / "aside").rename(tiny[1].parent / "data" / tiny[0])
+    assert len(load_from("all")) == 5
+
+
+def test_a_missing_file_is_named_with_its_folder_and_only_when_it_is_needed(tiny):
+    (tiny[1] / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert len(load(tiny, "train")) == 3
+    with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz\. Put") as caught:
+        load(tiny, "test")
+    assert str(tiny[1]) in str(caught.value)
+    assert "KLPROBE_DATA" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 9, 25, -1])
+def test_a_truncated_file_is_named(tiny, keep):
+    path = tiny[1] / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz is damaged or cut short"):
+        load(tiny)
+
+
+@pytest.mark.parametrize("at", [2, 40, -2])
+def test_a_corrupt_file_is_named(tiny, at):
+    path = tiny[1] / "train-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz"):
+        load(tiny)
+
+
+def test_a_whole_gzip_with_too_few_pixels_is_refused(tiny):
+    path = tiny[1] / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
+    with pytest.raises(InputError, match="promises 3 x 28 x 28 = 2352 bytes but holds 2351"):
+        load(tiny)
+
+
+@pytest.mark.parametrize("kind", [9, 13])
+def test_another_kind_of_idx_file_is_refused(tiny, kind):
+    write_idx(tiny[1] / "train-labels-idx1-ubyte.gz", torch.arange(3), kind)
+    with pytest.raises(InputError, match="no idx file of 1-dimensional uint8"):
+        load(tiny)
+
+
+def test_images_and_labels_of_different_numbers_are_refused(tiny):
+    write_idx(tiny[1] / "train-labels-idx1-ubyte.gz", torch.arange(4))
+    with pytest.raises(InputError, match=r"holds 3 images but .* 4 labels"):
+        load(tiny)
+
+
+@pytest.mark.parametrize("name", ["digits", *IDX])
+def test_an_unknown_split_lists_the_known(name, tmp_path):
+    with pytest.raises(InputError, match="Unknown split 'validation'; known: train, test, all"):
+        registry.load("datasets", name)().load("validation", tmp_path)
+
+
+def test_digits_split_into_disjoint_parts_with_every_fifth_of_each_class_held_out():
+    train, test, everything = (registry.load("datasets", "digits")().load(s) for s in ("train", "test", "all"))
+    assert (len(train), len(test), len(everything)) == (1442, 355, 1797)
+    assert torch.equal(everything.x, torch.cat([train.x, test.x]))
+    assert torch.equal(everything.labels, torch.cat([train.labels, test.labels]))
+    assert torch.equal(test.labels.bincount(), everything.labels.bincount() // 5)
+
+
+def test_digits_are_the_whole_of_scikit_learns_in_the_unit_interval():
+    from sklearn.datasets import load_digits
+
+    data = registry.load("datasets", "digits")().load("all")
+    assert data.shape == (64,)
+    assert data.x.dtype == torch.float32
+    assert sorted((16 * data.x).tolist()) == sorted(load_digits().data.tolist())
+
+
+def test_uint8_becomes_the_unit_interval_and_float_stays():
+    ints, floats = torch.tensor([[0, 51, 255]], dtype=torch.uint8), torch.tensor([[-3.0, 0.5, 7.0]])
+    assert torch.equal(Data("a", "all", ints).floats(), torch.tensor([[0.0, 0.2, 1.0]]))
+    assert torch.equal(Data("a", "all", floats).floats(), floats)
+
+
+def test_a_batch_holds_the_points_asked_for_in_their_order():
+    data = Data("a", "all", torch.arange(12.0).reshape(6, 2), torch.arange(6))
+    batch = data.batch(torch.tensor([4, 1]))
+    assert torch.equal(batch.x, torch.tensor([[8.0, 9.0], [2.0, 3.0]]))
+    assert torch.equal(batch.labels, torch.tensor([4, 1]))
+    assert Data("a", "all", data.x).batch(torch.tensor([0])).labels is None
+
+
+@pytest.mark.parametrize("name", IDX)
+def test_the_real_files_have_their_known_sizes_and_classes(name, shared_data):
+    data = registry.load("datasets", name)().load("all", shared_data)
+    assert data.x.shape == (70000, 1, 28, 28)
+    assert data.x.dtype == torch.uint8
+    assert torch.equal(
+        data.labels[60000:].bincount(), registry.load("datasets", name)().load("test", shared_data).labels.bincount()
+    )
+    assert data.labels.unique().tolist() == list(range(10))
+
+
+def test_mnist_has_its_published_mean_and_spread(shared_data):
+    x = registry.load("datasets", "mnist")().load("train", shared_data).floats()
+    assert x.mean().item() == pytest.approx(0.1307, abs=1e-4)
+    assert x.std().item() == pytest.approx(0.3081, abs=1e-4)
