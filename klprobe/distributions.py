@@ -107,18 +107,18 @@ class DiagonalGaussian(ConditionalDistribution):
         given = {name: t for name, t in (("logvar", logvar), ("var", var), ("std", std)) if t is not None}
         if len(given) != 1:
             raise InputError(f"Give exactly one of logvar, var, std; got {sorted(given) or 'none'}.")
-        ((self.parametrization, self._spread),) = given.items()
-        if mean.dim() != 2 or mean.shape != self._spread.shape:
+        ((self.parametrization, self.spread),) = given.items()
+        if mean.dim() != 2 or mean.shape != self.spread.shape:
             raise InputError(
                 f"mean and {self.parametrization} must both have shape (N, D); "
-                f"got {tuple(mean.shape)} and {tuple(self._spread.shape)}."
+                f"got {tuple(mean.shape)} and {tuple(self.spread.shape)}."
             )
         self._mean = mean
         super().__init__(*mean.shape)
 
-    def rows(self, indices: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the chosen points, each (m, D), float64."""
-        mean, spread = self._mean[indices].double(), self._spread[indices].double()
+    def rows(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the chosen points, each (m, D), float64; any index torch takes."""
+        mean, spread = self._mean[indices].double(), self.spread[indices].double()
         if self.parametrization == "logvar":
             return mean, torch.exp(0.5 * spread)
         return mean, spread.sqrt() if self.parametrization == "var" else spread
@@ -156,7 +156,7 @@ class DiagonalGaussian(ConditionalDistribution):
 
     def select(self, indices: torch.Tensor) -> DiagonalGaussian:
         """The posterior of a subset of the points, in the order of `indices`."""
-        return DiagonalGaussian(self._mean[indices], **{self.parametrization: self._spread[indices]})
+        return DiagonalGaussian(self._mean[indices], **{self.parametrization: self.spread[indices]})
 
 
 class SampleOnly(ConditionalDistribution):

@@ -74,11 +74,9 @@ def log_sum_others(
     sums = _LogSums(np.full(len(z), -np.inf), np.zeros(len(z)))
     if not isinstance(posterior, DiagonalGaussian):
         for start, block, matrix in _matrices(posterior, z, left_out):
-            part = _LogSums(matrix.max(1), np.zeros(len(matrix)))
-            with np.errstate(invalid="ignore"):
-                np.nansum(np.exp(matrix - part.reference[:, None]), 1, out=part.total)
-            merged = _LogSums(sums.reference[block], sums.total[block]).plus(part)
-            sums.reference[block], sums.total[block] = merged
+            tile = _Tile(matrix.shape, matrix.max(1), matrix)
+            part = _LogSums(tile.reference, tile.row_sums(tile.reference))
+            sums.reference[block], sums.total[block] = _LogSums(sums.reference[block], sums.total[block]).plus(part)
             progress(start, posterior.num_points)
         return torch.from_numpy(sums.log())
 
@@ -93,9 +91,9 @@ def log_sum_others(
             dense += tile.is_dense
         return _LogSums(reference, total), dense
 
-    for parts, done in _waves(posterior, z, left_out, visit, lambda: sums.reference, threads):
+    for parts, done in _waves(posterior, z, left_out, visit, sums.reference, threads):
         for part in parts:
-            sums = sums.plus(part)
+            sums.reference[:], sums.total[:] = sums.plus(part)
         progress(done, posterior.num_points)
     return torch.from_numpy(sums.log())
 
@@ -137,7 +135,7 @@ def shares(
             dense += tile.is_dense
         return None, dense
 
-    for _ in _waves(posterior, z, left_out, visit, lambda: level, threads):
+    for _ in _waves(posterior, z, left_out, visit, level, threads):
         pass
     return torch.from_numpy(first), torch.from_numpy(second)
 
@@ -265,7 +263,7 @@ class _Tile:
         if self.row is None:
             np.subtract(self.values, level[:, None], out=self.values)
             return np.exp(self.values, out=self.values).sum(1)
-        return np.bincount(self.row, np.exp(self.values - level[self.row]), minlength=self.shape[0])
+        return _count(self.row, np.exp(self.values - level[self.row]), self.shape[0])
 
     def column_sums(self, level: Array) -> tuple[Array, Array]:
         """Sums over rows of exp(term - level) and of its square; overwrites the values."""
@@ -274,7 +272,11 @@ class _Tile:
             weights = np.exp(self.values, out=self.values)
             return weights.sum(0), np.einsum("ij,ij->j", weights, weights)
         weights = np.exp(self.values - level[self.row])
-        return tuple(np.bincount(self.column, w, minlength=self.shape[1]) for w in (weights, weights**2))  # type: ignore[return-value]
+        return _count(self.column, weights, self.shape[1]), _count(self.column, weights**2, self.shape[1])
+
+
+def _count(index: Index, weights: Array, length: int) -> Array:
+    return np.bincount(index, weights, length).astype(np.float64, copy=False)
 
 
 def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) -> _Tile:
@@ -321,16 +323,19 @@ def _waves(
     z: torch.Tensor,
     own: Index,
     visit: Callable[[_Chunk, _Rows, Array, bool], tuple[T, int]],
-    floor: Callable[[], Array],
+    floor: Array,
     threads: int | None,
 ) -> Iterable[tuple[list[T], int]]:
-    """Visit all chunks, `WAVE` at a time, in parallel; yields each wave's results in order, and the columns done."""
+    """Visit all chunks, `WAVE` at a time, in parallel; yields each wave's results in order, and the columns done.
+
+    `floor` holds what each row's sum is known to exceed; the caller raises it in place between waves.
+    """
     rows = _Rows(q, z, own)
     tiles = len(list(rows.blocks()))
     starts, screen = range(0, q.num_points, COLUMNS), True
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for first in range(0, len(starts), WAVE):
-            wave, level = starts[first : first + WAVE], floor()
+            wave, level = starts[first : first + WAVE], floor.copy()
 
             def work(start: int, level: Array = level, screen: bool = screen) -> tuple[T, int]:
                 return visit(_Chunk(q, start, rows), rows, level, screen)

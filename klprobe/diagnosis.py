@@ -1,0 +1,250 @@
+"""From estimates to an answer: two brackets, checks of what must hold, a verdict, and advice in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from scipy.stats import norm
+
+from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Target, Verdict
+
+TARGETS: tuple[Target, ...] = ("empirical", "population")
+SLACK = 4.0
+"""Standard errors by which an estimated side may miss before a check fails."""
+LEVEL = 0.95
+NEAR_CEILING = 0.5
+"""Nats below log N at which mutual information counts as being at its ceiling."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the verdict and the checks look at, beside the estimates.
+
+    Attributes:
+        num_points: N.
+        average_kl, mutual_information, total_correlation: As in the report.
+        has_density, deterministic: What kind of encoder it is.
+        split, trained_on: Which points these are, and which the encoder was trained on.
+    """
+
+    num_points: int
+    average_kl: Quantity
+    mutual_information: Quantity
+    total_correlation: Quantity
+    has_density: bool = True
+    deterministic: bool = False
+    split: str = "unknown"
+    trained_on: str = "unknown"
+
+    @property
+    def log_n(self) -> float:
+        """The most mutual information that N points can show."""
+        return math.log(self.num_points)
+
+
+def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
+    """[best lower, best upper] of one target, and a simultaneous 95 % interval.
+
+    Best is by the confidence limit, not by the value, so that a noisy method does not win by luck. The interval
+    divides its 5 % over every candidate (Bonferroni), so choosing costs it nothing.
+    """
+    lower, low = _best(estimates, target, "lower", +1)
+    upper, high = _best(estimates, target, "upper", -1)
+    if low is None or low < 0:
+        low = 0.0
+    if lower is None or (lower.value or 0.0) < 0:
+        lower = Side(0.0, 0.0, "non-negativity")
+    if upper is None:
+        upper = Side(None, None, None, "no method that ran gives an upper bound")
+    return Bracket(lower, upper, (low, high))
+
+
+def _best(estimates: Sequence[Estimate], target: Target, side: str, sign: int) -> tuple[Side | None, float | None]:
+    """The bound with the best confidence limit, and the best limit at a level shared by all candidates."""
+    fit = [e for e in _of_kl(estimates) if e.target == target and e.bound in (side, "exact") and math.isfinite(e.value)]
+    fit = [e for e in fit if math.isfinite(e.std_error)]
+    if not fit:
+        return None, None
+    quantile = float(norm.ppf(1 - (1 - LEVEL) / 2 / len(fit)))
+    limits = [e.value - sign * quantile * e.std_error for e in fit]
+    best = max(range(len(fit)), key=lambda i: sign * limits[i])
+    name = fit[best].method if fit[best].quantity == "kl" else f"{fit[best].method} ({fit[best].quantity})"
+    return Side(fit[best].value, fit[best].std_error, name), limits[best]
+
+
+def _of_kl(estimates: Sequence[Estimate]) -> list[Estimate]:
+    return [e for e in estimates if e.quantity not in NOT_A_KL]
+
+
+def disagreements(estimates: Sequence[Estimate]) -> list[str]:
+    """Lower bounds that lie above an upper bound of the same target by more than 4 standard errors, in words."""
+    found = []
+    kls = [e for e in _of_kl(estimates) if math.isfinite(e.value) and math.isfinite(e.std_error)]
+    for low in (e for e in kls if e.bound in ("lower", "exact")):
+        for high in (e for e in kls if e.bound in ("upper", "exact") and e.target == low.target and e.method != low.method):
+            excess = low.value - high.value
+            if excess > SLACK * math.hypot(low.std_error, high.std_error) + 1e-9 * max(1.0, abs(high.value)):
+                found.append(
+                    f"{low.method} {low.quantity} says at least {low.value:.4g}, {high.method} at most {high.value:.4g} "
+                    f"({low.target})"
+                )
+    return found
+
+
+def total_correlation(estimates: Sequence[Estimate], dimensions: Sequence[float] | None, reason: str | None) -> Quantity:
+    """KL[q_N||p] less the dimension-wise KLs: how far the latents of q_N are from independent."""
+    exact = [e for e in _of_kl(estimates) if e.target == "empirical" and e.bound == "exact"]
+    if dimensions is None:
+        return Quantity(None, None, reason)
+    if not exact:
+        return Quantity(None, None, "needs the empirical KL, which no method that ran gives")
+    return Quantity(exact[0].value - sum(dimensions), exact[0].std_error)
+
+
+def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
+    """The estimate of that quantity, or None with the reason."""
+    for estimate in estimates:
+        if estimate.quantity == name:
+            return Quantity(estimate.value, estimate.std_error)
+    return Quantity(None, None, reason)
+
+
+def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
+    """What must hold of any correct set of estimates, with 4 standard errors of slack where a side is estimated."""
+    return [
+        _check("finite-values", "error", _non_finite(estimates), "every estimate and error is a finite number"),
+        _check("non-negative-kl", "error", _negative(estimates), "no exact value or upper bound lies below 0"),
+        _check(
+            "kl-below-average-kl",
+            "error",
+            _above_average(facts, estimates),
+            "no exact value or lower bound exceeds the average KL",
+        ),
+        _check("mutual-information-range", "error", _information_range(facts), "0 <= mutual information <= log N"),
+        _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
+        _check("total-correlation", "error", _correlation(facts), "total correlation >= 0"),
+        _check("held-out-points", "warning", _trained(facts), "these are points the encoder was not trained on"),
+    ]
+
+
+def _check(name: str, severity: Severity, problem: str | None, promise: str) -> Check:
+    return Check(name, severity, problem is None, problem or promise)
+
+
+def _non_finite(estimates: Sequence[Estimate]) -> str | None:
+    bad = [f"{e.method} {e.quantity}" for e in estimates if not (math.isfinite(e.value) and math.isfinite(e.std_error))]
+    return f"not a finite number: {', '.join(bad)}" if bad else None
+
+
+def _negative(estimates: Sequence[Estimate]) -> str | None:
+    bad = [e for e in _of_kl(estimates) if e.bound in ("exact", "upper") and e.value < -SLACK * e.std_error - 1e-9]
+    return f"a KL is never negative, but {bad[0].method} says {bad[0].value:.4g} +- {bad[0].std_error:.2g}" if bad else None
+
+
+def _above_average(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
+    average = facts.average_kl
+    if average.value is None or average.std_error is None:
+        return None
+    for e in _of_kl(estimates):
+        error = e.std_error if e.target == "empirical" else math.hypot(e.std_error, average.std_error)
+        if e.bound in ("exact", "lower") and e.value > average.value + SLACK * error + 1e-9 * max(1, average.value):
+            return f"{e.method} {e.quantity} says {e.value:.4g} +- {error:.2g}, above the average KL {average.value:.4g}"
+    return None
+
+
+def _information_range(facts: Facts) -> str | None:
+    value, error = facts.mutual_information.value, facts.mutual_information.std_error
+    if value is None or error is None or -SLACK * error - 1e-9 <= value <= facts.log_n + SLACK * error + 1e-9:
+        return None
+    return f"mutual information {value:.4g} +- {error:.2g} is not between 0 and log N = {facts.log_n:.4g}"
+
+
+def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
+    """The draws' own mean of log q(z|x) - log p(z) must agree with the closed form; it uses the densities alone."""
+    for estimate in estimates:
+        plain = estimate.details.get("plain_average_kl")
+        if plain is None or facts.average_kl.value is None:
+            continue
+        gap = plain["value"] - facts.average_kl.value
+        if abs(gap) > SLACK * plain["std_error"] + 1e-9 * max(1.0, abs(facts.average_kl.value)):
+            return (
+                f"the draws give an average KL of {plain['value']:.6g} +- {plain['std_error']:.2g}, its formula "
+                f"{facts.average_kl.value:.6g}: the samples do not follow the density they are said to have"
+            )
+    return None
+
+
+def _correlation(facts: Facts) -> str | None:
+    value, error = facts.total_correlation.value, facts.total_correlation.std_error
+    if value is None or error is None or value >= -SLACK * error - 1e-3:
+        return None
+    return f"total correlation {value:.4g} +- {error:.2g} is negative"
+
+
+def _trained(facts: Facts) -> str | None:
+    if facts.trained_on == "unknown" or (facts.split != facts.trained_on and "all" not in (facts.split, facts.trained_on)):
+        return None
+    return (
+        f"split {facts.split!r} holds points the encoder was trained on ({facts.trained_on!r}); the population bracket "
+        "asks for points it was not trained on: use --split test"
+    )
+
+
+def verdict(
+    facts: Facts, estimates: Sequence[Estimate], brackets: dict[str, Bracket], checks: Sequence[Check]
+) -> tuple[Verdict, str]:
+    """The answer in one word, and in sentences a reader can act on."""
+    failed = [c for c in checks if not c.passed and c.severity == "error"]
+    if failed:
+        return "impossible", "Do not use these numbers: " + "; ".join(c.message for c in failed) + "."
+    conflicts = disagreements(estimates)
+    if conflicts:
+        return "methods-disagree", "A lower bound lies above an upper one: " + "; ".join(conflicts) + "."
+    population = brackets["population"]
+    low = population.lower
+    certain = (low.value or 0.0) > SLACK * (low.std_error or 0.0)
+    if not facts.has_density:
+        kind = "deterministic" if facts.deterministic else "known by samples only"
+        why = f"The encoder is {kind}: there is no upper bound"
+        why += " and its mutual information is infinite. " if facts.deterministic else ". "
+        if certain:
+            return "resolved", f"{why}q(z) differs from p(z) by at least {low.value:.3g} nats ({low.method})."
+        return "floor-limited", f"{why}No method finds a difference from p(z) with {facts.num_points} points."
+    information = facts.mutual_information.value
+    if information is None:
+        return "floor-limited", "The aggregate posterior's density was not computed: add monte-carlo to --methods."
+    if information > facts.log_n - NEAR_CEILING:
+        return "floor-limited", _ceiling(facts, population)
+    return "resolved", _resolved(facts, brackets)
+
+
+def _ceiling(facts: Facts, population: Bracket) -> str:
+    information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
+    text = (
+        f"N = {facts.num_points} points cannot show more than log N = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - log N whatever the encoder is like. "
+    )
+    if average is not None:
+        most = average - (population.lower.value or 0.0)
+        text += f"The true mutual information lies between {information:.2f} and {most:.2f} nats, so it takes "
+        text += f"between {_points(information)} and {_points(most)} points. "
+    return text + "Judge the match by the population bracket."
+
+
+def _points(information: float) -> str:
+    return f"{math.exp(information):,.0f}" if information < 16 else f"e^{information:.0f} = 10^{information / math.log(10):.0f}"
+
+
+def _resolved(facts: Facts, brackets: dict[str, Bracket]) -> str:
+    population = brackets["population"]
+    low, high = population.lower.value or 0.0, population.upper.value
+    if high is None:
+        return f"KL[q||p] is at least {low:.3g} nats."
+    error = max(population.lower.std_error or 0.0, population.upper.std_error or 0.0)
+    text = f"KL[q||p] of the population lies between {low:.3g} and {high:.3g} nats. "
+    if high - low > max(0.1, 0.25 * high, SLACK * error):
+        needed = _points((facts.mutual_information.value or 0.0) + 2)
+        text += f"More points narrow the gap (for this encoder about {needed}), and so do larger density models."
+    return text

@@ -1,0 +1,117 @@
+"""What one pass over a posterior's own numbers shows, before anything is estimated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch.distributions import Distribution
+
+from klprobe.distributions import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, sample_prior
+from klprobe.report.document import RadiusHistogram
+from klprobe.types import Check, InputError, Posterior
+
+ACTIVE = 0.01
+"""Variance of a latent's posterior mean over the data above which the latent counts as active (Burda et al. 2016)."""
+CLAMPED_SHARE = 0.01
+"""Share of exactly equal extreme log-variances at which they look clamped."""
+FLOAT32_LOG_RANGE = 87.0
+"""exp of more than this, or less than minus this, leaves float32's normal range."""
+RADIUS_DRAWS = 20_000
+RADIUS_BINS = 60
+
+
+def check_posterior(posterior: Posterior) -> list[Check]:
+    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads."""
+    if isinstance(posterior, SampleOnly):
+        return [_duplicates([posterior.samples])]
+    if not isinstance(posterior, DiagonalGaussian):
+        return []
+    return [_duplicates([posterior.mean, posterior.spread]), *_spreads(posterior)]
+
+
+def _duplicates(columns: list[torch.Tensor]) -> Check:
+    """Points whose rows are equal bit by bit, found by a 64-bit hash of each row."""
+    hashes = []
+    for start in range(0, len(columns[0]), ROWS_AT_ONCE):
+        total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
+        for k, tensor in enumerate(columns):
+            bits = tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous().numpy().view(np.uint64)
+            keys = np.random.default_rng(k).integers(1, 2**63, bits.shape[1], np.uint64) | np.uint64(1)
+            mixed = (bits ^ (bits >> np.uint64(29))) * keys
+            total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
+        hashes.append(total)
+    count = len(columns[0]) - len(np.unique(np.concatenate(hashes)))
+    message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
+    return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+
+
+def _spreads(q: DiagonalGaussian) -> list[Check]:
+    """Log-variances: constant or clamped ones, and ones that leave the range of a float."""
+    low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
+    at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
+    for _, std in q.blocks():
+        block_low, block_high = std.min(0).values.cpu(), std.max(0).values.cpu()
+        at_low = torch.where(block_low < low, 0.0, at_low)
+        at_high = torch.where(block_high > high, 0.0, at_high)
+        low, high = torch.minimum(low, block_low), torch.maximum(high, block_high)
+        at_low += (std.cpu() == low).sum(0)
+        at_high += (std.cpu() == high).sum(0)
+    if not (low > 0).all() or not torch.isfinite(1 / low.square()).all() or not torch.isfinite(high.square()).all():
+        raise InputError(
+            f"Posterior standard deviations from {float(low.min()):.3g} to {float(high.max()):.3g} leave the range of a "
+            "float64. A deterministic encoder has none: hand over its mean alone."
+        )
+    constant = (low == high).nonzero().flatten().tolist()
+    clamped = ((at_low > CLAMPED_SHARE * q.num_points) | (at_high > CLAMPED_SHARE * q.num_points)) & (low < high)
+    suspects = clamped.nonzero().flatten().tolist()
+    words = [f"constant in latents {_some(constant)}"] * bool(constant) + [f"clamped in latents {_some(suspects)}"] * bool(
+        suspects
+    )
+    extreme = 2 * max(abs(math.log(float(low.min()))), abs(math.log(float(high.max())))) > FLOAT32_LOG_RANGE
+    return [
+        Check(
+            "log-variance", "warning", not words, "log-variance is " + " and ".join(words) if words else "log-variances vary"
+        ),
+        Check(
+            "float-range",
+            "warning",
+            not extreme,
+            f"standard deviations reach from {float(low.min()):.2g} to {float(high.max()):.2g}"
+            + (": a variance overflows or vanishes in float32" if extreme else ""),
+        ),
+    ]
+
+
+def _some(latents: list[int]) -> str:
+    return ", ".join(map(str, latents[:5])) + (f" and {len(latents) - 5} more" if len(latents) > 5 else "")
+
+
+def active_units(posterior: Posterior) -> int | None:
+    """Latents whose posterior mean varies over the data by more than 0.01; None where the mean is not known.
+
+    Reference: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, section 5.2.
+    """
+    mean = (
+        posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else getattr(posterior, "mean", None)
+    )
+    if mean is None:
+        return None
+    count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
+    shift = mean[:1].double().cpu()
+    for start in range(0, len(mean), ROWS_AT_ONCE):
+        block = mean[start : start + ROWS_AT_ONCE].double().cpu() - shift
+        count, total, square = count + len(block), total + block.sum(0), square + block.square().sum(0)
+    return int(((square / count - (total / count).square()) > ACTIVE).sum())
+
+
+def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
+    """|z| of draws from q(z) and from p(z), as densities over common bins."""
+    indices = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator)
+    q = posterior.sample_at(indices, generator).norm(dim=1).cpu().numpy()
+    p = sample_prior(prior, RADIUS_DRAWS, generator).norm(dim=1).cpu().numpy()
+    low, high = min(q.min(), p.min()), max(np.quantile(q, 0.999), np.quantile(p, 0.999))
+    edges = np.linspace(low, high if high > low else low + 1.0, RADIUS_BINS + 1)
+    densities = [np.histogram(r, edges)[0] / (len(r) * np.diff(edges)) for r in (q, p)]
+    return RadiusHistogram(tuple(edges.tolist()), tuple(densities[0].tolist()), tuple(densities[1].tolist()))
