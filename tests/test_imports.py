@@ -18,7 +18,7 @@ LEVELS = (
     ("distributions", "networks", "losses", "mixture", "statistics"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
-    ("marginals", "provenance", "diagnosis", "report", "loading", "estimation", "experiments"),
+    ("marginals", "inspection", "provenance", "diagnosis", "report", "loading", "estimation", "experiments"),
     ("cli",),
     ("__main__",),
 )

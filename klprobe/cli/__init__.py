@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None takes those of the process.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here, and its module hides the builtin
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("klprobe:", " ".join(what.split()), file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt as stop:
-        print("klprobe:", stop or "stopped before there was an answer.", file=sys.stderr)
+        print("klprobe:", str(stop) or "stopped before there was an answer.", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:  # a command's --help
         return stop.code if isinstance(stop.code, int) else ANSWERED

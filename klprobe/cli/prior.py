@@ -9,22 +9,23 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
+from klprobe.distributions import standard_normal
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 
 
-def parse_prior(spec: str, dim: int, own: Distribution | None) -> Distribution | None:
-    """The prior that SPEC names, event shape (D,); None is N(0, I).
+def parse_prior(spec: str, dim: int, own: Distribution | None) -> Distribution:
+    """The prior that SPEC names, event shape (D,).
 
     Args:
         spec: `own`, or a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`.
         dim: D, the number of latents of the posterior.
-        own: The prior that came with the checkpoint, if any.
+        own: The prior that came with the checkpoint; None is N(0, I).
     """
     name, *rest = spec.split(":")
     if spec == "own":
-        return own
+        return standard_normal(dim) if own is None else own
     if name not in PRIORS:
         near = difflib.get_close_matches(name, ["own", *PRIORS], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,76 @@
+"""What README.md promises: its commands are the ones that run, its examples work, its tables are complete."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+import torch
+
+from klprobe import registry
+from klprobe.cli.estimate import ESTIMATE_HELP, Source, parse_groups
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```bash\n(.*?)\n```", README, re.DOTALL))
+
+
+def test_a_stranger_reads_it_in_minutes():
+    assert len(README.splitlines()) < 150
+
+
+def test_both_commands_install_the_tested_versions_into_their_own_environment():
+    assert set(COMMANDS) == {"demo", "tests"}
+    for command in COMMANDS.values():
+        assert command.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt ")
+    assert COMMANDS["demo"].endswith(" && klprobe demo")
+    assert COMMANDS["tests"].endswith(" && python -m pytest")
+
+
+def test_ci_runs_the_test_command_as_it_stands_here():
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert ci.splitlines()[-1] == 'bash -euo pipefail -c "$tests"'
+    (extract,) = re.findall(r"^tests=\$\((.*)\)$", ci, re.MULTILINE)
+    said = subprocess.run(["bash", "-c", extract], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == COMMANDS["tests"]
+
+
+def test_every_dependency_is_constrained_to_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "exact public versions, no paths"
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} <= pinned
+
+
+def test_the_python_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    mean = torch.randn(100, 2, generator=draw)
+    names = {"mean": mean, "std": torch.full_like(mean, 0.5), "logvar": torch.full_like(mean, -1.4)}
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(block, names)
+    assert (tmp_path / "posterior.npz").is_file()
+    assert names["report"].verdict in ("resolved", "floor-limited", "methods-disagree", "impossible")
+    assert len(names["table"]) > 1
+
+
+@pytest.mark.parametrize("command", re.findall(r"klprobe estimate --[^`\n]*", README))
+def test_the_estimate_commands_parse(command):
+    source, _, _ = parse_groups(shlex.split(command)[2:], "klprobe estimate", ESTIMATE_HELP, Source)
+    assert source.checkpoint
+
+
+def test_the_table_of_methods_is_the_registry():
+    section = README.split("## Methods")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == set(registry.names("estimators"))
+
+
+def test_the_code_map_names_every_room():
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in (ROOT / "klprobe").iterdir():
+        if not path.name.startswith(("_", ".")) and path.name != "py.typed":
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in said, path.name
