@@ -11,6 +11,7 @@ from klprobe.types import Progress, no_progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
+    from rich.progress import Task
 
 NOTE_WIDTH = 40
 
@@ -28,12 +29,12 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
         return
     with _display() as display:
         overall = display.add_task(title, total=count, note="")
-        started = 0
 
         def begin(name: str) -> Progress:
-            nonlocal started
-            before, started = started, started + 1
-            display.update(overall, completed=before, total=max(count, started))
+            before = len(display.tasks) - 1
+            if before:
+                _finish(display, display.tasks[-1])
+            display.update(overall, completed=before, total=max(count, before + 1))
             one = _receiver(display, name)
 
             def receive(done: float, total: float, note: str = "") -> None:
@@ -74,6 +75,13 @@ def _receiver(display: Display, name: str) -> Progress:
         display.update(task, completed=done, total=total, note=note[:NOTE_WIDTH])
 
     return receive
+
+
+def _finish(display: Display, task: Task) -> None:
+    """Stop the clock of a task that is over; one that never said how far it was gets a full bar."""
+    if task.total is None:
+        display.update(task.id, total=1, completed=1)
+    display.stop_task(task.id)
 
 
 def _display() -> Display:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly
 from klprobe.encoders import _npy
-from klprobe.encoders._shared import Encoded, Request
+from klprobe.encoders._shared import Encoded, Request, sha256
 from klprobe.types import InputError
 
 __all__ = ["Arrays"]
@@ -79,7 +78,7 @@ class Arrays:
         provenance = {
             "format": "arrays",
             "file": path.name,
-            "sha256": {file.name: _sha256(file) for file in files},
+            "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
         return Encoded(_posterior(path, tensors), split=split, trained_on=trained_on, provenance=provenance)
@@ -213,8 +212,3 @@ def _label(path: Path, labels: dict[str, str], name: str) -> str:
     if value not in ("train", "test", "all", "unknown"):
         raise InputError(f"{path.name}: {name} is {value[:40]!r}; it can be train, test or all.")
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
