@@ -13,7 +13,7 @@ from klprobe import cli, registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.prior import parse_prior
-from klprobe.cli.progress import bars, waiting
+from klprobe.cli.progress import bar, bars
 from klprobe.distributions import as_posterior
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.estimation import choose_methods, estimate
@@ -92,12 +92,13 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
     """Load, estimate, print, write; the exit code says how it went."""
     if common.out is not None:
         check_writable(common.out)
-    with waiting(f"reading {source.checkpoint}"):
-        request = Request(source.data, source.split, source.data_root, choose_device(common.device))
+    device = choose_device(common.device)
+    with bar(f"reading {source.checkpoint.name}") as progress:
+        request = Request(source.data, source.split, source.data_root, device, progress)
         encoded = load(source.checkpoint, request)
     prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
     methods = _methods(common, configured, encoded, prior)
-    with bars("all methods", len(methods) + 1) as progress:
+    with bars("all methods", len(methods) + 1) as progress_of:
         report = estimate(
             encoded.posterior,
             prior,
@@ -109,9 +110,9 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
                 "input": str(source.checkpoint),
                 **encoded.provenance,
                 "command": ["klprobe", *command],
-                "device": request.device,
+                "device": device,
             },
-            progress=progress,
+            progress=progress_of,
         )
     code = exit_code(report)
     emit(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))

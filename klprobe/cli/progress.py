@@ -48,24 +48,12 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
 
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Progress]:
-    """Yield the receiver of one job's progress."""
+    """Yield the receiver of one job's progress; until it says how far it is, the bar moves to and fro."""
     if not sys.stderr.isatty():
         yield no_progress
         return
     with _display() as display:
         yield _receiver(display, title)
-
-
-@contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """A spinner, for work that cannot say how far it is."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
 
 
 def _receiver(display: Display, name: str) -> Progress:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from torch.distributions import Distribution
 
+from klprobe.types import Progress, no_progress
+
 
 @dataclass(frozen=True)
 class Request:
@@ -19,12 +21,14 @@ class Request:
         split: `train`, `test` or `all` (train, then test).
         data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
         device: Device that the encoder's network runs on; results come back to the CPU.
+        progress: Told how many data points are encoded.
     """
 
     data: str | None = None
     split: str = "all"
     data_root: Path | None = None
     device: str = "cpu"
+    progress: Progress = no_progress
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from klprobe import registry
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
 from klprobe.distributions import DiagonalGaussian, diagonal_normal
 from klprobe.encoders._shared import Encoded, Request, sha256
-from klprobe.types import CapabilityError, InputError
+from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 __all__ = ["KlprobeCheckpoint"]
 
@@ -50,7 +50,7 @@ class KlprobeCheckpoint:
                 f"{name} has points of shape {data.shape}: choose another --data."
             )
         return Encoded(
-            encode(trained, data, request.device),
+            encode(trained, data, request.device, request.progress),
             split=request.split,
             trained_on=settings["split"] if name == settings["dataset"] else "unknown",
             provenance={
@@ -63,7 +63,7 @@ class KlprobeCheckpoint:
         )
 
 
-def encode(trained: Checkpoint, data: Any, device: str = "cpu") -> DiagonalGaussian:
+def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> DiagonalGaussian:
     """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU."""
     means, stds = [], []
     with torch.no_grad():
@@ -74,4 +74,5 @@ def encode(trained: Checkpoint, data: Any, device: str = "cpu") -> DiagonalGauss
                 raise CapabilityError(f"{trained.settings['system']}: only diagonal-Gaussian encoders can be estimated so far.")
             means.append(normal[0].cpu())
             stds.append(normal[1].cpu())
+            progress(min(start + POINTS_AT_ONCE, len(data)), len(data))
     return DiagonalGaussian(torch.cat(means), std=torch.cat(stds))
