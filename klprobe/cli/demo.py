@@ -8,6 +8,7 @@ import klprobe
 from klprobe.cli.estimate import Source, answer, parse_groups
 
 CHECKPOINT = Path(klprobe.__file__).parent / "assets" / "demo.safetensors"
+TITLE = "klprobe's demo VAE on scikit-learn's digits"
 HELP = """KL[q(z)||p(z)] of the small VAE in this package, which the project trained on scikit-learn's digits.
 
 klprobe demo --out report
@@ -17,4 +18,4 @@ klprobe demo --out report
 def run(arguments: list[str]) -> int:
     """Estimate the KL of the demo checkpoint; all flags of `klprobe estimate` but those of the source."""
     _, common, methods = parse_groups(arguments, "klprobe demo", HELP, None)
-    return answer(Source(checkpoint=CHECKPOINT), common, methods, ["demo", *arguments])
+    return answer(Source(checkpoint=CHECKPOINT), common, methods, ["demo", *arguments], TITLE)

@@ -88,8 +88,8 @@ def parse_groups(arguments: list[str], prog: str, text: str, source: type[Source
     return getattr(flags, "source", None), flags.common, configured
 
 
-def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str]) -> int:
-    """Load, estimate, print, write; the exit code says how it went."""
+def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str], title: str = "") -> int:
+    """Load, estimate, print, write; the exit code says how it went. The report calls the input `title`, or as it was typed."""
     if common.out is not None:
         check_writable(common.out)
     device = choose_device(common.device)
@@ -107,7 +107,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
             split=encoded.split,
             trained_on=encoded.trained_on,
             provenance={
-                "input": str(source.checkpoint),
+                "input": title or str(source.checkpoint),
                 **encoded.provenance,
                 "command": ["klprobe", *command],
                 "device": device,

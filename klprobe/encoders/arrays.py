@@ -34,6 +34,8 @@ LABELS = ("split", "trained_on")
 LABEL_BYTES = 1024
 VALUES_AT_ONCE = 1 << 22
 """Numbers validated at a time, so that a memory-mapped array of any size passes through little memory."""
+LARGEST_LOGVAR = 700.0
+"""exp(+-700) is still a normal float64."""
 CONTENT = "either mean and exactly one of logvar, var, std, or samples alone, or mean alone, each of shape (N, D)"
 
 Read = Callable[[str], torch.Tensor]
@@ -183,6 +185,11 @@ def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
     if found := _find(tensor, lambda block: ~block.isfinite()):
         raise InputError(
             f"{where} has {found}, NaN or infinite: look for what diverged in the encoder, or leave those points out."
+        )
+    if name == "logvar" and (found := _find(tensor, lambda block: block.abs() > LARGEST_LOGVAR)):
+        raise InputError(
+            f"{where} has {found}, beyond +-{LARGEST_LOGVAR:g}, where a float64 variance ends: clamp it in the encoder, "
+            "or hand over mean alone for a deterministic encoder."
         )
     if name in ("var", "std"):
         if found := _find(tensor, lambda block: block < 0):

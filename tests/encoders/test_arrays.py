@@ -160,6 +160,7 @@ def test_the_header_of_safetensors_decides_before_the_names(tmp_path):
         ({"samples": values()[:, :0]}, ("'samples'", "D = 0")),
         ({"mean": values(), "var": -values(1, low=0.1)}, ("'var'", "21 values", "[0, 0]", "negative", "logvar")),
         ({"mean": values(), "std": 0 * values()}, ("'std'", "21 values", "zero", "mean alone")),
+        ({"mean": values(), "logvar": values() - 1500}, ("'logvar'", "21 values", "700", "clamp")),
         ({"mean": values() > 0}, ("'mean'", "bool", "float32")),
     ],
     ids=lambda case: "-".join(case) if isinstance(case, dict) else "",
