@@ -7,6 +7,7 @@ Reference: Cochran (1977), Sampling Techniques, chapters 7, 10 and 11.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,56 +69,90 @@ def point_mean(values: Array, points: NDArray[np.int64], num_points: int) -> Poi
 
 
 class Regression(NamedTuple):
-    """How much of each control to subtract; `coefficients` has one column a target."""
+    """How much of each control to subtract; `coefficients` has one row a chosen control, one column a target."""
 
     coefficients: Array
     chosen: NDArray[np.int64]
 
-    def residuals(self, targets: Array, controls: Array) -> Array:
-        """Targets less their controls, shape (m, t)."""
-        return targets - controls[:, self.chosen] @ self.coefficients
+    def explain(self, controls: Array) -> Array:
+        """The part of the targets that the controls explain, shape (m, t)."""
+        return controls[:, self.chosen] @ self.coefficients
+
+
+class Adjusted(NamedTuple):
+    """Targets less what the controls explain, and the explained part that depends on the point alone; shapes (m, t)."""
+
+    residuals: Array
+    between: Array
 
 
 def cross_fit(
-    targets: Array, controls: Array, points: NDArray[np.int64], subsets: Sequence[NDArray[np.int64]]
-) -> tuple[Array, Regression]:
+    targets: Array,
+    controls: Array,
+    between: Array,
+    points: NDArray[np.int64],
+    subsets: Sequence[NDArray[np.int64]],
+) -> tuple[Adjusted, Regression]:
     """Subtract control variates of known mean zero without bias: each fold by the coefficients of the others.
 
     Args:
         targets: What is to be averaged, shape (m, t).
         controls: Functions of the draws whose exact mean is zero, shape (m, c).
+        between: The same controls averaged over all draws of a point, shape (m, c).
         points: Data point of each draw, shape (m,): draws at one point share a fold.
         subsets: Index sets of controls to choose among by the held-out residual of the first target; an empty one
             leaves the targets as they are.
 
     Returns:
-        Residuals, shape (m, t), whose mean is that of the targets with less variance, and the regression on all draws.
+        Residuals whose mean is that of the targets with less variance, and the regression on all draws.
     Reference: Glynn and Szechtman (2002), Some new perspectives on the method of control variates.
     """
     fold = np.unique(points, return_inverse=True)[1] % FOLDS
     scale = controls.std(0)
     scale = np.where(scale > 0, scale, 1.0)
-    scaled = controls / scale
-    best: tuple[float, Array, Regression] | None = None
+    scaled, averaged = controls / scale, between / scale
+    inside = [fold == k for k in range(FOLDS)]
+    parts = [_Moments.of(scaled[mask], targets[mask]) for mask in inside]
+    whole = functools.reduce(_Moments.plus, parts)
+    best: tuple[float, Adjusted, Regression] | None = None
     for subset in subsets:
         for ridge in RIDGES if len(subset) else (0.0,):
-            residuals = np.empty_like(targets)
-            for k in range(FOLDS):
-                inside = fold == k
-                coefficients = _ridge(targets[~inside], scaled[~inside][:, subset], ridge)
-                residuals[inside] = targets[inside] - scaled[inside][:, subset] @ coefficients
-            spread = float(residuals[:, 0].var())
+            adjusted = Adjusted(targets.copy(), np.zeros_like(targets))
+            for mask, part in zip(inside, parts, strict=True):
+                fitted = whole.less(part).regress(subset, ridge)
+                adjusted.residuals[mask] -= fitted.explain(scaled[mask])
+                adjusted.between[mask] = fitted.explain(averaged[mask])
+            spread = float(adjusted.residuals[:, 0].var())
             if best is None or spread < best[0]:
-                whole = _ridge(targets, scaled[:, subset], ridge) / scale[subset][:, None]
-                best = spread, residuals, Regression(whole, subset)
-    assert best is not None
+                fitted = whole.regress(subset, ridge)
+                best = spread, adjusted, Regression(fitted.coefficients / scale[subset][:, None], subset)
+    if best is None:
+        raise ValueError("cross_fit needs at least one subset of controls")
     return best[1], best[2]
 
 
-def _ridge(targets: Array, controls: Array, ridge: float) -> Array:
-    """Coefficients of the centred regression with penalty `ridge` per draw, shape (c, t)."""
-    if controls.shape[1] == 0 or len(targets) < 2:
-        return np.zeros((controls.shape[1], targets.shape[1]))
-    centred = controls - controls.mean(0)
-    gram = centred.T @ centred + ridge * len(controls) * np.eye(controls.shape[1])
-    return np.linalg.solve(gram, centred.T @ (targets - targets.mean(0)))
+class _Moments(NamedTuple):
+    """Sums over draws that a regression of targets on controls needs."""
+
+    count: int
+    controls: Array
+    targets: Array
+    gram: Array
+    cross: Array
+
+    @staticmethod
+    def of(controls: Array, targets: Array) -> _Moments:
+        return _Moments(len(controls), controls.sum(0), targets.sum(0), controls.T @ controls, controls.T @ targets)
+
+    def plus(self, other: _Moments) -> _Moments:
+        return _Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def less(self, other: _Moments) -> _Moments:
+        return _Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def regress(self, subset: NDArray[np.int64], ridge: float) -> Regression:
+        """The centred regression on some controls with penalty `ridge` per draw."""
+        mean = self.controls[subset] / self.count
+        gram = self.gram[np.ix_(subset, subset)] - self.count * np.outer(mean, mean)
+        cross = self.cross[subset] - np.outer(mean, self.targets)
+        return Regression(np.linalg.solve(gram + ridge * self.count * np.eye(len(subset)), cross), subset)

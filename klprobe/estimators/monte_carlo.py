@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, diagonal_normal
 from klprobe.mixture import log_sum_others, shares
-from klprobe.statistics import PointMean, Regression, cross_fit, point_mean, visits
+from klprobe.statistics import Adjusted, PointMean, Regression, cross_fit, point_mean, visits
 from klprobe.types import Bound, Estimate, InputError, Posterior, Progress, Target, no_progress
 
 __all__ = ["MonteCarlo"]
@@ -78,10 +78,9 @@ class MonteCarlo:
     def _report(self, draws: _Draws, seconds: float) -> tuple[Estimate, ...]:
         n = draws.q.num_points
         kl, information, left_out = (draws.mean(target) for target in (KL, INFORMATION, LEFT_OUT))
-        raw_kl, raw_left_out = draws.mean(KL, raw=True), draws.mean(LEFT_OUT, raw=True)
-        population = kl.conditional_variance + raw_kl.between_variance / n
-        lower = left_out.conditional_variance + draws.role_variance(raw_left_out) / n
-        details = draws.details(raw_kl, self.tolerance, math.sqrt(kl.conditional_variance))
+        population = kl.conditional_variance + draws.between_variance(KL) / n
+        lower = left_out.conditional_variance + draws.role_variance() / n
+        details = draws.details(self.tolerance)
 
         def say(mean: PointMean, variance: float, target: Target, bound: Bound, quantity: str = "kl") -> Estimate:
             error, count = math.sqrt(variance), len(draws.points)
@@ -105,7 +104,7 @@ class _Draws:
         self.pending = torch.empty(0, dtype=torch.int64)
         self.points = np.empty(0, np.int64)
         self.raw = np.empty((0, 3))
-        self.adjusted = np.empty((0, 3))
+        self.adjusted = Adjusted(np.empty((0, 3)), np.empty((0, 3)))
         self.average_kl = np.empty(0)
         self.first: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
@@ -128,48 +127,58 @@ class _Draws:
         left_out = others - math.log(self.q.num_points - 1)
         raw = torch.stack([log_q - log_p, own - log_q, left_out - log_p], 1).cpu().numpy()
         index = points.numpy()
-        self.adjusted = np.concatenate([self.adjusted, self._adjust(raw, z, points)])
+        adjusted = self._adjust(raw, z, points)
+        self.adjusted = Adjusted(*(np.concatenate(pair) for pair in zip(self.adjusted, adjusted, strict=True)))
         self.points, self.raw = np.concatenate([self.points, index]), np.concatenate([self.raw, raw])
         self.average_kl = np.concatenate([self.average_kl, (own - log_p).cpu().numpy()])
 
-    def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Array:
+    def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Adjusted:
         if self.controls is None or not np.isfinite(raw).all():
-            return raw
-        controls, subsets = self.controls.at(z, points)
+            return Adjusted(raw, np.zeros_like(raw))
+        controls, between = self.controls.at(z, points)
         if self.regression is None:
-            residuals, self.regression = cross_fit(raw, controls, points.numpy(), subsets)
-            return residuals
-        return self.regression.residuals(raw, controls)
+            adjusted, self.regression = cross_fit(raw, controls, between, points.numpy(), self.controls.subsets)
+            return adjusted
+        return Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
 
-    def mean(self, target: int, raw: bool = False) -> PointMean:
-        """Mean of one target over the points."""
-        return point_mean((self.raw if raw else self.adjusted)[:, target], self.points, self.q.num_points)
+    def mean(self, target: int) -> PointMean:
+        """Mean of one target over the points, control variates taken off."""
+        return point_mean(self.adjusted.residuals[:, target], self.points, self.q.num_points)
 
-    def role_variance(self, left_out: PointMean) -> float:
+    def plain_mean(self, values: Array) -> dict[str, float]:
+        """Mean of any values of the draws, as DMVI's algorithm would have it."""
+        mean = point_mean(values, self.points, self.q.num_points)
+        return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
+
+    def between_variance(self, target: int) -> float:
+        """Variance over points of a point's own mean: what the controls explain of it, and the residuals' part."""
+        return float(self.adjusted.between[:, target].var(ddof=1)) + self.mean(target).between_variance
+
+    def role_variance(self) -> float:
         """Variance over points of a point's influence on the leave-one-out bound, as a sample and as a component.
 
         A point's influence is a_n + r_n: its own mean a_n, and N times the mean share r_n it has in the other points'
         leave-one-out densities. Products of shares of different draws keep the draws' noise out.
         """
-        assert self.first is not None
+        if self.first is None:
+            raise ValueError("no draws have been made")
         z, points, others = self.first
         n, m = self.q.num_points, len(points)
         sums, squares = (s.numpy() for s in shares(self.q, z, points, others))
         share_variance = n**2 / (m * (m - 1)) * float((sums**2 - squares).mean()) - 1
         values = self.raw[:m, LEFT_OUT]
         covariance = float(((values - values.mean()) * n / m * sums[points.numpy()]).mean())
-        return max(left_out.between_variance + 2 * covariance + share_variance, 0.0)
+        return max(self.between_variance(LEFT_OUT) + 2 * covariance + share_variance, 0.0)
 
-    def details(self, plain: PointMean, tolerance: float | None, error: float) -> dict[str, Any]:
+    def details(self, tolerance: float | None) -> dict[str, Any]:
         """What a careful reader asks of the draws."""
-        average = point_mean(self.average_kl, self.points, self.q.num_points)
-        plain_error = math.sqrt(plain.conditional_variance)
+        plain, error = self.plain_mean(self.raw[:, KL]), math.sqrt(self.mean(KL).conditional_variance)
         return {
             "distinct_points": len(np.unique(self.points)),
-            "plain_mean": {"value": plain.value, "std_error": plain_error},
-            "plain_average_kl": {"value": average.value, "std_error": math.sqrt(average.conditional_variance)},
+            "plain_mean": plain,
+            "plain_average_kl": self.plain_mean(self.average_kl),
             "control_variates": 0 if self.regression is None else len(self.regression.chosen),
-            "error_over_plain": error / plain_error if plain_error > 0 else 1.0,
+            "error_over_plain": error / plain["std_error"] if plain["std_error"] > 0 else 1.0,
             "tolerance_met": None if tolerance is None else error <= tolerance,
         }
 
@@ -213,18 +222,25 @@ class _Controls:
             columns.insert(1, (((mean - p_mean).square() + std.square()) / p_std.square()).sum(1, keepdim=True))
         return torch.cat(columns, 1)
 
-    def at(self, z: torch.Tensor, points: torch.Tensor) -> tuple[Array, list[NDArray[np.int64]]]:
-        """Controls of draws, shape (m, c), and the subsets to choose among: none, the densities alone, all."""
+    def at(self, z: torch.Tensor, points: torch.Tensor) -> tuple[Array, Array]:
+        """Controls of draws, and their means over all draws of the point; both of shape (m, c)."""
         mean, std = self.q.rows(points)
-        between = self._of_point(mean, std) - self.between
         noise = z - mean
-        first = [(noise / std).square().sum(1, keepdim=True) - self.q.dim]
+        within = [(noise / std).square().sum(1, keepdim=True) - self.q.dim]
         if self.prior is not None:
             p_mean, p_std = self.prior
-            prior = (noise.square() - std.square() + 2 * noise * (mean - p_mean)) / p_std.square()
-            first.append(prior.sum(1, keepdim=True))
-        scalars = len(first)
-        rest = [noise, noise.square() - std.square() + 2 * noise * (mean - self.centre)]
-        controls = torch.cat([*first, between[:, :scalars], *rest, between[:, scalars:]], 1).cpu().numpy()
-        few, every = np.arange(2 * scalars), np.arange(controls.shape[1])
-        return controls, [few[:0], few, every]
+            within.append(((noise.square() - std.square() + 2 * noise * (mean - p_mean)) / p_std.square()).sum(1, keepdim=True))
+        within += [noise, noise.square() - std.square() + 2 * noise * (mean - self.centre)]
+        columns = torch.cat(within, 1)
+        between = torch.cat([torch.zeros_like(columns), self._of_point(mean, std) - self.between], 1)
+        controls = between.clone()
+        controls[:, : columns.shape[1]] = columns
+        return controls.cpu().numpy(), between.cpu().numpy()
+
+    @property
+    def subsets(self) -> list[NDArray[np.int64]]:
+        """Columns to choose among: none, the densities alone, all."""
+        scalars = 1 if self.prior is None else 2
+        width = scalars + 2 * self.q.dim
+        densities = np.r_[0:scalars, width : width + scalars]
+        return [densities[:0], densities, np.arange(width + scalars + 3 * self.q.dim)]

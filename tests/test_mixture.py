@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from klprobe import mixture
+from klprobe.distributions import DiagonalGaussian, as_posterior
+from klprobe.mixture import log_sum_others, shares
+
+
+def brute_force(q, z, own):
+    """log sum_{n != own} q(z|x_n) by differences in float64, one latent at a time."""
+    mean, std = q.rows(slice(None))
+    norm = -std.log().sum(1) - 0.5 * q.dim * math.log(2 * math.pi)
+    rows = []
+    for i, row in enumerate(z):
+        logits = norm - 0.5 * ((row - mean) / std).square().sum(1)
+        if own is not None:
+            logits[own[i]] = -math.inf
+        rows.append(torch.logsumexp(logits, 0))
+    return torch.stack(rows)
+
+
+def posterior(n, d, seed, log_std=(-1.5, 0.5), reach=2.0):
+    g = torch.Generator().manual_seed(seed)
+    mean = (torch.rand(n, d, generator=g, dtype=torch.float64) * 2 - 1) * reach
+    low, high = log_std
+    return DiagonalGaussian(mean, std=torch.exp(low + (high - low) * torch.rand(n, d, generator=g, dtype=torch.float64)))
+
+
+def draw(q, m, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    own = torch.randint(q.num_points, (m,), generator=g)
+    return q.sample_at(own, g), own
+
+
+@pytest.mark.parametrize("d", [1, 3, 24, 25, 70])
+@pytest.mark.parametrize("log_std", [(-4.0, -3.0), (-1.5, 0.5), (0.0, 2.0)])
+def test_log_density_equals_brute_force_whether_posteriors_overlap_or_not(d, log_std):
+    q = posterior(2300, d, seed=d, log_std=log_std)
+    z, own = draw(q, 300)
+    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(log_sum_others(q, z, None), brute_force(q, z, None), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("reach", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_log_density_is_right_from_tiny_to_huge_spreads_and_means(std, reach, offset):
+    g = torch.Generator().manual_seed(3)
+    mean = offset + reach * torch.randn(1500, 6, generator=g, dtype=torch.float64)
+    q = DiagonalGaussian(mean, std=std * (0.5 + torch.rand(1500, 6, generator=g, dtype=torch.float64)))
+    z, own = draw(q, 100)
+    found, expected = log_sum_others(q, z, own), brute_force(q, z, own)
+    assert ((found - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-6)).all()
+
+
+def test_log_density_is_right_when_narrow_collapsed_and_heavy_latents_are_mixed():
+    g = torch.Generator().manual_seed(4)
+    std = 10 ** (torch.rand(2500, 12, generator=g, dtype=torch.float64) * 9 - 6)
+    mean = torch.randn(2500, 12, generator=g, dtype=torch.float64) * 1e3
+    mean[1250:] = mean[:1250] + std[:1250] * torch.randn(1250, 12, generator=g, dtype=torch.float64)
+    q = DiagonalGaussian(mean, std=std)
+    z, own = draw(q, 200)
+    found, expected = log_sum_others(q, z, own), brute_force(q, z, own)
+    assert ((found - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-6)).all()
+
+
+@pytest.mark.parametrize("screen_everything", [True, False])
+def test_the_screen_and_the_product_give_the_same_density(monkeypatch, screen_everything):
+    monkeypatch.setattr(mixture, "DENSE_SHARE", 2.0 if screen_everything else -1.0)
+    q = posterior(5000, 8, seed=2)
+    z, own = draw(q, 300)
+    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+
+
+def test_no_bit_depends_on_the_number_of_threads():
+    q = posterior(20_000, 5, seed=5)
+    z, own = draw(q, 300)
+    assert torch.equal(log_sum_others(q, z, own, threads=1), log_sum_others(q, z, own, threads=3))
+
+
+def test_neither_tile_shape_nor_batch_changes_the_density(monkeypatch):
+    q = posterior(3000, 4, seed=6)
+    z, own = draw(q, 200)
+    whole = log_sum_others(q, z, own)
+    parts = torch.cat([log_sum_others(q, z[k : k + 7], own[k : k + 7]) for k in range(0, 200, 7)])
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-11)
+    monkeypatch.setattr(mixture, "ROWS", 13)
+    monkeypatch.setattr(mixture, "COLUMNS", 77)
+    torch.testing.assert_close(log_sum_others(q, z, own), whole, rtol=1e-12, atol=1e-11)
+
+
+def test_shares_equal_brute_force_and_add_up_to_the_number_of_latents():
+    for q in (posterior(900, 3, seed=7), as_posterior(MultivariateNormal(torch.zeros(900, 2).double(), torch.eye(2).double()))):
+        z, own = draw(q, 120)
+        log_sums = log_sum_others(q, z, own)
+        logits = q.log_prob_matrix(z, torch.arange(q.num_points))
+        logits[torch.arange(len(z)), own] = -math.inf
+        weights = torch.exp(logits - log_sums[:, None])
+        first, second = shares(q, z, own, log_sums)
+        torch.testing.assert_close(first, weights.sum(0), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(second, weights.square().sum(0), rtol=1e-9, atol=1e-12)
+        assert float(first.sum()) == pytest.approx(len(z), rel=1e-12)
+
+
+def test_a_full_covariance_posterior_takes_the_general_path_to_the_same_density():
+    diagonal = posterior(1500, 3, seed=8)
+    mean, std = diagonal.rows(slice(None))
+    full = as_posterior(MultivariateNormal(mean, scale_tril=torch.diag_embed(std)))
+    z, own = draw(diagonal, 50)
+    torch.testing.assert_close(log_sum_others(full, z, own), log_sum_others(diagonal, z, own), rtol=1e-12, atol=1e-9)
+
+
+def test_a_point_far_from_every_other_has_a_finite_leave_one_out_density():
+    mean = torch.zeros(3, 2, dtype=torch.float64)
+    mean[2] = 1e6
+    q = as_posterior(Independent(Normal(mean, torch.full_like(mean, 1e-3)), 1))
+    z = mean[2:].clone()
+    expected = math.log(2) - 1e6**2 / 1e-6 - 2 * math.log(1e-3) - math.log(2 * math.pi)
+    assert float(log_sum_others(q, z, torch.tensor([2]))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_memory_mapped_posteriors_are_read_in_place(tmp_path):
+    q = posterior(2000, 4, seed=9)
+    for name, tensor in (("mean", q.mean), ("std", q.stddev)):
+        np.save(tmp_path / f"{name}.npy", tensor.numpy())
+    mapped = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="c")) for name in ("mean", "std")}
+    z, own = draw(q, 30)
+    assert torch.equal(log_sum_others(DiagonalGaussian(mapped["mean"], std=mapped["std"]), z, own), log_sum_others(q, z, own))
