@@ -332,6 +332,8 @@ def _rebuild(distribution: Distribution, change: Any) -> Distribution:
     if not distribution.arg_constraints:
         raise InputError(f"klprobe does not know the parameters of {kind.__name__}: subclass ConditionalDistribution.")
     names = [n for n in distribution.arg_constraints if n in distribution.__dict__]
+    if {"probs", "logits"} <= set(names):  # torch caches the second once it was asked for, and takes one only
+        names.remove("probs")
     if isinstance(distribution, MultivariateNormal):
         return MultivariateNormal(change(distribution.loc), scale_tril=change(distribution.scale_tril), validate_args=False)
     return kind(**{n: change(getattr(distribution, n)) for n in names}, validate_args=False)

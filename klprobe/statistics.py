@@ -7,6 +7,7 @@ Reference: Cochran (1977), Sampling Techniques, chapters 7, 10 and 11.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def cross_fit(
         for ridge in RIDGES if len(subset) else (0.0,):
             adjusted = Adjusted(targets.copy(), np.zeros_like(targets))
             for mask, part in zip(inside, parts, strict=True):
-                fitted = whole.less(part).regress(subset, ridge)
+                fitted = whole.plus(part, -1).regress(subset, ridge)
                 adjusted.residuals[mask] -= fitted.explain(scaled[mask])
                 adjusted.between[mask] = fitted.explain(averaged[mask])
             spread = float(adjusted.residuals[:, 0].var())
@@ -131,28 +132,28 @@ def cross_fit(
     return best[1], best[2]
 
 
-class _Moments(NamedTuple):
-    """Sums over draws that a regression of targets on controls needs."""
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Sums over draws that a regression of targets on controls needs: of 1, x, y, x x' and x y'."""
 
-    count: int
-    controls: Array
-    targets: Array
-    gram: Array
-    cross: Array
+    n: float
+    x: Array
+    y: Array
+    xx: Array
+    xy: Array
 
     @staticmethod
-    def of(controls: Array, targets: Array) -> _Moments:
-        return _Moments(len(controls), controls.sum(0), targets.sum(0), controls.T @ controls, controls.T @ targets)
+    def of(x: Array, y: Array) -> _Moments:
+        return _Moments(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
-    def plus(self, other: _Moments) -> _Moments:
-        return _Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-    def less(self, other: _Moments) -> _Moments:
-        return _Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+    def plus(self, other: _Moments, sign: int = 1) -> _Moments:
+        mine, theirs = (dataclasses.astuple(m) for m in (self, other))
+        return _Moments(*(a + sign * b for a, b in zip(mine, theirs, strict=True)))
 
     def regress(self, subset: NDArray[np.int64], ridge: float) -> Regression:
         """The centred regression on some controls with penalty `ridge` per draw."""
-        mean = self.controls[subset] / self.count
-        gram = self.gram[np.ix_(subset, subset)] - self.count * np.outer(mean, mean)
-        cross = self.cross[subset] - np.outer(mean, self.targets)
-        return Regression(np.linalg.solve(gram + ridge * self.count * np.eye(len(subset)), cross), subset)
+        mean = self.x[subset] / self.n
+        gram = self.xx[np.ix_(subset, subset)] - self.n * np.outer(mean, mean)
+        cross = self.xy[subset] - np.outer(mean, self.y)
+        coefficients = np.linalg.solve(gram + ridge * self.n * np.eye(len(subset)), cross)
+        return Regression(coefficients.astype(np.float64, copy=False), subset)
