@@ -152,8 +152,10 @@ def choose_methods(
     """(name, configured estimator) in the order they run; "all" stands for every one that the input allows.
 
     Raises:
-        InputError: an unknown name, or a method named outright that needs what the input lacks.
+        InputError: no method, or an unknown name.
     """
+    if not methods:
+        raise InputError(f"No method was named; known: all, {', '.join(registry.names('estimators'))}.")
     able = capabilities(posterior, prior)
     chosen: dict[str, Estimator] = {}
     for method in methods:

@@ -93,10 +93,9 @@ def active_units(posterior: Posterior) -> int | None:
 
     Reference: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, section 5.2.
     """
-    mean = (
-        posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else getattr(posterior, "mean", None)
-    )
-    if mean is None:
+    try:
+        mean = posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else posterior.mean
+    except NotImplementedError:
         return None
     count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
     shift = mean[:1].double().cpu()

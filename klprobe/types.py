@@ -127,6 +127,10 @@ class Posterior(Protocol):
     def dim(self) -> int:
         """D, the number of latents."""
 
+    @property
+    def mean(self) -> torch.Tensor:
+        """Means, shape (N, D); NotImplementedError where they are not known."""
+
     def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw z_i ~ q(z|x_{indices_i}); shape (m, D), float64."""
 

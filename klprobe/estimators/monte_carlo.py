@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, diagonal_normal
+from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, conditional_kl, diagonal_normal
 from klprobe.mixture import log_sum_others, shares
 from klprobe.statistics import Adjusted, PointMean, Regression, cross_fit, point_mean, visits
 from klprobe.types import Bound, Estimate, InputError, Posterior, Progress, Target, no_progress
@@ -24,7 +24,11 @@ BATCH = 8192
 """Draws evaluated together; the first batch fits the control variates that later ones use."""
 ROLE_DRAWS = 2048
 """Draws that show how much each point serves as a mixture component."""
-KL, INFORMATION, LEFT_OUT = range(3)
+SHOWN, SHOWN_BY_OTHERS, COST = range(3)
+"""What each draw gives: log q(z|x_n) - log q_N(z), the same against the leave-one-out density, log q(z|x_n) - log p(z)."""
+KL = np.array([-1.0, 0.0, 1.0])
+INFORMATION = np.array([1.0, 0.0, 0.0])
+LEFT_OUT = np.array([0.0, -1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +104,12 @@ class _Draws:
     def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool) -> None:
         self.q, self.prior, self.generator = q, prior, generator
         self.controls = _Controls.of(q, prior) if control else None
+        self.point_kl = conditional_kl(q, prior) if control else None
         self.regression: Regression | None = None
         self.pending = torch.empty(0, dtype=torch.int64)
         self.points = np.empty(0, np.int64)
         self.raw = np.empty((0, 3))
         self.adjusted = Adjusted(np.empty((0, 3)), np.empty((0, 3)))
-        self.average_kl = np.empty(0)
         self.first: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def extend(self, goal: int, progress: Progress) -> None:
@@ -125,34 +129,39 @@ class _Draws:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
         log_q = torch.logaddexp(own, others) - math.log(self.q.num_points)
         left_out = others - math.log(self.q.num_points - 1)
-        raw = torch.stack([log_q - log_p, own - log_q, left_out - log_p], 1).cpu().numpy()
-        index = points.numpy()
+        raw = torch.stack([own - log_q, own - left_out, own - log_p], 1).cpu().numpy()
         adjusted = self._adjust(raw, z, points)
         self.adjusted = Adjusted(*(np.concatenate(pair) for pair in zip(self.adjusted, adjusted, strict=True)))
-        self.points, self.raw = np.concatenate([self.points, index]), np.concatenate([self.raw, raw])
-        self.average_kl = np.concatenate([self.average_kl, (own - log_p).cpu().numpy()])
+        self.points, self.raw = np.concatenate([self.points, points.numpy()]), np.concatenate([self.raw, raw])
 
     def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Adjusted:
-        if self.controls is None or not np.isfinite(raw).all():
-            return Adjusted(raw, np.zeros_like(raw))
-        controls, between = self.controls.at(z, points)
-        if self.regression is None:
-            adjusted, self.regression = cross_fit(raw, controls, between, points.numpy(), self.controls.subsets)
-            return adjusted
-        return Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
+        """Take off what the control variates explain; log q(z|x_n) - log p(z) gives way to its exact mean."""
+        adjusted = Adjusted(raw.copy(), np.zeros_like(raw))
+        if self.controls is not None and np.isfinite(raw).all():
+            controls, between = self.controls.at(z, points)
+            if self.regression is None:
+                adjusted, self.regression = cross_fit(raw, controls, between, points.numpy(), self.controls.subsets)
+            else:
+                adjusted = Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
+        if self.point_kl is not None:
+            average = float(self.point_kl.mean())
+            adjusted.residuals[:, COST] = average
+            adjusted.between[:, COST] = self.point_kl[points].cpu().numpy() - average
+        return adjusted
 
-    def mean(self, target: int) -> PointMean:
-        """Mean of one target over the points, control variates taken off."""
-        return point_mean(self.adjusted.residuals[:, target], self.points, self.q.num_points)
+    def mean(self, combination: Array) -> PointMean:
+        """Mean over the points of a combination of what the draws give, control variates taken off."""
+        return point_mean(self.adjusted.residuals @ combination, self.points, self.q.num_points)
 
-    def plain_mean(self, values: Array) -> dict[str, float]:
-        """Mean of any values of the draws, as DMVI's algorithm would have it."""
-        mean = point_mean(values, self.points, self.q.num_points)
+    def plain_mean(self, combination: Array) -> dict[str, float]:
+        """The same without control variates, as DMVI's algorithm has it."""
+        mean = point_mean(self.raw @ combination, self.points, self.q.num_points)
         return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
 
-    def between_variance(self, target: int) -> float:
+    def between_variance(self, combination: Array) -> float:
         """Variance over points of a point's own mean: what the controls explain of it, and the residuals' part."""
-        return float(self.adjusted.between[:, target].var(ddof=1)) + self.mean(target).between_variance
+        explained = self.adjusted.between @ combination
+        return float(explained.var(ddof=1)) + self.mean(combination).between_variance
 
     def role_variance(self) -> float:
         """Variance over points of a point's influence on the leave-one-out bound, as a sample and as a component.
@@ -166,17 +175,17 @@ class _Draws:
         n, m = self.q.num_points, len(points)
         sums, squares = (s.numpy() for s in shares(self.q, z, points, others))
         share_variance = n**2 / (m * (m - 1)) * float((sums**2 - squares).mean()) - 1
-        values = self.raw[:m, LEFT_OUT]
+        values = self.raw[:m] @ LEFT_OUT
         covariance = float(((values - values.mean()) * n / m * sums[points.numpy()]).mean())
         return max(self.between_variance(LEFT_OUT) + 2 * covariance + share_variance, 0.0)
 
     def details(self, tolerance: float | None) -> dict[str, Any]:
         """What a careful reader asks of the draws."""
-        plain, error = self.plain_mean(self.raw[:, KL]), math.sqrt(self.mean(KL).conditional_variance)
+        plain, error = self.plain_mean(KL), math.sqrt(self.mean(KL).conditional_variance)
         return {
             "distinct_points": len(np.unique(self.points)),
             "plain_mean": plain,
-            "plain_average_kl": self.plain_mean(self.average_kl),
+            "plain_average_kl": self.plain_mean(np.array([0.0, 0.0, 1.0])),
             "control_variates": 0 if self.regression is None else len(self.regression.chosen),
             "error_over_plain": error / plain["std_error"] if plain["std_error"] > 0 else 1.0,
             "tolerance_met": None if tolerance is None else error <= tolerance,

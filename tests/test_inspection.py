@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.inspection import active_units, check_posterior, radius_histogram
+from klprobe.types import InputError
+
+
+def gaussian(n=400, d=3):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(n, d, generator=g).double(), torch.randn(n, d, generator=g).double()
+
+
+def verdicts(q):
+    return {c.name: c for c in check_posterior(q)}
+
+
+def test_ordinary_posteriors_raise_no_warning():
+    mean, logvar = gaussian()
+    assert all(c.passed for c in check_posterior(DiagonalGaussian(mean, logvar=logvar)))
+
+
+def test_duplicate_points_are_counted():
+    mean, logvar = gaussian()
+    mean[10:13], logvar[10:13] = mean[0], logvar[0]
+    check = verdicts(DiagonalGaussian(mean, logvar=logvar))["duplicate-points"]
+    assert not check.passed
+    assert check.message.startswith("3 of 400")
+    assert not verdicts(SampleOnly(mean))["duplicate-points"].passed
+
+
+def test_constant_and_clamped_log_variances_are_named_by_latent():
+    mean, logvar = gaussian()
+    logvar[:, 1] = -3.0
+    logvar[:, 2] = logvar[:, 2].clamp(min=-0.5)
+    check = verdicts(DiagonalGaussian(mean, logvar=logvar))["log-variance"]
+    assert not check.passed
+    assert "constant in latents 1" in check.message
+    assert "clamped in latents 2" in check.message
+
+
+def test_spreads_beyond_float32_warn_and_beyond_float64_are_refused():
+    mean, logvar = gaussian()
+    logvar[0, 0] = 100.0
+    assert not verdicts(DiagonalGaussian(mean, logvar=logvar))["float-range"].passed
+    for unusable in (-2000.0, 2000.0):
+        logvar[0, 0] = unusable
+        with pytest.raises(InputError, match="float64"):
+            check_posterior(DiagonalGaussian(mean, logvar=logvar))
+
+
+def test_active_units_are_the_latents_whose_mean_varies():
+    mean, logvar = gaussian()
+    mean[:, 1] = 1000.0 + 0.05 * mean[:, 1]
+    assert active_units(DiagonalGaussian(mean, logvar=logvar)) == 2
+    assert active_units(SampleOnly(mean, deterministic=True)) == 2
+    assert active_units(SampleOnly(mean)) is None
+
+
+def test_radius_densities_integrate_to_nearly_one():
+    mean, logvar = gaussian()
+    found = radius_histogram(DiagonalGaussian(mean, logvar=logvar), standard_normal(3), torch.Generator().manual_seed(0))
+    width = found.edges[1] - found.edges[0]
+    for density in (found.posterior, found.prior):
+        assert 0.99 < sum(density) * width <= 1 + 1e-9
