@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from klprobe.types import Bracket, Check, Estimate, Quantity, Side, Verdict
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "klprobe.report/1"
-NOT_FINITE = "not a finite number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +71,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The document `klprobe.report/1`; what has no finite value is None with a `reason`."""
-        document = {"schema": SCHEMA, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}}
-        for estimate in document["estimates"]:
-            if estimate["value"] is None:
-                estimate["reason"] = estimate["details"].get("reason", NOT_FINITE)
+        document = {"schema": SCHEMA, **_fields(self)}
         if self.dimensionwise_kl is None:
-            document["dimensionwise_kl_reason"] = self.total_correlation.reason
+            document["dimensionwise_kl_reason"] = self.total_correlation.reason or "not computed"
+        elif bad := [d for d, value in enumerate(self.dimensionwise_kl) if not finite(value)]:
+            document["dimensionwise_kl_reason"] = f"not finite in {len(bad)} latents, the first of them latent {bad[0]}"
+        if self.active_units is None:
+            document["active_units_reason"] = self.average_kl.reason or "the posterior means are not known"
         return document
 
     def to_json(self) -> str:
@@ -99,24 +99,46 @@ class Report:
         return fragment(self)
 
 
+def finite(value: float | None) -> TypeGuard[float]:
+    """Whether there is a number to print."""
+    return value is not None and math.isfinite(value)
+
+
 def _plain(value: Any) -> Any:
     """JSON types only: non-finite floats become None, records become dicts."""
-    if isinstance(value, Quantity | Side) and value.reason is None:
-        return {k: _plain(v) for k, v in dataclasses.asdict(value).items() if k != "reason"} | (
-            {} if _finite(value.value) else {"reason": NOT_FINITE}
-        )
+    if isinstance(value, Quantity | Side | Estimate):
+        return _with_reason(value)
+    if isinstance(value, Bracket):
+        return {k: v for k, v in _fields(value).items() if v is not None}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return _fields(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
+    if hasattr(value, "tolist"):  # numpy and torch arrays and scalars
+        return _plain(value.tolist())
     return str(value)
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _fields(record: Any) -> dict[str, Any]:
+    return {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+
+
+def _with_reason(record: Quantity | Side | Estimate) -> dict[str, Any]:
+    """The record's fields; `reason` is there exactly when its value or standard error is not finite, or says why it is."""
+    fields = _fields(record)
+    reason = fields.pop("reason", None) or fields.get("details", {}).get("reason")
+    missing = [_missing(name, getattr(record, name)) for name in ("value", "std_error") if not finite(getattr(record, name))]
+    if missing or reason:
+        fields["reason"] = reason or "; ".join(missing)
+    return fields
+
+
+def _missing(name: str, value: float | None) -> str:
+    what = "not known" if value is None else "not a number" if math.isnan(value) else "infinite"
+    return f"the {name.replace('std_error', 'standard error')} is {what}"

@@ -1,0 +1,65 @@
+"""A report as files in one folder: report.json, report.csv, report.html and the figures as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from klprobe.report import figures
+from klprobe.report.document import Report
+from klprobe.report.html import page
+from klprobe.types import InputError
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError unless `out` is, or could become, a folder to write in; writes nothing.
+
+    For asking before hours of work, not after.
+    """
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"Cannot write the report into {out}: {nearest} is a file. Give --out a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write the report into {out}: no permission to write in {nearest}. Give --out another folder.")
+
+
+def save(report: Report, out: Path) -> list[Path]:
+    """Write every file of the report into the folder `out`, which is made when it is not there.
+
+    Each file appears whole or not at all. The data come first, so that they are there whatever happens to a figure.
+
+    Returns:
+        The files, report.json first.
+    Raises:
+        InputError: `out` cannot be written to; the message names it and the reason.
+    """
+    check_writable(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return [_write(out / name, content) for name, content in _contents(report)]
+    except OSError as error:
+        raise InputError(f"Cannot write the report into {out}: {error}. Give --out another folder.") from error
+
+
+def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
+    yield "report.json", report.to_json().encode()
+    yield "report.csv", report.to_pandas().to_csv(index=False, lineterminator="\n").encode()
+    plots = figures.draw(report)
+    for plot in plots:
+        for kind in ("png", "svg"):
+            file = io.BytesIO()
+            figures.save(plot, file, kind)
+            yield f"{plot.name}.{kind}", file.getvalue()
+    yield "report.html", page(report, plots).encode()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

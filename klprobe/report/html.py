@@ -1,0 +1,80 @@
+"""A report as one self-contained HTML page, and as the fragment that a notebook shows.
+
+Everything is inside the page: it asks for nothing from anywhere, and its content security policy forbids it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from functools import cache
+from typing import TYPE_CHECKING
+
+from klprobe.report import figures, wording
+from klprobe.report.document import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import jinja2
+
+
+def page(report: Report, plots: Sequence[figures.Plot] | None = None) -> str:
+    """One HTML document: answer, estimates, figures, checks, provenance, and the JSON document to download.
+
+    Args:
+        report: What to show.
+        plots: Its figures, where they have been drawn already.
+    """
+    return _render("page.html.jinja", report, figures.draw(report) if plots is None else plots)
+
+
+def fragment(report: Report) -> str:
+    """Answer, estimates and failures for a notebook's output cell, with the first figure folded."""
+    return _render("fragment.html.jinja", report, figures.draw(report)[:1])
+
+
+def _render(template: str, report: Report, plots: Sequence[figures.Plot]) -> str:
+    provenance = report.to_dict()["provenance"]
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            report=report,
+            wording=wording,
+            plots=[{"caption": p.caption, "alt": p.alt, "image": _image(p)} for p in plots],
+            bounds=_unique([e.bound for e in report.estimates]),
+            quantities=_unique([e.quantity for e in report.estimates if e.quantity in wording.QUANTITY_MEANING]),
+            checks=sorted(report.checks, key=lambda check: (check.passed, check.severity)),
+            provenance=json.dumps(provenance, indent=2, allow_nan=False, ensure_ascii=False),
+            document=_data_address("application/json", report.to_json().encode()),
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("klprobe", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _image(plot: figures.Plot) -> str:
+    file = io.BytesIO()
+    figures.save(plot, file, "svg")
+    return _data_address("image/svg+xml", file.getvalue())
+
+
+def _data_address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _unique(items: list[str]) -> list[str]:
+    return list(dict.fromkeys(items))

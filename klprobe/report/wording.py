@@ -1,0 +1,207 @@
+"""How a report says things: numbers with their errors, brackets, verdicts and bounds, in words a newcomer can read.
+
+Terminal, page and figures all take their words from here, so that they cannot tell different stories.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from klprobe.report.document import Report, finite
+from klprobe.types import Bound, Bracket, Estimate, Quantity, Side, Target, Verdict
+
+TITLE = "How far is the aggregate posterior q(z) from the prior p(z)?"
+UNIT = "KL divergence in nats; 0 is a perfect match."
+TARGETS: tuple[Target, ...] = ("population", "empirical")
+SYMBOL: dict[Target, str] = {"population": "KL[q||p]", "empirical": "KL[q_N||p]"}
+BOUND_NAME: dict[Bound, str] = {"exact": "exact", "lower": "lower", "upper": "upper", "none": "no bound"}
+BOUND_MEANING: dict[Bound, str] = {
+    "exact": "aims at the KL itself: the standard error is all its uncertainty.",
+    "lower": "lies at or below the KL, apart from its standard error: the truth is this or more.",
+    "upper": "lies at or above the KL, apart from its standard error: the truth is this or less.",
+    "none": "may err on either side, so it never enters a bracket.",
+}
+QUANTITY_MEANING = {
+    "mean-logit": "the classifier's average log-ratio as it stands, as in Rosca et al. (2018)",
+    "donsker-varadhan": "the classifier's average log-ratio, corrected by Donsker and Varadhan's inequality",
+    "nwj": "the classifier's average log-ratio, corrected by the inequality of Nguyen, Wainwright and Jordan",
+    "leave-one-out": "each code is scored by the mixture of all other points, without the one that it came from",
+    "average-kl": "the mean of KL[q(z|x_n)||p(z)] over the points, what a VAE's loss contains",
+    "mutual-information": "what the code tells about which point it came from, at most log N",
+}
+VERDICT_MEANING: dict[Verdict, str] = {
+    "resolved": "the brackets answer the question",
+    "floor-limited": "too few data points to tell: log N decides, not the model",
+    "methods-disagree": "a lower bound lies above an upper bound, so at least one method is wrong",
+    "impossible": "something that must hold does not: do not use these numbers",
+}
+
+
+class Number(NamedTuple):
+    """A value and its error as text, rounded alike; `error` is empty when the value is exact or absent."""
+
+    value: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ± {self.error}" if self.error else self.value
+
+
+def number(value: float | None, std_error: float | None = 0.0) -> Number:
+    """Round to two digits of the standard error; four digits when there is none."""
+    if value is None or not math.isfinite(value):
+        return Number("-" if value is None else "NaN" if math.isnan(value) else "infinite" if value > 0 else "-infinite", "")
+    if std_error is None or not math.isfinite(std_error):
+        return Number(_round(value, 4), "unknown")
+    if std_error <= 0:
+        return Number(_round(value, 4), "")
+    decimals = 1 - math.floor(math.log10(std_error))
+    if decimals > 5 or max(abs(value), std_error) >= 1e7:
+        return Number(_round(value, 4), f"{std_error:.1e}")
+    decimals = max(decimals, 0)
+    return Number(f"{value:.{decimals}f}", f"{std_error:.{decimals}f}")
+
+
+def _round(value: float, digits: int) -> str:
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    return f"{value:.{max(digits - 1 - size, 0)}f}" if -4 <= size < 7 else f"{value:.{digits - 1}e}"
+
+
+def quantity(q: Quantity) -> str:
+    """`19.04 ± 0.02`, or `not known (why)`."""
+    if finite(q.value):
+        return str(number(q.value, q.std_error))
+    return f"not known ({q.reason})" if q.reason else str(number(q.value)) if q.value is not None else "not known"
+
+
+def meaning(report: Report, target: Target) -> str:
+    """One phrase on what q is: the newcomer's question."""
+    if target == "population":
+        return "q averages q(z|x) over all data there could be: what the encoder does in general"
+    return f"q_N averages q(z|x_n) over the {report.num_points:,} points given: what it does to this data set"
+
+
+def headline(report: Report, target: Target) -> str:
+    """The bracket as a person would say it."""
+    bracket = report.brackets.get(target)
+    low, high = (_value(bracket.lower), _value(bracket.upper)) if bracket else (None, None)
+    if bracket is None or (low is None and high is None):
+        return "not known: no method gave a bound"
+    errors = [side.std_error for side in (bracket.lower, bracket.upper) if side.std_error is not None]
+    if low is not None and low == high:
+        return f"{number(low, max(errors, default=None))} nats"
+    floor = max(low or 0.0, 0.0)
+    if high is None:
+        return f"at least {_ends(floor, None)[0]} nats; no upper bound" if floor else "0 or more nats: no bound above 0"
+    below, above = _ends(floor, high)
+    if floor > high and report.verdict in ("resolved", "floor-limited"):
+        return f"about {number((floor + high) / 2, max(errors, default=None)).value} nats"
+    if floor > high:
+        return f"a contradiction: at least {below} and at most {above} nats"
+    return f"between {below} and {above} nats" if floor else f"at most {above} nats"
+
+
+def _value(side: Side) -> float | None:
+    return side.value if finite(side.value) else None
+
+
+def _ends(low: float | None, high: float | None) -> tuple[str, str]:
+    """Both ends with as many digits as tell them apart, three at least; `-` for an end that is not known."""
+    ends = "-", "-"
+    for digits in (3, 4, 5, 6):
+        ends = _end(low, digits), _end(high, digits)
+        if ends[0] != ends[1]:
+            break
+    return ends
+
+
+def _end(value: float | None, digits: int) -> str:
+    return _round(value, digits) if value is not None and math.isfinite(value) else "-"
+
+
+def sides(report: Report, target: Target) -> str:
+    """Where the bracket comes from: each end, its standard error and method, and the interval."""
+    bracket = report.brackets.get(target)
+    if bracket is None:
+        return "no bracket"
+    low, high = bracket.lower, bracket.upper
+    if finite(low.value) and (low.value, low.method) == (high.value, high.method):
+        parts = [f"{low.method} gives the value itself, not a bound"]
+    else:
+        parts = [_side("lower", low), _side("upper", high)]
+    return "; ".join(parts + ([interval(bracket)] if bracket.interval else []))
+
+
+def _side(name: str, side: Side) -> str:
+    if finite(side.value):
+        return f"{name} {number(side.value, side.std_error)} ({side.method})"
+    return f"no {name} bound" + (f" ({side.reason})" if side.reason else "")
+
+
+def interval(bracket: Bracket) -> str:
+    """`95 % interval 0.66 to 8.44`."""
+    low, high = _ends(*(bracket.interval or (None, None)))
+    return f"95 % interval {low if low != '-' else '0'} to {high if high != '-' else 'no upper limit'}"
+
+
+def sets_bracket(report: Report, estimate: Estimate) -> bool:
+    """Whether this estimate is an end of its target's bracket."""
+    bracket = report.brackets.get(estimate.target)
+    ends = [(side.method, side.value) for side in (bracket.lower, bracket.upper)] if bracket else []
+    return (estimate.method, estimate.value) in ends and estimate.bound != "none"
+
+
+def identity(report: Report) -> str:
+    """The identity that everything rests on, and the size of the problem, in one line."""
+    average, information = report.average_kl, report.mutual_information
+    if average.value is None and information.value is None and average.reason == information.reason:
+        parts = f"average KL and mutual information {quantity(average)}"
+    else:
+        parts = f"average KL {quantity(average)} = KL[q_N||p] + mutual information {quantity(information)}"
+    units = "not known" if report.active_units is None else f"{report.active_units} of {report.latent_dim}"
+    return f"{parts}; log N {report.log_n:.2f}; active units {units}"
+
+
+def source(report: Report) -> str:
+    """What was looked at: input, N and D, split."""
+    given = report.provenance
+    parts = [str(given[key]) for key in ("input", "checkpoint") if given.get(key)][:1]
+    parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
+    split = given.get("split", "unknown")
+    if split != "unknown":
+        parts.append(f"split {split}" + (", which the encoder was trained on" if split == given.get("trained_on") else ""))
+    return ", ".join(parts)
+
+
+def decomposition(report: Report) -> dict[str, str]:
+    """The parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), named and printed."""
+    dimensions = report.dimensionwise_kl
+    total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
+    parts = {
+        "average KL": report.average_kl,
+        "mutual information": report.mutual_information,
+        "total correlation": report.total_correlation,
+        "dimension-wise KL, summed": total,
+    }
+    return {name: quantity(part) for name, part in parts.items()}
+
+
+def missing(report: Report) -> dict[str, list[tuple[str, str]]]:
+    """What is not there, and why: (name, reason) of estimates that are not finite, and of methods that gave none."""
+    not_finite = [e for e in report.estimates if not finite(e.value)]
+    why = [str(e.details.get("reason", f"the value is {number(e.value).value}")) for e in not_finite]
+    return {
+        "Not finite": [(f"{e.method} {e.quantity}", reason) for e, reason in zip(not_finite, why, strict=True)],
+        "Not done": [(method.method, method.reason) for method in report.not_done],
+    }
+
+
+def ascii_only(text: str) -> str:
+    """The text for a stream that cannot show more than ASCII."""
+    for symbol, plain in (("±", "+-"), ("≤", "<="), ("≥", ">="), ("·", "*"), ("‖", "||"), ("≈", "~"), ("…", "...")):
+        text = text.replace(symbol, plain)
+    return re.sub(r"[\u2010-\u2015]", "-", text).encode("ascii", "replace").decode()
