@@ -41,8 +41,8 @@ ROWS, COLUMNS = 256, 2048
 """Latents and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/benchmarks)."""
 WAVE = 8
 """Column chunks between two updates of the reference: fixed, so that no bit depends on the number of threads."""
-SCREEN_DIMS = 24
-"""Latents that the screen looks at."""
+SCREEN_DIMS = 64
+"""Latents that the screen looks at, at most."""
 DENSE_SHARE = 0.04
 """Share of survivors above which the product is cheaper than evaluating them one by one."""
 PAIRS_AT_ONCE = 1 << 15
@@ -74,8 +74,8 @@ def log_sum_others(
     sums = _LogSums(np.full(len(z), -np.inf), np.zeros(len(z)))
     if not isinstance(posterior, DiagonalGaussian):
         for start, block, matrix in _matrices(posterior, z, left_out):
-            tile = _Tile(matrix.shape, matrix.max(1), matrix)
-            part = _LogSums(tile.reference, tile.row_sums(tile.reference))
+            part = _LogSums(matrix.max(1), np.empty(len(matrix)))
+            part.total[:] = np.exp(matrix - _finite(part.reference)[:, None]).sum(1)
             sums.reference[block], sums.total[block] = _LogSums(sums.reference[block], sums.total[block]).plus(part)
             progress(start, posterior.num_points)
         return torch.from_numpy(sums.log())
@@ -85,9 +85,8 @@ def log_sum_others(
         for block in rows.blocks():
             tile = _tile(chunk, rows, block, reference[block], screen)
             old, reference[block] = reference[block].copy(), tile.reference
-            with np.errstate(invalid="ignore"):
-                total[block] *= np.where(np.isneginf(old), 0.0, np.exp(old - tile.reference))
-            total[block] += tile.row_sums(tile.reference)
+            total[block] *= np.exp(old - _finite(tile.reference))
+            total[block] += tile.row_sums()
             dense += tile.is_dense
         return _LogSums(reference, total), dense
 
@@ -128,8 +127,8 @@ def shares(
         dense = 0
         span = slice(chunk.start, chunk.start + len(chunk.mean))
         for block in rows.blocks():
-            tile = _tile(chunk, rows, block, floor[block] - rows.cut + CUT, screen)
-            sums, squares = tile.column_sums(level[block])
+            tile = _tile(chunk, rows, block, floor[block], screen)
+            sums, squares = tile.column_sums()
             first[span] += sums
             second[span] += squares
             dense += tile.is_dense
@@ -156,7 +155,7 @@ class _LogSums(NamedTuple):
 
     def plus(self, other: _LogSums) -> _LogSums:
         top = np.maximum(self.reference, other.reference)
-        safe = np.where(np.isneginf(top), 0.0, top)
+        safe = _finite(top)
         return _LogSums(top, self.total * np.exp(self.reference - safe) + other.total * np.exp(other.reference - safe))
 
     def log(self) -> Array:
@@ -224,11 +223,12 @@ class _Chunk:
             precision = self.inverse**2
             linear = shifted * precision
             square = shifted * linear
-            self.weights = np.concatenate([(-0.5 * precision).T, linear.T, (self.log_norm - 0.5 * square.sum(1))[None]])
+            constant = self.log_norm - 0.5 * square.sum(1)
+            self.weights = np.concatenate([(-0.5 * precision).T, linear.T, constant[None], np.ones((1, len(constant)))])
             screened = rows.keep[: len(rows.telling)]
             self.screen_weights = self.weights[rows.keep].copy()
             self.screen_weights[-1] = self.log_norm - 0.5 * square[:, screened].sum(1)
-        self.magnitude, self.screen_magnitude = np.abs(self.weights), np.abs(self.screen_weights)
+        self.magnitude, self.screen_magnitude = np.abs(self.weights[:-1]), np.abs(self.screen_weights)
         with np.errstate(over="ignore"):
             self.screen_weights32 = self.screen_weights.astype(np.float32)
 
@@ -245,11 +245,11 @@ class _Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """Terms of a tile: a whole matrix, or the (row, column) pairs that matter; `reference` is at or below each row's sum."""
+    """exp(term - reference of its row): a whole matrix, or the (row, column) pairs that matter."""
 
     shape: tuple[int, int]
     reference: Array
-    values: Array
+    weights: Array
     row: Index | None = None
     column: Index | None = None
 
@@ -257,22 +257,21 @@ class _Tile:
     def is_dense(self) -> bool:
         return self.row is None
 
-    def row_sums(self, level: Array) -> Array:
-        """sum_n exp(term - level) of each row; overwrites the values."""
-        level = np.where(np.isneginf(level), 0.0, level)
+    def row_sums(self) -> Array:
         if self.row is None:
-            np.subtract(self.values, level[:, None], out=self.values)
-            return np.exp(self.values, out=self.values).sum(1)
-        return _count(self.row, np.exp(self.values - level[self.row]), self.shape[0])
+            return self.weights @ np.ones(self.shape[1])
+        return _count(self.row, self.weights, self.shape[0])
 
-    def column_sums(self, level: Array) -> tuple[Array, Array]:
-        """Sums over rows of exp(term - level) and of its square; overwrites the values."""
-        if self.row is None or self.column is None:
-            np.subtract(self.values, level[:, None], out=self.values)
-            weights = np.exp(self.values, out=self.values)
-            return weights.sum(0), np.einsum("ij,ij->j", weights, weights)
-        weights = np.exp(self.values - level[self.row])
-        return _count(self.column, weights, self.shape[1]), _count(self.column, weights**2, self.shape[1])
+    def column_sums(self) -> tuple[Array, Array]:
+        """Sums over rows of the weights and of their squares."""
+        if self.column is None:
+            return self.weights.sum(0), np.einsum("ij,ij->j", self.weights, self.weights)
+        return _count(self.column, self.weights, self.shape[1]), _count(self.column, self.weights**2, self.shape[1])
+
+
+def _finite(reference: Array) -> Array:
+    """The reference, with 0 for rows in which nothing has been found: exp(-inf - 0) is the 0 they need."""
+    return np.where(np.isneginf(reference), 0.0, reference)
 
 
 def _count(index: Index, weights: Array, length: int) -> Array:
@@ -284,8 +283,8 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
     largest = np.abs(rows.features[block]).max(0)
     shape = (len(floor), len(chunk.mean))
     with np.errstate(over="ignore", invalid="ignore"):
-        product_error = (largest @ chunk.magnitude).max() * len(largest) * np.finfo(np.float64).eps
-        exact_enough = product_error <= PRODUCT_TOLERANCE
+        magnitude = (largest @ chunk.magnitude).max() + np.abs(_finite(floor)).max()
+        exact_enough = magnitude * (len(largest) + 1) * np.finfo(np.float64).eps <= PRODUCT_TOLERANCE
         if exact_enough and not screen:
             return _dense(chunk, rows, block, floor)
         slack = (largest[rows.keep] @ chunk.screen_magnitude) * (len(rows.keep) + 4) * np.finfo(np.float32).eps
@@ -302,20 +301,31 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
         best = upper.argmax(1)
         found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)
         floor = np.maximum(floor, np.where(best == own, -np.inf, found))
-        survives = upper > (floor - rows.cut).astype(np.float32)[:, None] - np.float32(1e-3)
+        survives = upper > np.nextafter((floor - rows.cut).astype(np.float32), np.float32(-np.inf))[:, None]
         if exact_enough and np.count_nonzero(survives) > DENSE_SHARE * survives.size:
             return _dense(chunk, rows, block, floor)
-        row, column = np.nonzero(survives)
+        row, column = np.divmod(np.flatnonzero(survives), shape[1])
     values = chunk.evaluate(rows.z[block], row, column)
     reference = floor.copy()
     np.maximum.at(reference, row, values)
-    return _Tile(shape, reference, values, row, column)
+    return _Tile(shape, reference, np.exp(values - reference[row]), row, column)
 
 
 def _dense(chunk: _Chunk, rows: _Rows, block: slice, floor: Array) -> _Tile:
-    matrix = rows.features[block] @ chunk.weights
-    _leave_out(matrix, rows.own[block] - chunk.start)
-    return _Tile(matrix.shape, np.maximum(floor, matrix.max(1)), matrix)
+    """All terms of a tile by one product, the reference taken off inside it."""
+    own = rows.own[block] - chunk.start
+    if np.isfinite(floor).all():
+        matrix = np.concatenate([rows.features[block], -floor[:, None]], 1) @ chunk.weights
+        _leave_out(matrix, own)
+        with np.errstate(over="ignore"):
+            tile = _Tile(matrix.shape, floor, np.exp(matrix, out=matrix))
+        if np.isfinite(tile.row_sums()).all():
+            return tile
+    matrix = rows.features[block] @ chunk.weights[:-1]
+    _leave_out(matrix, own)
+    reference = np.maximum(floor, matrix.max(1))
+    matrix -= _finite(reference)[:, None]
+    return _Tile(matrix.shape, reference, np.exp(matrix, out=matrix))
 
 
 def _waves(
