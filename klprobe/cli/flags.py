@@ -39,8 +39,8 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
         name = token.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"unknown flag {name}: {hint}See {prog} --help.")
+            hint = f", did you mean {near[0]}?" if near else "."
+            raise InputError(f"unknown flag {name}{hint} See {prog} --help.")
     raise InputError(f"{_first_section(said)} See {prog} --help.")
 
 
