@@ -23,12 +23,30 @@ RADIUS_BINS = 60
 
 
 def check_posterior(posterior: Posterior) -> list[Check]:
-    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads."""
+    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads.
+
+    Raises:
+        InputError: NaN or infinity among them, or a standard deviation that is 0, negative or beyond a float64.
+    """
     if isinstance(posterior, SampleOnly):
+        _need_finite("samples", posterior.samples)
         return [_duplicates([posterior.samples])]
     if not isinstance(posterior, DiagonalGaussian):
         return []
+    _need_finite("mean", posterior.mean)
+    _need_finite(posterior.parametrization, posterior.spread)
     return [_duplicates([posterior.mean, posterior.spread]), *_spreads(posterior)]
+
+
+def _need_finite(name: str, tensor: torch.Tensor) -> None:
+    bad, first = 0, None
+    for start in range(0, len(tensor), ROWS_AT_ONCE):
+        where = (~torch.isfinite(tensor[start : start + ROWS_AT_ONCE])).nonzero()
+        if len(where) and first is None:
+            first = (int(where[0, 0]) + start, int(where[0, 1]))
+        bad += len(where)
+    if bad:
+        raise InputError(f"{name} holds {bad} values that are NaN or infinite, the first at index {first}.")
 
 
 def _duplicates(columns: list[torch.Tensor]) -> Check:

@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Distribution
 
 from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,12 @@ def linear_gaussian_encoder(
         std: Posterior standard deviation, below the smallest of `spread`.
         generator: Draws the rotation and the points.
         spread: Smallest and largest standard deviation of the population's q(z).
+
+    Raises:
+        InputError: `std` is not below the smallest of `spread`.
     """
+    if not 0 < std < min(spread):
+        raise InputError(f"The posterior std must lie between 0 and the smallest std of q(z), {min(spread)}; got {std}.")
     target = torch.linspace(*spread, dim, dtype=torch.float64)
     rotation, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
     x = torch.randn(num_points, dim, generator=generator, dtype=torch.float64)

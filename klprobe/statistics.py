@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 
@@ -108,7 +109,13 @@ def cross_fit(
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
     Reference: Glynn and Szechtman (2002), Some new perspectives on the method of control variates.
     """
-    fold = np.unique(points, return_inverse=True)[1] % FOLDS
+    with threadpool_limits(1, user_api="blas"):  # many small systems: threads would only wait for each other
+        return _cross_fit(targets, controls, between, np.unique(points, return_inverse=True)[1] % FOLDS, subsets)
+
+
+def _cross_fit(
+    targets: Array, controls: Array, between: Array, fold: NDArray[np.int64], subsets: Sequence[NDArray[np.int64]]
+) -> tuple[Adjusted, Regression]:
     scale = controls.std(0)
     scale = np.where(scale > 0, scale, 1.0)
     scaled, averaged = controls / scale, between / scale

@@ -63,3 +63,15 @@ def test_radius_densities_integrate_to_nearly_one():
     width = found.edges[1] - found.edges[0]
     for density in (found.posterior, found.prior):
         assert 0.99 < sum(density) * width <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_counted_and_located(value):
+    mean, logvar = gaussian()
+    mean[7, 2] = mean[9, 0] = value
+    with pytest.raises(InputError, match=r"mean holds 2 values .* \(7, 2\)"):
+        check_posterior(DiagonalGaussian(mean, logvar=logvar))
+    with pytest.raises(InputError, match="logvar holds 2"):
+        check_posterior(DiagonalGaussian(logvar, logvar=mean))
+    with pytest.raises(InputError, match="samples holds 2"):
+        check_posterior(SampleOnly(mean))
