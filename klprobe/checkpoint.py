@@ -10,10 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-import klprobe
 from klprobe import registry
 from klprobe.types import InputError
 
@@ -194,25 +190,3 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except (KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: the header's klprobe.settings is missing or no JSON ({error}).") from error
     return tensors, settings
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    return {"klprobe": klprobe.__version__, **{name: version(name) for name in ("torch", "numpy", "safetensors")}}
-
-
-@cache
-def commit() -> str | None:
-    """The commit of klprobe's own checkout, with `+changes` where the work tree differs; None when installed without one."""
-    home = Path(klprobe.__file__).resolve().parents[1]
-    try:
-        if Path(_git(home, "rev-parse", "--show-toplevel")) != home:
-            return None  # site-packages inside some other project's repository
-        return _git(home, "rev-parse", "HEAD") + ("+changes" if _git(home, "status", "--porcelain", "--", "klprobe") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from klprobe.types import InputError
 
@@ -41,7 +42,7 @@ def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int
         nn.Flatten(),
         nn.Linear(wide * 7 * 7, outputs),
     )
-    return network.to(memory_format=torch.channels_last)
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
 def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers: int = 2) -> nn.Sequential:
@@ -67,7 +68,7 @@ def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers
         *_hidden(nn.ConvTranspose2d(middle, narrow, 5, stride=1, padding=2, bias=False)),
         nn.ConvTranspose2d(narrow, shape[0], 5, stride=2, padding=2, output_padding=1),
     )
-    return network.to(memory_format=torch.channels_last)
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
 def _mlp(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequential:

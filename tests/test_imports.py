@@ -14,11 +14,11 @@ ROOT = pathlib.Path(klprobe.__file__).parent
 FOLDERS = ("encoders", "estimators", "trainers", "datasets", "metrics")
 LEVELS = (
     ("types",),
-    ("registry",),  # finds files by name when it is asked, and imports none of them itself
+    ("registry", "provenance"),  # the registry finds files by name when it is asked, and imports none of them itself
     ("distributions", "networks", "losses", "mixture", "statistics"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
-    ("marginals", "inspection", "provenance", "diagnosis", "report", "loading", "estimation", "experiments"),
+    ("marginals", "inspection", "diagnosis", "report", "loading", "estimation", "experiments"),
     ("cli",),
     ("__main__",),
 )
