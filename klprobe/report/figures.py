@@ -5,9 +5,12 @@ Drawn with matplotlib's object API: no window, no pyplot, and the reader's own m
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from klprobe.report import wording
 from klprobe.report.document import RadiusHistogram, Report, finite
@@ -27,7 +30,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
     "savefig.dpi": 150,
-    "svg.hashsalt": "klprobe",  # the same report gives the same bytes
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.hashsalt": "klprobe",  # names inside a drawing are not random
 }
 LABELLED_LATENTS = 40
 """Up to this many latents each bar carries its latent's index; more are one outline over the rank."""
@@ -35,13 +39,32 @@ LABELLED_LATENTS = 40
 Curve = Sequence[tuple[float, float]]
 
 
-class Plot(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Plot:
     """A figure, its file name without ending, a caption for those who see it and an alternative for those who do not."""
 
     name: str
     caption: str
     alt: str
     figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a picture."""
+        return self._render("png")
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as a drawing; the same report gives the same bytes."""
+        return self._render("svg", metadata={"Date": None})
+
+    def _render(self, kind: str, **settings: Any) -> bytes:
+        import matplotlib.style
+
+        file = io.BytesIO()
+        with matplotlib.style.context(["default", STYLE]):
+            self.figure.savefig(file, format=kind, **settings)
+        return file.getvalue()
 
 
 def draw(report: Report) -> tuple[Plot, ...]:
@@ -61,14 +84,6 @@ def draw(report: Report) -> tuple[Plot, ...]:
         if curves:
             plots.append(_losses(curves, Figure()))
     return tuple(plots)
-
-
-def save(plot: Plot, file: Any, kind: str) -> None:
-    """Write a figure into a binary file as `png` or `svg`; the same figure gives the same bytes."""
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", STYLE]):
-        plot.figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {})
 
 
 def _estimates(report: Report, figure: Figure) -> Plot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +10,6 @@ from klprobe.report import figures
 from klprobe.report.document import Report
 from klprobe.report.html import page
 from klprobe.types import InputError
-
-
-def check_writable(out: Path) -> None:
-    """Raise InputError unless `out` is, or could become, a folder to write in; writes nothing.
-
-    For asking before hours of work, not after.
-    """
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise InputError(f"Cannot write the report into {out}: {nearest} is a file. Give --out a folder.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"Cannot write the report into {out}: no permission to write in {nearest}. Give --out another folder.")
 
 
 def save(report: Report, out: Path) -> list[Path]:
@@ -35,7 +22,6 @@ def save(report: Report, out: Path) -> list[Path]:
     Raises:
         InputError: `out` cannot be written to; the message names it and the reason.
     """
-    check_writable(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         return [_write(out / name, content) for name, content in _contents(report)]
@@ -48,10 +34,8 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     yield "report.csv", report.to_pandas().to_csv(index=False, lineterminator="\n").encode()
     plots = figures.draw(report)
     for plot in plots:
-        for kind in ("png", "svg"):
-            file = io.BytesIO()
-            figures.save(plot, file, kind)
-            yield f"{plot.name}.{kind}", file.getvalue()
+        yield f"{plot.name}.png", plot.png
+        yield f"{plot.name}.svg", plot.svg
     yield "report.html", page(report, plots).encode()
 
 

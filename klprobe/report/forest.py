@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 """Of Okabe and Ito's palette for all kinds of colour vision."""
 COLOUR = {"population": ORANGE, "empirical": BLUE}
 MARKER: dict[Bound, str] = {"exact": "o", "lower": ">", "upper": "<", "none": "x"}
@@ -139,8 +139,8 @@ def _draw_row(axes: Axes, y: int, row: Row, scale: Scale) -> None:
     if row.bound is None or not finite(row.value):
         return
     if not scale.left <= row.value <= scale.right:
-        x, arrow = (0.02, "$\\leftarrow$") if row.value < scale.left else (0.98, "$\\rightarrow$")
-        axes.plot(x, y, marker=arrow, markersize=11, color=row.colour, transform=beside)
+        x, arrow = (0.02, "\N{LEFTWARDS ARROW}") if row.value < scale.left else (0.98, "\N{RIGHTWARDS ARROW}")
+        axes.text(x, y, arrow, transform=beside, ha="center", va="center_baseline", color=row.colour, fontsize=14)
         return
     error = ERRORS_SHOWN * row.std_error if finite(row.std_error) else 0.0
     axes.errorbar(row.value, y, xerr=error, fmt=MARKER[row.bound], color=row.colour, markersize=5, capsize=2.5, elinewidth=1.3)
@@ -168,12 +168,7 @@ def _legend(figure: Figure, report: Report, rows: list[Row]) -> None:
     entries: list[Line2D | Patch] = [
         Line2D([], [], marker=MARKER[bound], linestyle="", color="black", label=MARKER_MEANING[bound]) for bound in used
     ]
-    entries.append(
-        Patch(
-            facecolor=GREY,
-            alpha=0.3,
-            label="bracket" + (" (paler: its 95 % interval)" if any(b.interval for b in report.brackets.values()) else ""),
-        )
-    )
+    paler = " (paler: its 95 % interval)" if any(b.interval for b in report.brackets.values()) else ""
+    entries.append(Patch(facecolor=GREY, alpha=0.3, label=f"bracket{paler}"))
     entries.append(Line2D([], [], marker="|", color="black", label=f"error bar: {ERRORS_SHOWN} standard errors each way"))
     figure.legend(handles=entries, loc="outside lower left", ncols=3, fontsize="small")

@@ -6,10 +6,9 @@ Everything is inside the page: it asks for nothing from anywhere, and its conten
 from __future__ import annotations
 
 import base64
-import io
 import json
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klprobe.report import figures, wording
 from klprobe.report.document import Report
@@ -30,24 +29,25 @@ def page(report: Report, plots: Sequence[figures.Plot] | None = None) -> str:
     return _render("page.html.jinja", report, figures.draw(report) if plots is None else plots)
 
 
-def fragment(report: Report) -> str:
-    """Answer, estimates and failures for a notebook's output cell, with the first figure folded."""
-    return _render("fragment.html.jinja", report, figures.draw(report)[:1])
+def fragment(report: Report, plots: Sequence[figures.Plot] | None = None) -> str:
+    """Answer, estimates and failures for a notebook's output cell, with the first figure folded; arguments as `page`."""
+    return _render("fragment.html.jinja", report, figures.draw(report)[:1] if plots is None else plots[:1])
 
 
 def _render(template: str, report: Report, plots: Sequence[figures.Plot]) -> str:
-    provenance = report.to_dict()["provenance"]
+    document = report.to_dict()
     return (
         _environment()
         .get_template(template)
         .render(
             report=report,
             wording=wording,
-            plots=[{"caption": p.caption, "alt": p.alt, "image": _image(p)} for p in plots],
+            plots=[{"caption": p.caption, "alt": p.alt, "image": _data_address("image/svg+xml", p.svg)} for p in plots],
             bounds=_unique([e.bound for e in report.estimates]),
             quantities=_unique([e.quantity for e in report.estimates if e.quantity in wording.QUANTITY_MEANING]),
             checks=sorted(report.checks, key=lambda check: (check.passed, check.severity)),
-            provenance=json.dumps(provenance, indent=2, allow_nan=False, ensure_ascii=False),
+            learned=_learned(document["estimates"]),
+            provenance=_pretty(document["provenance"]),
             document=_data_address("application/json", report.to_json().encode()),
         )
     )
@@ -66,14 +66,21 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _image(plot: figures.Plot) -> str:
-    file = io.BytesIO()
-    figures.save(plot, file, "svg")
-    return _data_address("image/svg+xml", file.getvalue())
-
-
 def _data_address(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _learned(estimates: list[dict[str, Any]]) -> dict[str, str]:
+    """By method: what it recorded of itself, without the curves that a figure shows."""
+    found: dict[str, dict[str, Any]] = {}
+    for estimate in estimates:
+        details = {name: value for name, value in estimate["details"].items() if name != "curves"}
+        found.setdefault(estimate["method"], {}).update(details)
+    return {method: _pretty(details) for method, details in found.items() if details}
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _unique(items: list[str]) -> list[str]:

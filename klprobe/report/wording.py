@@ -6,7 +6,6 @@ Terminal, page and figures all take their words from here, so that they cannot t
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 from klprobe.report.document import Report, finite
@@ -33,10 +32,15 @@ QUANTITY_MEANING = {
 }
 VERDICT_MEANING: dict[Verdict, str] = {
     "resolved": "the brackets answer the question",
-    "floor-limited": "too few data points to tell: log N decides, not the model",
+    "floor-limited": "these points and methods cannot settle it",
     "methods-disagree": "a lower bound lies above an upper bound, so at least one method is wrong",
     "impossible": "something that must hold does not: do not use these numbers",
 }
+
+
+PLAIN = str.maketrans(
+    {"±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "·": "*", "‖": "||", "…": "...", "—": "-", "\N{EN DASH}": "-"}
+)
 
 
 class Number(NamedTuple):
@@ -75,7 +79,9 @@ def quantity(q: Quantity) -> str:
     """`19.04 ± 0.02`, or `not known (why)`."""
     if finite(q.value):
         return str(number(q.value, q.std_error))
-    return f"not known ({q.reason})" if q.reason else str(number(q.value)) if q.value is not None else "not known"
+    if q.value is not None:
+        return number(q.value).value
+    return f"not known ({q.reason})" if q.reason else "not known"
 
 
 def meaning(report: Report, target: Target) -> str:
@@ -138,7 +144,7 @@ def sides(report: Report, target: Target) -> str:
 
 def _side(name: str, side: Side) -> str:
     if finite(side.value):
-        return f"{name} {number(side.value, side.std_error)} ({side.method})"
+        return f"{name} {number(side.value, side.std_error)} by {side.method}"
     return f"no {name} bound" + (f" ({side.reason})" if side.reason else "")
 
 
@@ -151,8 +157,12 @@ def interval(bracket: Bracket) -> str:
 def sets_bracket(report: Report, estimate: Estimate) -> bool:
     """Whether this estimate is an end of its target's bracket."""
     bracket = report.brackets.get(estimate.target)
-    ends = [(side.method, side.value) for side in (bracket.lower, bracket.upper)] if bracket else []
-    return (estimate.method, estimate.value) in ends and estimate.bound != "none"
+    return bracket is not None and any(
+        (side.value, side.std_error) == (estimate.value, estimate.std_error)
+        and estimate.bound in ("exact", name)
+        and str(side.method).startswith(estimate.method)
+        for name, side in (("lower", bracket.lower), ("upper", bracket.upper))
+    )
 
 
 def identity(report: Report) -> str:
@@ -169,11 +179,13 @@ def identity(report: Report) -> str:
 def source(report: Report) -> str:
     """What was looked at: input, N and D, split."""
     given = report.provenance
-    parts = [str(given[key]) for key in ("input", "checkpoint") if given.get(key)][:1]
+    parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
-    split = given.get("split", "unknown")
+    split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
     if split != "unknown":
-        parts.append(f"split {split}" + (", which the encoder was trained on" if split == given.get("trained_on") else ""))
+        parts.append(f"split {split}")
+    if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
+        parts.append("with points the encoder was trained on")
     return ", ".join(parts)
 
 
@@ -192,16 +204,14 @@ def decomposition(report: Report) -> dict[str, str]:
 
 def missing(report: Report) -> dict[str, list[tuple[str, str]]]:
     """What is not there, and why: (name, reason) of estimates that are not finite, and of methods that gave none."""
-    not_finite = [e for e in report.estimates if not finite(e.value)]
-    why = [str(e.details.get("reason", f"the value is {number(e.value).value}")) for e in not_finite]
-    return {
-        "Not finite": [(f"{e.method} {e.quantity}", reason) for e, reason in zip(not_finite, why, strict=True)],
-        "Not done": [(method.method, method.reason) for method in report.not_done],
-    }
+    not_finite = [
+        (f"{e.method} {e.quantity}", str(e.details.get("reason", f"the value is {number(e.value).value}")))
+        for e in report.estimates
+        if not finite(e.value)
+    ]
+    return {"Not finite": not_finite, "Not done": [(m.method, m.reason) for m in report.not_done]}
 
 
 def ascii_only(text: str) -> str:
     """The text for a stream that cannot show more than ASCII."""
-    for symbol, plain in (("±", "+-"), ("≤", "<="), ("≥", ">="), ("·", "*"), ("‖", "||"), ("≈", "~"), ("…", "...")):
-        text = text.replace(symbol, plain)
-    return re.sub(r"[\u2010-\u2015]", "-", text).encode("ascii", "replace").decode()
+    return text.translate(PLAIN).encode("ascii", "replace").decode()

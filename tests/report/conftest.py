@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from klprobe.report.document import NotDone, RadiusHistogram, Report
+from klprobe.report.figures import draw
 from klprobe.types import Bracket, Check, Estimate, Quantity, Side
 
 INF, NAN = math.inf, math.nan
@@ -20,7 +22,7 @@ def curves(steps, start, end, best):
     rise = np.maximum(0, at - best) / steps * 0.4
     train = [[int(s), float(v)] for s, v in zip(at, fall, strict=True)]
     held_out = [[int(s), float(v)] for s, v in zip(at[::4], (fall + 0.05 + rise)[::4], strict=True)]
-    return {"curves": {"train": train, "validation": held_out}, "best_step": best}
+    return {"curves": {"train": train, "validation": held_out}, "chosen_step": best}
 
 
 def radii(dim):
@@ -30,14 +32,14 @@ def radii(dim):
 
 
 def side(e):
-    return Side(e.value, e.std_error, e.method)
+    return Side(e.value, e.std_error, e.method if e.quantity == "kl" else f"{e.method} ({e.quantity})")
 
 
 def bounds(average, average_error, log_n):
     return [
-        Estimate("closed-form", "empirical", "lower", average - log_n, average_error, "average-kl-minus-log-n"),
-        Estimate("closed-form", "empirical", "upper", average, average_error, "average-kl-bound"),
-        Estimate("closed-form", "population", "upper", average, 2 * average_error, "average-kl-bound"),
+        Estimate("closed-form", "empirical", "upper", average, 0.0),
+        Estimate("closed-form", "empirical", "lower", average - log_n, 0.0),
+        Estimate("closed-form", "population", "upper", average, average_error),
     ]
 
 
@@ -66,7 +68,7 @@ def full(name, dim, average, information, kl, kl_error, loo, gmm, maf, lstm, ver
     ]
     lower = max((e for e in estimates if e.target == "population" and e.bound == "lower"), key=lambda e: e.value)
     exact = estimates[3]
-    sizes = np.exp(-0.35 * np.arange(dim)) * kl / 3.2
+    sizes = np.exp(-0.35 * np.arange(dim)) * kl / 4
     order = np.random.default_rng(0).permutation(dim)
     return Report(
         latent_dim=dim,
@@ -294,12 +296,24 @@ CASES = {
 
 
 @pytest.fixture(params=CASES)
-def any_report(request) -> Report:
+def name(request) -> str:
     """Every kind of report in turn."""
-    return CASES[request.param]()
+    return request.param
+
+
+@pytest.fixture
+def any_report(name) -> Report:
+    """The report of that kind."""
+    return CASES[name]()
 
 
 @pytest.fixture
 def report_of():
     """A kind of report by name."""
     return lambda name: CASES[name]()
+
+
+@pytest.fixture(scope="session")
+def plots_of():
+    """Its figures, drawn once."""
+    return cache(lambda name: draw(CASES[name]()))
