@@ -23,6 +23,8 @@ from klprobe import registry
 from klprobe.types import InputError
 
 KIND = "checkpoint"
+NEEDED = ("system", "settings", "dataset", "split", "input_shape", "steps")
+"""Settings without which a checkpoint cannot be used."""
 NOT_COMPARED = ("steps", "versions", "commit")
 """Settings that may differ between the two halves of a resumed run."""
 
@@ -189,4 +191,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         settings = json.loads(header["klprobe.settings"])
     except (KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: the header's klprobe.settings is missing or no JSON ({error}).") from error
+    missing = [key for key in NEEDED if key not in settings] if isinstance(settings, dict) else list(NEEDED)
+    if missing:
+        raise InputError(f"{path}: the header's klprobe.settings lacks {', '.join(missing)}.")
     return tensors, settings

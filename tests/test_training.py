@@ -347,6 +347,9 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     for changed in ({"system": 3}, {"settings": {"nonsense": 1}}, {"input_shape": [4]}):
         with pytest.raises(InputError, match="does not fit this version"):
             load_checkpoint(write(tmp_path / "b.safetensors", settings | changed, **tensors))
+    for lacking in ({k: v for k, v in settings.items() if k != "split"}, ["split"]):
+        with pytest.raises(InputError, match=r"settings lacks .*split"):
+            load_checkpoint(write(tmp_path / "e.safetensors", lacking, **tensors))
     checkpoint.save_file({"mean": torch.zeros(2, 2)}, tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="no checkpoint of klprobe"):
         load_checkpoint(tmp_path / "c.safetensors")
