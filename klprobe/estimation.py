@@ -18,7 +18,17 @@ from klprobe.inspection import active_units, check_posterior, radius_histogram
 from klprobe.marginals import dimensionwise_kl
 from klprobe.provenance import commit, versions
 from klprobe.report.document import NotDone, Report
-from klprobe.types import NOT_A_KL, Check, Estimate, Estimator, InputError, Posterior, Progress, no_progress
+from klprobe.types import (
+    NOT_A_KL,
+    Check,
+    Estimate,
+    Estimator,
+    InputError,
+    InterruptedEstimate,
+    Posterior,
+    Progress,
+    no_progress,
+)
 
 FIRST = ("closed-form", "monte-carlo")
 """Run before the others: exact, quick, and what a run that is stopped early should have."""
@@ -136,9 +146,13 @@ def _run(
             continue
         try:
             estimates += estimator.estimate(posterior, prior, generator=_generator(seed, name), progress=progress(name))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             interrupted = True
-            not_done.append(NotDone(name, INTERRUPTED))
+            some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
+            estimates += some
+            not_done.append(
+                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else INTERRUPTED)
+            )
         except InputError as error:
             not_done.append(NotDone(name, str(error)))
         except Exception as error:  # one method's fault must not cost the others' results

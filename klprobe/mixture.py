@@ -15,6 +15,7 @@ A latent's own component is kept apart, so that the leave-one-out density is fre
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from klprobe import parallel
 from klprobe.distributions import LOG_2PI, DiagonalGaussian
 from klprobe.types import CapabilityError, Posterior, Progress, no_progress
 
@@ -78,7 +80,7 @@ def log_sum_others(
             part.total[:] = np.exp(matrix - _finite(part.reference)[:, None]).sum(1)
             sums.reference[block], sums.total[block] = _LogSums(sums.reference[block], sums.total[block]).plus(part)
             progress(start, posterior.num_points)
-        return torch.from_numpy(sums.log())
+        return torch.from_numpy(_over_processes(sums).log())
 
     def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[_LogSums, int]:
         reference, total, dense = floor.copy(), np.zeros(len(floor)), 0
@@ -94,7 +96,7 @@ def log_sum_others(
         for part in parts:
             sums.reference[:], sums.total[:] = sums.plus(part)
         progress(done, posterior.num_points)
-    return torch.from_numpy(sums.log())
+    return torch.from_numpy(_over_processes(sums).log())
 
 
 def shares(
@@ -121,7 +123,7 @@ def shares(
             span = slice(start, start + weights.shape[1])
             first[span] += weights.sum(0)
             second[span] += (weights**2).sum(0)
-        return torch.from_numpy(first), torch.from_numpy(second)
+        return parallel.add_up(torch.from_numpy(first)), parallel.add_up(torch.from_numpy(second))
 
     def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
         dense = 0
@@ -136,7 +138,7 @@ def shares(
 
     for _ in _waves(posterior, z, left_out, visit, level, threads):
         pass
-    return torch.from_numpy(first), torch.from_numpy(second)
+    return parallel.add_up(torch.from_numpy(first)), parallel.add_up(torch.from_numpy(second))
 
 
 def _need_density(posterior: Posterior) -> None:
@@ -163,11 +165,23 @@ class _LogSums(NamedTuple):
             return self.reference + np.log(self.total)
 
 
+def _over_processes(sums: _LogSums) -> _LogSums:
+    """The sums over every process's share of the posteriors."""
+    parts = parallel.gather(torch.from_numpy(np.stack(sums)))
+    return functools.reduce(_LogSums.plus, (_LogSums(*part.numpy()) for part in parts))
+
+
+def _our_share(num_points: int, columns: int) -> range:
+    """First columns of the chunks that this process visits."""
+    rank, size = parallel.rank_and_size()
+    return range(rank * columns, num_points, size * columns)
+
+
 def _matrices(posterior: Posterior, z: torch.Tensor, own: Index) -> Iterable[tuple[int, slice, Array]]:
     """(first column, rows, log q(z_i|x_n)) tiles of any posterior, the left-out component at -inf."""
     columns = min(1024, posterior.num_points)
     height = max(1, (1 << 21) // (columns * posterior.dim))
-    for start in range(0, posterior.num_points, columns):
+    for start in _our_share(posterior.num_points, columns):
         indices = torch.arange(start, min(start + columns, posterior.num_points))
         for top in range(0, len(z), height):
             block = slice(top, min(top + height, len(z)))
@@ -342,7 +356,7 @@ def _waves(
     """
     rows = _Rows(q, z, own)
     tiles = len(list(rows.blocks()))
-    starts, screen = range(0, q.num_points, COLUMNS), True
+    starts, screen = _our_share(q.num_points, COLUMNS), True
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for first in range(0, len(starts), WAVE):
             wave, level = starts[first : first + WAVE], floor.copy()

@@ -68,6 +68,14 @@ NOT_A_KL = frozenset({"mutual-information", "average-kl"})
 """Quantities that an estimator may report beside the KL and that never enter a bracket."""
 
 
+class InterruptedEstimate(KeyboardInterrupt):
+    """Ctrl-C in the middle of a method that can say something already: `estimates` is what it has."""
+
+    def __init__(self, estimates: tuple[Estimate, ...]) -> None:
+        super().__init__("the run was interrupted")
+        self.estimates = estimates
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
     """Something that must hold of any correct result, whether it did, and what to do when it did not."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from klprobe.statistics import cross_fit, point_mean, visits
+from klprobe.statistics import point_mean, visits
 
 
 def test_every_point_is_visited_once_and_any_prefix_holds_repeats():
@@ -31,25 +31,3 @@ def test_the_variance_of_a_point_mean_is_honest_for_the_points_at_hand_and_for_t
     for scores in (at_hand, population):
         assert abs(np.mean(scores)) < 4 / math.sqrt(runs)
         assert 0.7 < np.var(scores) < 1.35
-
-
-def test_control_variates_keep_the_mean_and_take_their_part_of_the_variance():
-    rng = np.random.default_rng(2)
-    values, runs = [], 200
-    subsets = [np.arange(0), np.arange(4)]
-    for _ in range(runs):
-        controls = rng.normal(size=(120, 4))
-        target = 3.0 + controls @ [2.0, 0.0, -1.0, 0.5] + 0.3 * rng.normal(size=120)
-        adjusted, _ = cross_fit(target[:, None], controls, np.zeros_like(controls), np.arange(120), subsets)
-        values.append((adjusted.residuals.mean(), adjusted.residuals.std() / math.sqrt(120)))
-    means, errors = np.array(values).T
-    assert abs(means.mean() - 3.0) < 4 * means.std() / math.sqrt(runs)
-    assert errors.mean() < 0.2 * math.sqrt(5.34 / 120)
-    assert 0.8 < means.std() / errors.mean() < 1.25
-
-
-def test_useless_control_variates_are_left_out():
-    rng = np.random.default_rng(3)
-    target, controls = rng.normal(size=(60, 1)), rng.normal(size=(60, 40))
-    adjusted, _ = cross_fit(target, controls, controls * 0, np.arange(60), [np.arange(0), np.arange(40)])
-    assert adjusted.residuals.std() <= target.std() * (1 + 1e-12)

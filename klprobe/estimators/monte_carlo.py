@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, conditional_kl, diagonal_normal
+from klprobe.control_variates import Adjusted, GaussianControls, Regression, cross_fit
+from klprobe.distributions import as_posterior, check_prior, conditional_kl
 from klprobe.mixture import log_sum_others, shares
-from klprobe.statistics import Adjusted, PointMean, Regression, cross_fit, point_mean, visits
-from klprobe.types import Bound, Estimate, InputError, Posterior, Progress, Target, no_progress
+from klprobe.partial import Keeper
+from klprobe.statistics import PointMean, point_mean, visits
+from klprobe.types import Bound, Estimate, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
 __all__ = ["MonteCarlo"]
 
@@ -43,6 +47,10 @@ class MonteCarlo:
     """Where `tolerance` gives up (DMVI section 4.1 draws 10^6)."""
     control_variates: bool = True
     """Regress on functions of z whose mean under q_N is known exactly."""
+    partial: Path | None = None
+    """File that the draws are kept in, every minute and at Ctrl-C, until the method is done."""
+    resume: bool = False
+    """Go on from the draws in `partial`, if there are any; the result is the same to the bit."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
 
@@ -68,16 +76,32 @@ class MonteCarlo:
         q = as_posterior(posterior)
         check_prior(q, prior)
         draws = _Draws(q, prior, generator, self.control_variates)
-        goal = self.num_samples
+        keeper = Keeper(self.partial, {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "prior": str(prior)})
+        if self.resume:
+            draws.restore(keeper.load())
+        try:
+            self._draw(draws, keeper, progress)
+        except KeyboardInterrupt as stop:
+            keeper.save(draws.state)
+            if len(draws.points) < 4:
+                raise
+            raise InterruptedEstimate(self._report(draws, time.perf_counter() - started)) from stop
+        estimates = self._report(draws, time.perf_counter() - started)
+        keeper.discard()
+        return estimates
+
+    def _draw(self, draws: _Draws, keeper: Keeper, progress: Progress) -> None:
+        """Draw `num_samples` times, and on until the tolerance is met."""
+        goal = max(self.num_samples, len(draws.points))
         while True:
-            draws.extend(goal, progress)
+            while len(draws.points) < goal:
+                draws.extend(goal, progress)
+                keeper.save_now_and_then(draws.state)
             error = math.sqrt(draws.mean(KL).conditional_variance)
             if self.tolerance is None or error <= self.tolerance or goal >= self.max_samples:
-                break
+                return
             needed = goal * (error / self.tolerance) ** 2 * 1.05
             goal = int(min(self.max_samples, max(needed, goal + BATCH), 4 * goal))
-        seconds = time.perf_counter() - started
-        return self._report(draws, seconds)
 
     def _report(self, draws: _Draws, seconds: float) -> tuple[Estimate, ...]:
         n = draws.q.num_points
@@ -103,7 +127,7 @@ class _Draws:
 
     def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool) -> None:
         self.q, self.prior, self.generator = q, prior, generator
-        self.controls = _Controls.of(q, prior) if control else None
+        self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
         self.regression: Regression | None = None
         self.pending = torch.empty(0, dtype=torch.int64)
@@ -113,12 +137,53 @@ class _Draws:
         self.first: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def extend(self, goal: int, progress: Progress) -> None:
-        """Draw until there are `goal` draws."""
-        while len(self.points) < goal:
-            done, size = len(self.points), min(BATCH, goal - len(self.points))
-            self._batch(size, _part_of(progress, done, size, goal, f"{self.mean(KL).value:.3f} nats" if done else ""))
+        """Draw one batch more towards `goal` draws."""
+        done, size, note = len(self.points), min(BATCH, goal - len(self.points)), ""
+        if done:
+            mean = self.mean(KL)
+            note = f"{mean.value:.4g} ± {math.sqrt(mean.conditional_variance):.2g} nats"
+        self._batch(size, _part_of(progress, done, size, goal, note))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that another process needs to go on as if nothing had happened."""
+        kept: dict[str, Any] = {
+            "points": self.points,
+            "raw": self.raw,
+            "residuals": self.adjusted.residuals,
+            "between": self.adjusted.between,
+            "pending": self.pending,
+            "generator": self.generator.get_state(),
+        }
+        if self.regression is not None:
+            kept |= {"coefficients": self.regression.coefficients, "chosen": self.regression.chosen}
+        if self.first is not None:
+            kept |= dict(zip(("first_z", "first_points", "first_others"), self.first, strict=True))
+        return kept
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Take up where `state` was taken; nothing kept means a fresh start."""
+        if not kept:
+            return
+        self.points, self.raw = kept["points"], kept["raw"]
+        self.adjusted = Adjusted(kept["residuals"], kept["between"])
+        self.pending = torch.from_numpy(kept["pending"])
+        self.generator.set_state(torch.from_numpy(kept["generator"]))
+        if "chosen" in kept:
+            self.regression = Regression(kept["coefficients"], kept["chosen"])
+        if "first_z" in kept:
+            z, points, others = (torch.from_numpy(kept[f"first_{k}"]) for k in ("z", "points", "others"))
+            self.first = z, points, others
 
     def _batch(self, size: int, progress: Progress) -> None:
+        before = self.generator.get_state(), self.pending
+        try:
+            self._evaluate(size, progress)
+        except KeyboardInterrupt:  # as if this batch had not begun
+            self.generator.set_state(before[0])
+            self.pending = before[1]
+            raise
+
+    def _evaluate(self, size: int, progress: Progress) -> None:
         while len(self.pending) < size:
             self.pending = torch.cat([self.pending, visits(self.q.num_points, self.generator)])
         points, self.pending = self.pending[:size], self.pending[size:]
@@ -195,61 +260,3 @@ class _Draws:
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:
     """Report a batch's share of posteriors visited as draws done."""
     return lambda columns, total, _="": progress(done + size * columns / total, goal, note)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Controls:
-    """Functions of a draw (n, z) of a diagonal Gaussian whose mean under q_N is exactly zero.
-
-    Within a point: z, z^2, log q(z|x_n) and log p(z), less their means under q(z|x_n). Between points: those means,
-    and log std, less their means over the N points.
-    """
-
-    q: DiagonalGaussian
-    prior: tuple[torch.Tensor, torch.Tensor] | None
-    centre: torch.Tensor
-    between: torch.Tensor
-
-    @staticmethod
-    def of(q: Posterior, prior: Distribution) -> _Controls | None:
-        """The controls of a posterior, or None where they have no closed form."""
-        if not isinstance(q, DiagonalGaussian):
-            return None
-        normal = diagonal_normal(prior)
-        prior_moments = (normal[0].double(), normal[1].double()) if normal else None
-        centre = torch.stack([mean.sum(0) for mean, _ in q.blocks()]).sum(0) / q.num_points
-        controls = _Controls(q, prior_moments, centre, torch.zeros(()))
-        sums = torch.stack([controls._of_point(mean, std).sum(0) for mean, std in q.blocks()]).sum(0)
-        return dataclasses.replace(controls, between=sums / q.num_points)
-
-    def _of_point(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-        shifted, log_std = mean - self.centre, std.log()
-        second = shifted.square() + std.square()
-        columns = [log_std.sum(1, keepdim=True), shifted, second, log_std]
-        if self.prior is not None:
-            p_mean, p_std = self.prior
-            columns.insert(1, (((mean - p_mean).square() + std.square()) / p_std.square()).sum(1, keepdim=True))
-        return torch.cat(columns, 1)
-
-    def at(self, z: torch.Tensor, points: torch.Tensor) -> tuple[Array, Array]:
-        """Controls of draws, and their means over all draws of the point; both of shape (m, c)."""
-        mean, std = self.q.rows(points)
-        noise = z - mean
-        within = [(noise / std).square().sum(1, keepdim=True) - self.q.dim]
-        if self.prior is not None:
-            p_mean, p_std = self.prior
-            within.append(((noise.square() - std.square() + 2 * noise * (mean - p_mean)) / p_std.square()).sum(1, keepdim=True))
-        within += [noise, noise.square() - std.square() + 2 * noise * (mean - self.centre)]
-        columns = torch.cat(within, 1)
-        between = torch.cat([torch.zeros_like(columns), self._of_point(mean, std) - self.between], 1)
-        controls = between.clone()
-        controls[:, : columns.shape[1]] = columns
-        return controls.cpu().numpy(), between.cpu().numpy()
-
-    @property
-    def subsets(self) -> list[NDArray[np.int64]]:
-        """Columns to choose among: none, the densities alone, all."""
-        scalars = 1 if self.prior is None else 2
-        width = scalars + 2 * self.q.dim
-        densities = np.r_[0:scalars, width : width + scalars]
-        return [densities[:0], densities, np.arange(width + scalars + 3 * self.q.dim)]

@@ -1,0 +1,59 @@
+"""Several processes working as one: which share of the posteriors is ours, and sums over all shares.
+
+Every process draws the same latents from the same seed and visits its own share of the posteriors; sums are combined
+in the order of the ranks, so that all processes hold the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+
+def start(device: str) -> bool:
+    """Join the processes that torchrun started, if it did; True when there are several.
+
+    Args:
+        device: `cuda` talks through nccl, anything else through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return False
+    if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return True
+
+
+def stop() -> None:
+    """Leave the other processes, if there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The tensor of every process, in the order of their ranks; all must have the same shape."""
+    _, size = rank_and_size()
+    if size == 1:
+        return [tensor]
+    home = tensor.device
+    local = tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()
+    parts = [torch.empty_like(local) for _ in range(size)]
+    dist.all_gather(parts, local.contiguous())
+    return [part.to(home) for part in parts]
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes."""
+    parts = gather(tensor)
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)

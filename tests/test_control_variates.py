@@ -1,0 +1,40 @@
+import math
+
+import numpy as np
+import torch
+
+from klprobe.control_variates import GaussianControls, cross_fit
+from klprobe.distributions import DiagonalGaussian, standard_normal
+
+
+def test_control_variates_keep_the_mean_and_take_their_part_of_the_variance():
+    rng = np.random.default_rng(2)
+    values, runs = [], 200
+    subsets = [np.arange(0), np.arange(4)]
+    for _ in range(runs):
+        controls = rng.normal(size=(120, 4))
+        target = 3.0 + controls @ [2.0, 0.0, -1.0, 0.5] + 0.3 * rng.normal(size=120)
+        adjusted, _ = cross_fit(target[:, None], controls, np.zeros_like(controls), np.arange(120), subsets)
+        values.append((adjusted.residuals.mean(), adjusted.residuals.std() / math.sqrt(120)))
+    means, errors = np.array(values).T
+    assert abs(means.mean() - 3.0) < 4 * means.std() / math.sqrt(runs)
+    assert errors.mean() < 0.2 * math.sqrt(5.34 / 120)
+    assert 0.8 < means.std() / errors.mean() < 1.25
+
+
+def test_useless_control_variates_are_left_out():
+    rng = np.random.default_rng(3)
+    target, controls = rng.normal(size=(60, 1)), rng.normal(size=(60, 40))
+    adjusted, _ = cross_fit(target, controls, controls * 0, np.arange(60), [np.arange(0), np.arange(40)])
+    assert adjusted.residuals.std() <= target.std() * (1 + 1e-12)
+
+
+def test_every_control_of_a_gaussian_posterior_has_mean_zero_within_four_errors():
+    g = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(40, 3, generator=g).double() * 2 + 5, torch.rand(40, 3, generator=g).double() + 0.05
+    q = DiagonalGaussian(mean, std=std)
+    points = torch.arange(40).repeat(500)
+    controls, between = GaussianControls.of(q, standard_normal(3)).at(q.sample_at(points, g), points)
+    error = (controls - between).std(0) / math.sqrt(len(points)) + 1e-12
+    assert (np.abs(controls.mean(0)) <= 4.5 * error).all()
+    assert np.abs(between.mean(0)).max() < 1e-9

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from klprobe.estimators import monte_carlo
+from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.partial import Keeper
+from klprobe.problems import linear_gaussian_encoder
+from klprobe.types import InputError, InterruptedEstimate, no_progress
+
+
+@pytest.fixture
+def problem():
+    return linear_gaussian_encoder(3, 200, 0.4, generator=torch.Generator().manual_seed(0))
+
+
+def run(problem, seed=1, progress=None, **settings):
+    extra = {} if progress is None else {"progress": progress}
+    return MonteCarlo(**settings).estimate(
+        problem.posterior, problem.prior, generator=torch.Generator().manual_seed(seed), **extra
+    )
+
+
+def stop_after(draws):
+    def progress(done, total, note=""):
+        if done > draws:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("stop", [50, 150, 330])
+def test_an_interrupted_run_resumes_to_the_bits_of_an_uninterrupted_one(problem, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(monte_carlo, "BATCH", 100)
+    file = tmp_path / "draws.npz"
+    whole = run(problem, num_samples=450)
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, num_samples=450, partial=file, progress=stop_after(stop))
+    assert file.exists()
+    resumed = run(problem, num_samples=450, partial=file, resume=True)
+    assert [(e.value, e.std_error) for e in resumed] == [(e.value, e.std_error) for e in whole]
+    assert not file.exists()
+
+
+def test_an_interrupted_run_reports_the_draws_it_has(problem, monkeypatch):
+    monkeypatch.setattr(monte_carlo, "BATCH", 100)
+    with pytest.raises(InterruptedEstimate) as stopped:
+        run(problem, num_samples=450, progress=stop_after(250))
+    assert {e.num_samples for e in stopped.value.estimates} == {200}
+    assert stopped.value.estimates[0].value == run(problem, num_samples=200)[0].value
+
+
+def test_work_is_kept_every_minute_and_not_more_often(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("klprobe.partial.time.monotonic", lambda: clock[0])
+    keeper, written = Keeper(tmp_path / "kept.npz", {}), []
+    for second in range(0, 200, 10):
+        clock[0] = second
+        keeper.save_now_and_then(lambda: {"x": written.append(clock[0]) or np.zeros(1)})
+    assert written == [60, 120, 180]
+
+
+def test_another_runs_work_is_refused_with_what_differs(problem, tmp_path):
+    file = tmp_path / "draws.npz"
+    keeper = Keeper(file, {"seed": 1, "N": 200})
+    keeper.save(lambda: {"x": np.zeros(2)})
+    with pytest.raises(InputError, match="seed was 1 and is 2"):
+        Keeper(file, {"seed": 2, "N": 200}).load()
+    file.write_bytes(b"not an archive")
+    with pytest.raises(InputError, match="cannot be resumed"):
+        keeper.load()
+
+
+def test_without_a_file_there_is_nothing_to_resume(problem, tmp_path):
+    fresh = run(problem, num_samples=100, partial=tmp_path / "none.npz", resume=True)
+    assert fresh[0].value == run(problem, num_samples=100)[0].value
