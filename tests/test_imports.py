@@ -14,8 +14,8 @@ ROOT = pathlib.Path(klprobe.__file__).parent
 FOLDERS = ("encoders", "estimators", "trainers", "datasets", "metrics")
 LEVELS = (
     ("types",),
-    ("registry", "provenance"),  # the registry finds files by name when it is asked, and imports none of them itself
-    ("distributions", "networks", "losses", "mixture", "statistics"),
+    ("registry", "provenance", "parallel", "partial"),  # the registry finds files by name when it is asked, and imports none of them itself
+    ("distributions", "networks", "losses", "mixture", "statistics", "control_variates"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
     ("marginals", "inspection", "diagnosis", "report", "loading", "estimation", "experiments"),

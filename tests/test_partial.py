@@ -15,9 +15,9 @@ def problem():
 
 
 def run(problem, seed=1, progress=None, **settings):
-    extra = {} if progress is None else {"progress": progress}
+    generator = torch.Generator().manual_seed(seed)
     return MonteCarlo(**settings).estimate(
-        problem.posterior, problem.prior, generator=torch.Generator().manual_seed(seed), **extra
+        problem.posterior, problem.prior, generator=generator, progress=progress or no_progress
     )
 
 
