@@ -20,7 +20,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -28,15 +28,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from klprobe import parallel
-from klprobe.distributions import LOG_2PI, DiagonalGaussian
+from klprobe.distributions import LOG_2PI, PRODUCT_TOLERANCE, DiagonalGaussian
 from klprobe.types import CapabilityError, Posterior, Progress, no_progress
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 T = TypeVar("T")
 
-PRODUCT_TOLERANCE = 2e-10
-"""Largest a-priori rounding error, in nats, at which the product form is trusted."""
 CUT = 34.0
 """Nats below the largest term, less log N, at which a term is left out: at most exp(-34) = 2e-15 of the sum."""
 ROWS, COLUMNS = 256, 2048
@@ -47,6 +45,8 @@ SCREEN_DIMS = 64
 """Latents that the screen looks at, at most."""
 DENSE_SHARE = 0.04
 """Share of survivors above which the product is cheaper than evaluating them one by one."""
+DEVICE_TILE = 8192
+"""Latents and posteriors in a tile on an accelerator: 512 MB of float64."""
 PAIRS_AT_ONCE = 1 << 15
 """Survivors evaluated together: bounds memory."""
 
@@ -72,15 +72,14 @@ def log_sum_others(
         CapabilityError: the posterior has no density.
     """
     _need_density(posterior)
+    if not _is_tiled(posterior):
+        running = torch.full((len(z),), -math.inf, dtype=torch.float64, device=z.device)
+        for start, block, matrix in _matrices(posterior, z, own):
+            running[block] = torch.logaddexp(running[block], torch.logsumexp(matrix, 1))
+            progress(start + matrix.shape[1], posterior.num_points)
+        return functools.reduce(torch.logaddexp, parallel.gather(running))
     left_out = np.full(len(z), -1) if own is None else own.cpu().numpy()
     sums = _LogSums(np.full(len(z), -np.inf), np.zeros(len(z)))
-    if not isinstance(posterior, DiagonalGaussian):
-        for start, block, matrix in _matrices(posterior, z, left_out):
-            part = _LogSums(matrix.max(1), np.empty(len(matrix)))
-            part.total[:] = np.exp(matrix - _finite(part.reference)[:, None]).sum(1)
-            sums.reference[block], sums.total[block] = _LogSums(sums.reference[block], sums.total[block]).plus(part)
-            progress(start, posterior.num_points)
-        return torch.from_numpy(_over_processes(sums).log())
 
     def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[_LogSums, int]:
         reference, total, dense = floor.copy(), np.zeros(len(floor)), 0
@@ -115,15 +114,15 @@ def shares(
         (sum_i w_in, sum_i w_in^2), each of shape (N,), float64.
     """
     _need_density(posterior)
+    if not _is_tiled(posterior):
+        sums = torch.zeros(2, posterior.num_points, dtype=torch.float64, device=z.device)
+        for start, block, matrix in _matrices(posterior, z, own):
+            weights = torch.exp(matrix - log_sums[block, None])
+            sums[:, start : start + weights.shape[1]] += torch.stack([weights.sum(0), weights.square().sum(0)])
+        first, second = parallel.add_up(sums)
+        return first, second
     level, left_out = log_sums.cpu().numpy(), own.cpu().numpy()
-    first, second = np.zeros(posterior.num_points), np.zeros(posterior.num_points)
-    if not isinstance(posterior, DiagonalGaussian):
-        for start, block, matrix in _matrices(posterior, z, left_out):
-            weights = np.exp(matrix - level[block, None])
-            span = slice(start, start + weights.shape[1])
-            first[span] += weights.sum(0)
-            second[span] += (weights**2).sum(0)
-        return parallel.add_up(torch.from_numpy(first)), parallel.add_up(torch.from_numpy(second))
+    carried, squared = np.zeros(posterior.num_points), np.zeros(posterior.num_points)
 
     def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
         dense = 0
@@ -131,14 +130,19 @@ def shares(
         for block in rows.blocks():
             tile = _tile(chunk, rows, block, floor[block], screen)
             sums, squares = tile.column_sums()
-            first[span] += sums
-            second[span] += squares
+            carried[span] += sums
+            squared[span] += squares
             dense += tile.is_dense
         return None, dense
 
     for _ in _waves(posterior, z, left_out, visit, level, threads):
         pass
-    return parallel.add_up(torch.from_numpy(first)), parallel.add_up(torch.from_numpy(second))
+    return parallel.add_up(torch.from_numpy(carried)), parallel.add_up(torch.from_numpy(squared))
+
+
+def _is_tiled(posterior: Posterior) -> TypeGuard[DiagonalGaussian]:
+    """Diagonal Gaussians in the CPU's memory take the tiles below; everything else goes through torch."""
+    return isinstance(posterior, DiagonalGaussian) and posterior.mean.device.type == "cpu"
 
 
 def _need_density(posterior: Posterior) -> None:
@@ -177,16 +181,20 @@ def _our_share(num_points: int, columns: int) -> range:
     return range(rank * columns, num_points, size * columns)
 
 
-def _matrices(posterior: Posterior, z: torch.Tensor, own: Index) -> Iterable[tuple[int, slice, Array]]:
-    """(first column, rows, log q(z_i|x_n)) tiles of any posterior, the left-out component at -inf."""
-    columns = min(1024, posterior.num_points)
-    height = max(1, (1 << 21) // (columns * posterior.dim))
+def _matrices(posterior: Posterior, z: torch.Tensor, own: torch.Tensor | None) -> Iterable[tuple[int, slice, torch.Tensor]]:
+    """(first column, rows, log q(z_i|x_n)) tiles of any posterior on any device, the left-out component at -inf."""
+    on_device = z.device.type != "cpu"
+    columns = min(DEVICE_TILE if on_device else 1024, posterior.num_points)
+    height = DEVICE_TILE if on_device else max(1, (1 << 21) // (columns * posterior.dim))
     for start in _our_share(posterior.num_points, columns):
         indices = torch.arange(start, min(start + columns, posterior.num_points))
         for top in range(0, len(z), height):
             block = slice(top, min(top + height, len(z)))
-            matrix = posterior.log_prob_matrix(z[block], indices).cpu().numpy()
-            _leave_out(matrix, own[block] - start)
+            matrix = posterior.log_prob_matrix(z[block], indices)
+            if own is not None:
+                column = own[block].to(z.device) - start
+                inside = ((column >= 0) & (column < matrix.shape[1])).nonzero().flatten()
+                matrix[inside, column[inside]] = -math.inf
             yield start, block, matrix
 
 

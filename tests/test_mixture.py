@@ -114,6 +114,32 @@ def test_a_full_covariance_posterior_takes_the_general_path_to_the_same_density(
     torch.testing.assert_close(log_sum_others(full, z, own), log_sum_others(diagonal, z, own), rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.parametrize(("std", "reach"), [(0.3, 1.0), (1e-6, 1e3), (1e3, 1.0)])
+def test_the_path_through_torch_that_accelerators_take_gives_the_same_density(monkeypatch, std, reach):
+    g = torch.Generator().manual_seed(3)
+    q = DiagonalGaussian(reach * torch.randn(1500, 6, generator=g).double(), std=std * torch.ones(1500, 6).double())
+    z, own = draw(q, 100)
+    tiled, tiled_shares = log_sum_others(q, z, own), shares(q, z, own, log_sum_others(q, z, own))
+    monkeypatch.setattr(mixture, "_is_tiled", lambda _: False)
+    expected = brute_force(q, z, own)
+    through_torch = log_sum_others(q, z, own)
+    assert ((through_torch - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-9)).all()
+    torch.testing.assert_close(through_torch, tiled, rtol=1e-12, atol=1e-9)
+    for mine, theirs in zip(shares(q, z, own, through_torch), tiled_shares, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("std", [1e-6, 0.3, 1e3])
+def test_a_gpu_gives_the_density_of_the_cpu(std):
+    g = torch.Generator().manual_seed(3)
+    q = DiagonalGaussian(torch.randn(20_000, 6, generator=g).double(), std=std * torch.ones(20_000, 6).double())
+    z, own = draw(q, 500)
+    there = log_sum_others(q.to("cuda"), z.cuda(), own.cuda()).cpu()
+    torch.testing.assert_close(there, log_sum_others(q, z, own), rtol=1e-12, atol=1e-9)
+
+
 def test_a_point_far_from_every_other_has_a_finite_leave_one_out_density():
     mean = torch.zeros(3, 2, dtype=torch.float64)
     mean[2] = 1e6

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.control_variates import Adjusted, GaussianControls, Regression, cross_fit
-from klprobe.distributions import as_posterior, check_prior, conditional_kl
+from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, conditional_kl
 from klprobe.mixture import log_sum_others, shares
 from klprobe.partial import Keeper
 from klprobe.statistics import PointMean, point_mean, visits
@@ -47,6 +47,8 @@ class MonteCarlo:
     """Where `tolerance` gives up (DMVI section 4.1 draws 10^6)."""
     control_variates: bool = True
     """Regress on functions of z whose mean under q_N is known exactly."""
+    device: str = "cpu"
+    """Where log q_N(z) is computed; `cuda` for a GPU."""
     partial: Path | None = None
     """File that the draws are kept in, every minute and at Ctrl-C, until the method is done."""
     resume: bool = False
@@ -75,7 +77,7 @@ class MonteCarlo:
         started = time.perf_counter()
         q = as_posterior(posterior)
         check_prior(q, prior)
-        draws = _Draws(q, prior, generator, self.control_variates)
+        draws = _Draws(q, prior, generator, self.control_variates, self.device)
         keeper = Keeper(self.partial, {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "prior": str(prior)})
         if self.resume:
             draws.restore(keeper.load())
@@ -125,8 +127,10 @@ class MonteCarlo:
 class _Draws:
     """Draws made so far, and what is known of each."""
 
-    def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool) -> None:
+    def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool, device: str) -> None:
         self.q, self.prior, self.generator = q, prior, generator
+        self.there = q.to(device) if isinstance(q, DiagonalGaussian) and device != "cpu" else q
+        self.device = device if self.there is not q else "cpu"
         self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
         self.regression: Regression | None = None
@@ -189,7 +193,7 @@ class _Draws:
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
         own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z).double()
-        others = log_sum_others(self.q, z, points, progress=progress)
+        others = log_sum_others(self.there, z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
         log_q = torch.logaddexp(own, others) - math.log(self.q.num_points)
@@ -238,7 +242,8 @@ class _Draws:
             raise ValueError("no draws have been made")
         z, points, others = self.first
         n, m = self.q.num_points, len(points)
-        sums, squares = (s.numpy() for s in shares(self.q, z, points, others))
+        at = self.device
+        sums, squares = (s.cpu().numpy() for s in shares(self.there, z.to(at), points.to(at), others.to(at)))
         share_variance = n**2 / (m * (m - 1)) * float((sums**2 - squares).mean()) - 1
         values = self.raw[:m] @ LEFT_OUT
         covariance = float(((values - values.mean()) * n / m * sums[points.numpy()]).mean())
