@@ -4,9 +4,9 @@ Diagonal Gaussians take one of three ways to the same number, chosen tile by til
 
 - *product*: the squared distances of a tile as one float64 matrix product, where its rounding error, bounded before
   anything is computed, stays below `PRODUCT_TOLERANCE`;
-- *screen*: a float32 product over the most telling latents. A partial sum of squares, plus its rounding error, bounds
-  a log-density from above; what lies more than `log N + CUT` below a term already found is left out, which costs less
-  than exp(-CUT) of the sum. The survivors are evaluated by differences in float64;
+- *screen*: the product in float32, whose value plus its rounding error bounds a log-density from above. What lies more
+  than `log N + CUT` below a term already found is left out, which costs less than exp(-CUT) of the sum; the survivors
+  are evaluated by differences in float64;
 - *differences*: (z - mean) / std in float64 for every pair, which is right for any spread, and slow.
 
 A latent's own component is kept apart, so that the leave-one-out density is free and loses no digits.
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from klprobe import parallel
-from klprobe.distributions import LOG_2PI, PRODUCT_TOLERANCE, DiagonalGaussian
+from klprobe.distributions import LOG_2PI, PRODUCT_TOLERANCE, UNIT_ROUNDOFF, DiagonalGaussian
 from klprobe.types import CapabilityError, Posterior, Progress, no_progress
 
 Array = NDArray[np.float64]
@@ -41,12 +41,11 @@ ROWS, COLUMNS = 256, 2048
 """Latents and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/benchmarks)."""
 WAVE = 8
 """Column chunks between two updates of the reference: fixed, so that no bit depends on the number of threads."""
-SCREEN_DIMS = 64
-"""Latents that the screen looks at, at most."""
 DENSE_SHARE = 0.04
 """Share of survivors above which the product is cheaper than evaluating them one by one."""
 DEVICE_TILE = 8192
 """Latents and posteriors in a tile on an accelerator: 512 MB of float64."""
+UNIT_ROUNDOFF_32 = 2.0**-24
 PAIRS_AT_ONCE = 1 << 15
 """Survivors evaluated together: bounds memory."""
 
@@ -210,26 +209,20 @@ class _Rows:
     def __init__(self, q: DiagonalGaussian, z: torch.Tensor, own: Index) -> None:
         self.z, self.own = z.cpu().double().numpy(), own
         self.cut = CUT + math.log(q.num_points)
-        self.centre, self.telling = _survey(q)
+        self.centre = _centre(q)
         shifted = self.z - self.centre
         self.features = np.concatenate([shifted**2, shifted, np.ones((len(z), 1))], 1)
-        keep = np.concatenate([self.telling, q.dim + self.telling, [2 * q.dim]])
         with np.errstate(over="ignore"):
-            self.screen_features = self.features[:, keep].astype(np.float32)
-        self.keep = keep
+            self.features32 = self.features.astype(np.float32)
 
     def blocks(self) -> Iterable[slice]:
         return (slice(top, min(top + ROWS, len(self.z))) for top in range(0, len(self.z), ROWS))
 
 
-def _survey(q: DiagonalGaussian) -> tuple[Array, Index]:
-    """A centre that shrinks the product form's rounding error, and the latents that tell posteriors apart best."""
-    every = torch.arange(0, q.num_points, max(1, q.num_points // 4096))
-    mean, std = (t.numpy() for t in q.rows(every))
-    centre = mean.mean(0)
-    with np.errstate(over="ignore", divide="ignore"):
-        telling = (mean.var(0) + (std**2).mean(0)) * (1 / std**2).mean(0)
-    return centre, np.sort(np.argsort(-telling, kind="stable")[:SCREEN_DIMS])
+def _centre(q: DiagonalGaussian) -> Array:
+    """A point amid the means: taking it off loses nothing and shrinks the product form's rounding error."""
+    some = torch.arange(0, q.num_points, max(1, q.num_points // 4096))
+    return q.rows(some)[0].mean(0).numpy()
 
 
 class _Chunk:
@@ -247,12 +240,8 @@ class _Chunk:
             square = shifted * linear
             constant = self.log_norm - 0.5 * square.sum(1)
             self.weights = np.concatenate([(-0.5 * precision).T, linear.T, constant[None], np.ones((1, len(constant)))])
-            screened = rows.keep[: len(rows.telling)]
-            self.screen_weights = self.weights[rows.keep].copy()
-            self.screen_weights[-1] = self.log_norm - 0.5 * square[:, screened].sum(1)
-        self.magnitude, self.screen_magnitude = np.abs(self.weights[:-1]), np.abs(self.screen_weights)
-        with np.errstate(over="ignore"):
-            self.screen_weights32 = self.screen_weights.astype(np.float32)
+            self.weights32 = self.weights[:-1].astype(np.float32)
+        self.magnitude = np.abs(self.weights[:-1])
 
     def evaluate(self, z: Array, row: Index, column: Index) -> Array:
         """log q(z_row|x_column) by differences, shape of `row`."""
@@ -305,20 +294,21 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
     largest = np.abs(rows.features[block]).max(0)
     shape = (len(floor), len(chunk.mean))
     with np.errstate(over="ignore", invalid="ignore"):
-        magnitude = (largest @ chunk.magnitude).max() + np.abs(_finite(floor)).max()
-        exact_enough = magnitude * (len(largest) + 1) * np.finfo(np.float64).eps <= PRODUCT_TOLERANCE
+        magnitude = largest @ chunk.magnitude
+        rounding = (magnitude.max() + np.abs(_finite(floor)).max()) * (len(largest) + 3) * UNIT_ROUNDOFF
+        exact_enough = rounding <= PRODUCT_TOLERANCE
         if exact_enough and not screen:
             return _dense(chunk, rows, block, floor)
-        slack = (largest[rows.keep] @ chunk.screen_magnitude) * (len(rows.keep) + 4) * np.finfo(np.float32).eps
+        slack = magnitude * (len(largest) + 6) * UNIT_ROUNDOFF_32
     own = rows.own[block] - chunk.start
-    if not np.isfinite(slack).all() or slack.max() > 1e30:
+    if not slack.max() < 1e30:
         row, column = (a.ravel() for a in np.indices(shape))
         keep = own[row] != column
         row, column = row[keep], column[keep]
     else:
-        weights = chunk.screen_weights32.copy()
-        weights[-1] = np.nextafter((chunk.screen_weights[-1] + slack).astype(np.float32), np.float32(np.inf))
-        upper = rows.screen_features[block] @ weights
+        weights = chunk.weights32.copy()
+        weights[-1] = np.nextafter((chunk.weights[-2] + slack).astype(np.float32), np.float32(np.inf))
+        upper = rows.features32[block] @ weights
         _leave_out(upper, own)
         best = upper.argmax(1)
         found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)

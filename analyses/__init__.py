@@ -1,0 +1,1 @@
+"""Everything that reproduces a number: analyses read klprobe, klprobe knows nothing of them."""
