@@ -10,7 +10,7 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from klprobe.report import wording
 from klprobe.report.document import RadiusHistogram, Report, finite
@@ -33,6 +33,7 @@ STYLE = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.hashsalt": "klprobe",  # names inside a drawing are not random
 }
+NAMES = ("estimates", "dimensions", "radius", "losses")
 LABELLED_LATENTS = 40
 """Up to this many latents each bar carries its latent's index; more are one outline over the rank."""
 
@@ -41,7 +42,7 @@ Curve = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A figure, its file name without ending, a caption for those who see it and an alternative for those who do not."""
+    """A figure, its name (one of `NAMES`), a caption for those who see it and an alternative for those who do not."""
 
     name: str
     caption: str
@@ -56,14 +57,14 @@ class Plot:
     @cached_property
     def svg(self) -> bytes:
         """The figure as a drawing; the same report gives the same bytes."""
-        return self._render("svg", metadata={"Date": None})
+        return self._render("svg")
 
-    def _render(self, kind: str, **settings: Any) -> bytes:
+    def _render(self, kind: str) -> bytes:
         import matplotlib.style
 
         file = io.BytesIO()
         with matplotlib.style.context(["default", STYLE]):
-            self.figure.savefig(file, format=kind, **settings)
+            self.figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
         return file.getvalue()
 
 
@@ -72,7 +73,7 @@ def draw(report: Report) -> tuple[Plot, ...]:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    curves = loss_curves(report)
+    methods = learned(report)
     with matplotlib.style.context(["default", STYLE]):
         plots = []
         if report.estimates or finite(report.average_kl.value):
@@ -81,8 +82,8 @@ def draw(report: Report) -> tuple[Plot, ...]:
             plots.append(_dimensions(report.dimensionwise_kl, Figure(figsize=(9, 3.6))))
         if report.radius:
             plots.append(_radius(report.radius, Figure(figsize=(9, 3.6))))
-        if curves:
-            plots.append(_losses(curves, Figure()))
+        if methods:
+            plots.append(_losses(methods, Figure()))
     return tuple(plots)
 
 
@@ -150,55 +151,60 @@ def _peak(edges: Sequence[float], heights: Sequence[float]) -> float:
     return (edges[top] + edges[top + 1]) / 2
 
 
-def loss_curves(report: Report) -> dict[str, Mapping[str, Curve]]:
-    """By method: the `curves` of its details, {"train": [[step, nats], ...], "validation": ...}, finite points only."""
-    found: dict[str, Mapping[str, Curve]] = {}
+class Learning(NamedTuple):
+    """How one estimator learned: loss curves by name, and the step whose weights it used."""
+
+    curves: Mapping[str, Curve]
+    chosen_step: float | None
+
+
+def learned(report: Report) -> dict[str, Learning]:
+    """By method, from the details {"curves": {"train": [[step, nats], ...], ...}, "chosen_step": ...}; finite points only."""
+    found: dict[str, Learning] = {}
     for estimate in report.estimates:
-        curves = estimate.details.get("curves") or {}
-        kept = {name: [(step, loss) for step, loss in points if finite(loss)] for name, points in curves.items()}
-        kept = {name: points for name, points in kept.items() if points}
-        if kept:
-            found.setdefault(estimate.method, kept)
+        recorded = estimate.details.get("curves") or {}
+        curves = {name: [(step, loss) for step, loss in points if finite(loss)] for name, points in recorded.items()}
+        curves = {name: points for name, points in curves.items() if points}
+        if curves:
+            found.setdefault(estimate.method, Learning(curves, estimate.details.get("chosen_step")))
     return found
 
 
-def _losses(curves: Mapping[str, Mapping[str, Curve]], figure: Figure) -> Plot:
-    columns = min(len(curves), 2)
-    rows = -(-len(curves) // columns)
+def _losses(methods: Mapping[str, Learning], figure: Figure) -> Plot:
+    columns = min(len(methods), 2)
+    rows = -(-len(methods) // columns)
     figure.set_size_inches(9, 0.4 + 2.6 * rows)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (method, parts) in zip(panels, curves.items(), strict=False):
-        _loss_panel(axes, method, parts)
-    for axes in panels[len(curves) :]:
+    for axes, (method, learning) in zip(panels, methods.items(), strict=False):
+        _loss_panel(axes, method, learning)
+    for axes in panels[len(methods) :]:
         axes.set_visible(False)
-    last = {method: list(parts.values())[-1][-1][1] for method, parts in curves.items()}
+    last = {method: list(learning.curves.values())[-1][-1][1] for method, learning in methods.items()}
     said = ", ".join(f"{method} {wording.number(value).value}" for method, value in last.items())
     return Plot(
         "losses",
-        "Loss of every learned estimator against training steps; a validation curve that turns up again shows overfitting, and "
-        "the weights of its lowest point are the ones used.",
+        "Loss of every learned estimator against training steps. A validation curve that turns up again shows overfitting; the "
+        "dotted line marks the step whose weights were used.",
         f"Line charts of training and validation loss. Last values in nats: {said}.",
         figure,
     )
 
 
-def _loss_panel(axes: Axes, method: str, parts: Mapping[str, Curve]) -> None:
+def _loss_panel(axes: Axes, method: str, learning: Learning) -> None:
     looks = {"train": (BLUE, "-", ""), "validation": (ORANGE, "--", ".")}
-    for name, points in parts.items():
-        colour, line, marker = looks.get(name, ("black", ":", ""))
+    for name, points in learning.curves.items():
+        colour, line, marker = looks.get(name, ("black", "-.", ""))
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=marker, markersize=4, label=name)
-    axes.set(title=method, xlabel="step", ylabel="loss (nats)")
-    axes.set_ylim(*_without_start([loss for points in parts.values() for loss in _settled(points)]))
+    if finite(learning.chosen_step):
+        axes.axvline(learning.chosen_step, color="black", linestyle=":", linewidth=1, label="used", zorder=0)
+    axes.set(title=method, xlabel="step", ylabel="loss (nats)", ylim=_end_of_fit(learning.curves))
     axes.legend(fontsize="small")
 
 
-def _settled(points: Curve) -> list[float]:
-    """Losses after the first tenth, where a fit starts far off."""
-    return [loss for _, loss in points[len(points) // 10 :]]
-
-
-def _without_start(losses: Sequence[float]) -> tuple[float, float]:
-    """Vertical limits with a margin; the first steps may leave the frame, so that the end can be read."""
+def _end_of_fit(curves: Mapping[str, Curve]) -> tuple[float, float]:
+    """Vertical limits without the first tenth of the steps: where a fit starts far off, its end could not be read."""
+    last = max(step for points in curves.values() for step, _ in points)
+    losses = [loss for points in curves.values() for step, loss in points if step >= last / 10]
     low, high = min(losses), max(losses)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin

@@ -24,7 +24,7 @@ MARKER_MEANING = {
     "exact": "exact",
     "lower": "lower bound: the KL lies to the right",
     "upper": "upper bound: the KL lies to the left",
-    "none": "no bound",
+    "none": "no bound: the KL may lie on either side",
 }
 ERRORS_SHOWN = 2
 """Length of an error bar in standard errors, each way."""

@@ -23,7 +23,7 @@ VERDICT_STYLE = {
     "impossible": "bold red",
 }
 WIDTH_WITHOUT_TERMINAL = 100
-COLUMNS = {"method": "left", "quantity": "left", "of what": "left", "bound": "left", "nats": "right", "std error": "left"}
+COLUMNS = {"method": "left", "quantity": "left", "of what": "left", "bound": "left", "nats": "right", "± error": "left"}
 OPTIONAL_COLUMNS = ("seconds", "nats/dim")
 """Left out, the last first, where the terminal is too narrow."""
 
@@ -60,8 +60,7 @@ class Screen:
         if self.report.estimates:
             yield Text()
             yield _fitting_table(self.report, say, console, options)
-            if any(wording.sets_bracket(self.report, e) for e in self.report.estimates):
-                yield say("* an end of the bracket", "dim")
+            yield say("±: one standard error; *: an end of the bracket", "dim")
         yield Text()
         yield say(wording.identity(self.report))
         yield from _failures(self.report, say)
@@ -103,7 +102,7 @@ def _fitting_table(report: Report, say: Say, console: Console, options: ConsoleO
 def _table(report: Report, say: Say, optional: tuple[str, ...]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name, justify in [*COLUMNS.items(), *((name, "right") for name in optional)]:
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(say(name), justify=justify, overflow="fold")  # type: ignore[arg-type]
     previous: str | None = None
     for e in report.estimates:
         number = wording.number(e.value, e.std_error)

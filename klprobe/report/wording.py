@@ -15,7 +15,7 @@ TITLE = "How far is the aggregate posterior q(z) from the prior p(z)?"
 UNIT = "KL divergence in nats; 0 is a perfect match."
 TARGETS: tuple[Target, ...] = ("population", "empirical")
 SYMBOL: dict[Target, str] = {"population": "KL[q||p]", "empirical": "KL[q_N||p]"}
-BOUND_NAME: dict[Bound, str] = {"exact": "exact", "lower": "lower", "upper": "upper", "none": "no bound"}
+BOUND_NAME: dict[Bound, str] = {"exact": "exact", "lower": "lower", "upper": "upper", "none": "none"}
 BOUND_MEANING: dict[Bound, str] = {
     "exact": "aims at the KL itself: the standard error is all its uncertainty.",
     "lower": "lies at or below the KL, apart from its standard error: the truth is this or more.",

@@ -1,6 +1,9 @@
 """The document klprobe.report/1: its keys, its types, and that every JSON reader can read it."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -134,8 +137,6 @@ def test_numbers_survive_the_document_to_the_last_bit(report_of):
 
 
 def test_arrays_and_library_scalars_become_plain_json(report_of, tmp_path):
-    import dataclasses
-
     odd = {"array": np.arange(3), "scalar": np.float32(0.5), "count": np.int64(7), "tensor": torch.ones(2), "nan": float("nan"),
            "path": tmp_path, 3: (1, 2), "true": np.bool_(True)}  # fmt: skip
     report = dataclasses.replace(
@@ -156,8 +157,6 @@ def test_arrays_and_library_scalars_become_plain_json(report_of, tmp_path):
 
 
 def test_a_bracket_without_an_interval_has_no_such_key(report_of):
-    import dataclasses
-
     side = Side(1.0, 0.1, "gmm")
     report = dataclasses.replace(
         report_of("easy"), brackets={"empirical": Bracket(side, side), "population": Bracket(side, side)}
@@ -183,6 +182,12 @@ def test_the_table_is_numeric_and_ready_for_arithmetic(report_of):
     table = report_of("easy").to_pandas()
     assert pd.api.types.is_float_dtype(table["value"])
     assert table.query("target == 'population' and bound == 'lower'")["value"].max() == pytest.approx(0.219)
+
+
+def test_the_report_room_imports_nothing_heavy_before_it_is_needed():
+    code = "import sys, klprobe.report.files, klprobe.report.terminal; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "matplotlib", "pandas", "jinja2", "scipy"} & set(loaded)
 
 
 def test_a_notebook_shows_the_report_itself(report_of):

@@ -104,7 +104,9 @@ def test_latents_without_a_finite_kl_are_counted_not_drawn(report_of):
 def test_each_learned_estimator_has_one_panel_of_losses(figure_of):
     axes = figure_of("floor_limited", "losses").axes
     assert [a.get_title(loc="left") for a in axes] == ["classifier", "gmm", "maf", "lstm"]
-    assert all(len(a.get_lines()) == 2 for a in axes)
+    for panel in axes:
+        assert [line.get_label() for line in panel.get_lines()] == ["train", "validation", "used"]
+    assert axes[2].get_lines()[2].get_xdata() == [3900, 3900]
 
 
 @pytest.mark.parametrize("points", [[[1, 2.0]], [[1, math.inf], [2, 3.0], [3, math.nan]], [[i, 3.0] for i in range(200)]])
@@ -151,6 +153,10 @@ def test_the_same_report_gives_the_same_svg_and_the_svg_asks_for_nothing(report_
     for element in ElementTree.fromstring(first).iter():
         for attribute, value in element.attrib.items():
             assert not attribute.endswith("href") or value.startswith("#")
+
+
+def test_figures_have_the_names_that_are_announced(plots_of):
+    assert tuple(plot.name for plot in plots_of("floor_limited")) == figures.NAMES
 
 
 def test_drawing_leaves_the_readers_matplotlib_alone(report_of):

@@ -1,6 +1,7 @@
 """The folder of a report: complete, atomic, and refused by name where it cannot be."""
 
 import csv
+import dataclasses
 import json
 import os
 
@@ -14,7 +15,9 @@ from klprobe.types import InputError
 def test_every_file_is_written_and_named(report_of, tmp_path):
     written = save(report_of("floor_limited"), tmp_path / "deep" / "out")
     names = {"report.json", "report.csv", "report.html"}
-    names |= {f"{figure}.{kind}" for figure in ("estimates", "dimensions", "radius", "losses") for kind in ("png", "svg")}
+    names |= {
+        f"report-{figure}.{kind}" for figure in ("estimates", "dimensions", "radius", "losses") for kind in ("png", "svg")
+    }
     assert {path.name for path in written} == names == {path.name for path in (tmp_path / "deep" / "out").iterdir()}
     assert all(path.stat().st_size > 0 for path in written)
 
@@ -39,6 +42,19 @@ def test_an_older_report_is_replaced_and_other_files_are_kept(report_of, tmp_pat
     save(report_of("empty"), tmp_path)
     assert (tmp_path / "report.json").read_text() != "old"
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_figure_of_an_older_report_does_not_pass_for_the_new_ones(report_of, tmp_path):
+    (tmp_path / "losses.png").write_text("mine")
+    (tmp_path / "report-losses.png").write_text("old")
+    written = save(report_of("interrupted"), tmp_path)
+    assert {*written, tmp_path / "losses.png"} == set(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_does_not_stop_the_page(report_of, tmp_path):
+    report = dataclasses.replace(report_of("empty"), provenance={"input": "vae\udcff.npz"})
+    save(report, tmp_path)
+    assert "vae?.npz" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_files_get_the_permissions_of_any_new_file(report_of, tmp_path):
