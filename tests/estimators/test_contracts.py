@@ -1,0 +1,123 @@
+"""What every estimator promises, run over whatever files the folder holds."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from klprobe import registry
+from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.problems import linear_gaussian_encoder
+from klprobe.types import Estimate, Estimator, InputError
+
+QUICK = {"steps": 300, "num_samples": 2000, "num_prior_samples": 20_000, "components": 5}
+"""Settings that make a fit take a second; an estimator takes those that it has."""
+NAMES = registry.names("estimators")
+
+
+def make(name):
+    kind = registry.load("estimators", name)
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in QUICK.items() if key in fields})
+
+
+def run(name, posterior, prior, seed=0):
+    return make(name).estimate(posterior, prior, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return linear_gaussian_encoder(3, 400, 0.4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def found(problem):
+    return {name: run(name, problem.posterior, problem.prior) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_estimator_is_a_frozen_dataclass_whose_fields_are_documented_flags(name):
+    kind = registry.load("estimators", name)
+    assert isinstance(kind(), Estimator)
+    assert kind.__dataclass_params__.frozen
+    assert kind.requires <= {"posterior-density", "prior-density"}
+    assert registry.describe("estimators", name).endswith(".")
+    assert hash(make(name)) == hash(make(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimates_say_who_what_of_which_kl_and_on_which_side(name, found):
+    keys = [(e.quantity, e.target, e.bound) for e in found[name]]
+    assert len(keys) == len(set(keys)) > 0
+    for e in found[name]:
+        assert isinstance(e, Estimate)
+        assert e.method == name
+        assert e.target in ("empirical", "population")
+        assert e.bound in ("exact", "lower", "upper", "none")
+        assert math.isfinite(e.value)
+        assert e.std_error >= 0
+        assert e.seconds >= 0
+        json.dumps(dict(e.details), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bounds_lie_on_the_side_they_declare(name, found, problem):
+    """One data set of 400 points: 5 standard errors; the population's bounds hold in the mean over data sets."""
+    exact = next(e for e in found["monte-carlo"] if (e.quantity, e.target, e.bound) == ("kl", "empirical", "exact"))
+    for e in found[name]:
+        if e.quantity in ("mutual-information", "average-kl"):
+            continue
+        truth, error = (problem.population_kl, 0.0) if e.target == "population" else (exact.value, exact.std_error)
+        slack = 5 * math.hypot(e.std_error, error)
+        if e.bound in ("lower", "exact"):
+            assert e.value <= truth + slack
+        if e.bound in ("upper", "exact"):
+            assert e.value >= truth - slack
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_bits(name, found, problem):
+    again = run(name, problem.posterior, problem.prior)
+    assert [(e.value, e.std_error) for e in again] == [(e.value, e.std_error) for e in found[name]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_perfect_match_is_not_told_from_zero_by_a_bound(name):
+    """q(z|x) = p(z) for every point: every lower bound is at most 0 and every upper bound at least 0, within 5 errors."""
+    q = DiagonalGaussian(torch.zeros(400, 2).double(), std=torch.ones(400, 2).double())
+    for e in run(name, q, standard_normal(2)):
+        if e.bound in ("lower", "exact"):
+            assert e.value <= 5 * e.std_error + 1e-6
+        if e.bound in ("upper", "exact"):
+            assert e.value >= -5 * e.std_error - 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_alone_are_used_or_refused_with_the_reason(name, problem):
+    samples = SampleOnly(problem.posterior.sample_at(torch.arange(400), torch.Generator().manual_seed(0)))
+    if "posterior-density" in registry.load("estimators", name).requires:
+        with pytest.raises(InputError, match="samples"):
+            run(name, samples, problem.prior)
+    else:
+        assert {e.target for e in run(name, samples, problem.prior)} == {"population"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prior_of_another_dimension_is_refused(name, problem):
+    with pytest.raises(InputError, match="3 latents"):
+        run(name, problem.posterior, standard_normal(4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_is_told_and_ends_at_its_total(name, problem):
+    seen = []
+    make(name).estimate(
+        problem.posterior,
+        problem.prior,
+        generator=torch.Generator().manual_seed(0),
+        progress=lambda done, total, note="": seen.append((done, total)),
+    )
+    if seen:
+        assert seen[-1][0] == pytest.approx(seen[-1][1])
