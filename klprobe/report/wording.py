@@ -24,8 +24,10 @@ BOUND_MEANING: dict[Bound, str] = {
 }
 QUANTITY_MEANING = {
     "mean-logit": "the classifier's average log-ratio as it stands, as in Rosca et al. (2018)",
-    "donsker-varadhan": "the classifier's average log-ratio, corrected by Donsker and Varadhan's inequality",
-    "nwj": "the classifier's average log-ratio, corrected by the inequality of Nguyen, Wainwright and Jordan",
+    "donsker-varadhan": "the classifier's average log-ratio, clipped and corrected by Donsker and Varadhan's inequality",
+    "nwj": "the classifier's average log-ratio, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
+    "donsker-varadhan-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
+    "nwj-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
     "leave-one-out": "each code is scored by the mixture of all other points, without the one that it came from",
     "average-kl": "the mean of KL[q(z|x_n)||p(z)] over the points, what a VAE's loss contains",
     "mutual-information": "what the code tells about which point it came from, at most log N",

@@ -62,6 +62,8 @@ def full(name, dim, average, information, kl, kl_error, loo, gmm, maf, lstm, ver
         *learned("classifier", maf * 0.97, maf * 0.98, 0.02, 48.2, nets, "mean-logit", "none"),
         *learned("classifier", maf * 0.93, maf * 0.94, 0.021, 48.2, nets, "donsker-varadhan"),
         *learned("classifier", maf * 0.92, maf * 0.93, 0.024, 48.2, nets, "nwj"),
+        *learned("classifier", maf * 0.99, maf * 1.01, 0.05, 48.2, nets, "donsker-varadhan-unclipped", "none"),
+        *learned("classifier", maf * 0.98, maf * 1.02, 0.06, 48.2, nets, "nwj-unclipped", "none"),
         *learned("gmm", gmm, gmm * 1.02, 0.012, 8.4, curves(600, 15.1, 13.2, 480)),
         *learned("maf", maf, maf * 1.03, 0.013, 40.3, curves(6000, 190.0, 12.9, 3900)),
         *learned("lstm", lstm, lstm * 1.01, 0.015, 71.9, curves(3000, 18.0, 13.4, 2900)),
