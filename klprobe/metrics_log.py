@@ -23,8 +23,7 @@ class MetricsLog:
     def __init__(self, path: Path, resumed_at: int) -> None:
         self.path = path
         self.rows = _read(path, resumed_at) if resumed_at else []
-        self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.values: dict[str, list[torch.Tensor]] = {}
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if self.rows else 0.0)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(self.rows)
@@ -32,20 +31,18 @@ class MetricsLog:
     def add(self, player: str, values: Mapping[str, torch.Tensor]) -> None:
         """Take note of one update's values, each of shape (); nothing is moved off the device yet."""
         for name, value in values.items():
-            column = f"{player}.{name}"
-            self.sums[column] = self.sums[column] + value if column in self.sums else value
-            self.counts[column] = self.counts.get(column, 0) + 1
+            self.values.setdefault(f"{player}.{name}", []).append(value)
 
     def flush(self, step: int) -> str:
         """Write one row and begin afresh; returns the players' losses for a progress bar."""
-        means = {column: float(total) / self.counts[column] for column, total in self.sums.items()}
+        means = {column: torch.stack(values).mean().item() for column, values in self.values.items()}
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if not self.rows:
                 self.rows = [["step", "seconds", *means]]
                 writer.writerows(self.rows)
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
-        self.sums, self.counts = {}, {}
+        self.values = {}
         return ", ".join(f"{c.removesuffix('.loss')} {v:.4g}" for c, v in means.items() if c.endswith(".loss"))
 
 
