@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from torch.distributions import Distribution
 
 from klprobe import cli, registry
 from klprobe.cli.flags import parse
@@ -54,7 +55,7 @@ class Common:
     prior: str = "own"
     """own: the checkpoint's, else N(0, I); or normal, normal:scale=2, normal:mean=0,0,1:scale=2."""
     device: DeviceName = "auto"
-    """Where the encoder runs."""
+    """Where the encoder runs, and every method that has a device."""
     seed: int = 0
     """Of all randomness."""
     out: Path | None = None
@@ -76,14 +77,22 @@ klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out repo
 
 
 def parse_groups(arguments: list[str], prog: str, text: str, source: type[Source] | None) -> tuple[Any, Common, dict[str, Any]]:
-    """Flags of the source (if any), the common ones, and one group for each estimator, named after its file."""
-    kinds = {name.replace("-", "_"): registry.load("estimators", name) for name in registry.names("estimators")}
-    groups: list[Any] = [("source", Annotated[source, Bare])] if source else []
-    groups.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
-    groups += [
-        (name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)
-    ]
-    flags: Any = parse(dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text}), arguments, prog=prog)
+    """Flags of the source (if any), the common ones, and one group for each estimator, named after its file.
+
+    `--help` leaves the estimators' settings out, for a screen a newcomer can read; `--help maf gmm` shows those of the two.
+    """
+    shown: tuple[str, ...] = registry.names("estimators")
+    asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
+    general: list[Any] = [("source", Annotated[source, Bare])] if source else []
+    general.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
+    if asked is not None:
+        shown = tuple(arguments[asked + 1 :])
+        text += f"\nThe settings of a method, such as --maf.flows 3: {prog} --help maf\n"
+    kinds = {name.replace("-", "_"): registry.load("estimators", name) for name in shown}
+    groups = [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)]
+    if asked is not None and shown:
+        general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
+    flags: Any = parse(dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text}), arguments, prog=prog)
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
     return getattr(flags, "source", None), flags.common, configured
 
@@ -97,7 +106,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         request = Request(source.data, source.split, source.data_root, device, progress)
         encoded = load(source.checkpoint, request)
     prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
-    methods = _methods(common, configured, encoded, prior)
+    methods = _methods(common, configured, encoded, prior, device)
     with bars("all methods", len(methods) + 1) as progress_of:
         report = estimate(
             encoded.posterior,
@@ -139,13 +148,15 @@ def exit_code(report: Report) -> int:
     )
 
 
-def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Any) -> list[Estimator]:
+def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Distribution, device: str) -> list[Estimator]:
     """The estimators to run, with their settings from the flags."""
-    if common.num_samples is not None:
-        configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], num_samples=common.num_samples)
-    if common.tolerance is not None:
-        configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], tolerance=common.tolerance)
-    names = [name for given in common.methods for name in given.split(",") if name]
+    shorthands = {"num_samples": common.num_samples, "tolerance": common.tolerance}
+    given = {name: value for name, value in shorthands.items() if value is not None}
+    configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], **given)
+    for name, estimator in configured.items():
+        if device != "cpu" and getattr(estimator, "device", None) == "cpu":
+            configured[name] = dataclasses.replace(estimator, device=device)
+    names = [name for words in common.methods for name in words.split(",") if name]
     if not names:
         raise InputError("--methods needs at least one name, or all; klprobe list shows them.")
     return [configured[name] for name, _ in choose_methods(names, as_posterior(encoded.posterior), prior)]
