@@ -22,7 +22,7 @@ PRODUCT_TOLERANCE = 5e-10
 """Largest a-priori rounding error, in nats, at which squared distances are computed as a matrix product."""
 UNIT_ROUNDOFF = 2.0**-53
 """A sum of K products is off by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
-ROWS_AT_ONCE = 65536
+ROWS_AT_ONCE = 8192
 """Rows converted to float64 at a time when a whole data set is visited: bounds memory, not results."""
 
 
