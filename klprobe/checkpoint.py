@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from klprobe import registry
@@ -132,9 +132,10 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str
     draft = path.with_name(path.name + ".draft")
     metadata = {"klprobe.kind": KIND, "klprobe.settings": json.dumps(settings, allow_nan=False)}
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, draft, metadata)
+        # not save_file, which gives the file to its owner alone whatever the umask
+        draft.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
         os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         draft.unlink(missing_ok=True)
         kept = f"the checkpoint written before stays as it is: {path}" if path.exists() else "there is no earlier one"
         raise InputError(f"The checkpoint {path} cannot be written ({error}); {kept}.") from error

@@ -1,11 +1,13 @@
 import csv
 import dataclasses
 import os
+import pathlib
 import signal
 from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from klprobe import checkpoint
@@ -241,11 +243,11 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_whole(data, tmp_path, m
     path = train(vae(), data, steps=2, out=tmp_path)
     before = path.read_bytes()
 
-    def full_disk(tensors, draft, metadata):
-        draft.write_bytes(b"half")
+    def full_disk(draft, content):
+        draft.open("wb").write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full_disk)
     with pytest.raises(InputError, match=r"No space left on device.*stays as it is"):
         train(vae(), data, steps=4, out=tmp_path, resume=True)
     assert path.read_bytes() == before
@@ -350,10 +352,10 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     for lacking in ({k: v for k, v in settings.items() if k != "split"}, ["split"]):
         with pytest.raises(InputError, match=r"settings lacks .*split"):
             load_checkpoint(write(tmp_path / "e.safetensors", lacking, **tensors))
-    checkpoint.save_file({"mean": torch.zeros(2, 2)}, tmp_path / "c.safetensors")
+    save_file({"mean": torch.zeros(2, 2)}, tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="no checkpoint of klprobe"):
         load_checkpoint(tmp_path / "c.safetensors")
-    checkpoint.save_file({}, tmp_path / "d.safetensors", {"klprobe.kind": "checkpoint", "klprobe.settings": "{"})
+    save_file({}, tmp_path / "d.safetensors", {"klprobe.kind": "checkpoint", "klprobe.settings": "{"})
     with pytest.raises(InputError, match="missing or no JSON"):
         load_checkpoint(tmp_path / "d.safetensors")
 

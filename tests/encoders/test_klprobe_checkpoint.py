@@ -3,8 +3,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from klprobe import checkpoint, registry
+from klprobe import registry
 from klprobe.checkpoint import load_checkpoint
 from klprobe.distributions import DiagonalGaussian
 from klprobe.encoders._shared import Request, sha256
@@ -52,7 +53,7 @@ def test_the_header_decides_what_matches(path, tmp_path):
     kind = KlprobeCheckpoint()
     assert kind.matches(path)
     arrays, garbage, empty = (tmp_path / f"{name}.safetensors" for name in ("arrays", "garbage", "empty"))
-    checkpoint.save_file({"mean": torch.zeros(2, 2)}, arrays)
+    save_file({"mean": torch.zeros(2, 2)}, arrays)
     garbage.write_bytes(b"\x93\x00garbage" * 99)
     empty.write_bytes(b"")
     renamed = tmp_path / "checkpoint.npz"
