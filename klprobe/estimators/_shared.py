@@ -77,26 +77,25 @@ def clip(log_ratio: torch.Tensor, num_prior: int) -> torch.Tensor:
     return log_ratio.clamp(max=math.log(num_prior) - CLIP_MARGIN)
 
 
-def nwj(on_q: torch.Tensor, on_p: torch.Tensor, points: torch.Tensor | None = None) -> MeanError:
+def nwj(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
     """1 + E_q f - E_p e^f, a lower bound of KL[q||p] in expectation for any f.
 
     Args:
-        on_q: f at draws of q, shape (m,); `points` their data points.
+        on_q: E_q f and its error.
         on_p: f at draws of p, shape (n,).
     Reference: Nguyen, Wainwright, Jordan (2010); with f the log-ratio log q/p it is tight.
     """
-    q, p = mean_error(on_q, points), mean_error(on_p.exp())
-    return MeanError(1 + q.value - p.value, math.hypot(q.std_error, p.std_error))
+    p = mean_error(on_p.exp())
+    return MeanError(1 + on_q.value - p.value, math.hypot(on_q.std_error, p.std_error))
 
 
-def donsker_varadhan(on_q: torch.Tensor, on_p: torch.Tensor, points: torch.Tensor | None = None) -> MeanError:
+def donsker_varadhan(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
     """E_q f - log E_p e^f, a lower bound of KL[q||p] for any f as the number of prior draws grows.
 
     Arguments as in `nwj`; the error is the delta method's.
     Reference: Donsker and Varadhan (1983).
     """
-    q = mean_error(on_q, points)
     top = on_p.max()
     p = mean_error((on_p - top).exp())
     log_mean = math.log(p.value) + float(top)
-    return MeanError(q.value - log_mean, math.hypot(q.std_error, p.std_error / p.value))
+    return MeanError(on_q.value - log_mean, math.hypot(on_q.std_error, p.std_error / p.value))

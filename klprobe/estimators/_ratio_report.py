@@ -1,0 +1,149 @@
+"""What a learned log-ratio f = log q/p says of KL[q||p], with errors and sides; and how well its classifier is calibrated.
+
+    mean-logit                   E_q f                            no bound
+    nwj                          1 + E_q g - E_p e^g              lower, g = min(f, log n - 5)
+    donsker-varadhan             1 + E_q g - E_p e^g              lower, g = min(f - log c, log n - 5)
+    nwj-unclipped                1 + E_q f - E_p e^f              no bound that can be relied on
+    donsker-varadhan-unclipped   E_q f - log E_p e^f              no bound that can be relied on
+
+n is the number of prior draws. Donsker and Varadhan's bound is E_q f - log E_p e^f; with a mean of n draws in the
+logarithm it comes out too high, by about var(e^f) / (2 n E_p[e^f]^2), which the clip holds below e^-5 / (2 E_p e^f). Here the
+logarithm is replaced by its tangent at c, an E_p e^f from draws that were used for nothing that is reported: -log x >=
+1 - log c - x / c. That keeps the side at every n, costs half the squared relative error of c, and makes the clip fall where it
+should even when f is off by a constant.
+
+Reference: Nguyen, Wainwright and Jordan (2010); Donsker and Varadhan (1983); McAllester and Stratos (2020) for why no bound
+of this kind can certify much more than log n.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from klprobe.estimators._shared import CLIP_MARGIN, MeanError, clip, donsker_varadhan, mean_error, nwj
+from klprobe.statistics import point_mean
+from klprobe.types import Bound, Estimate, Target
+
+BINS = 15
+"""Bins of equal width of the expected calibration error (Guo et al. 2017)."""
+NEWTON_STEPS = 25
+"""Of the logistic recalibration; it converges in about eight where it converges."""
+
+
+class RatioOnQ(NamedTuple):
+    """f at draws of q, and what they speak of.
+
+    Attributes:
+        target: `population` when the points were not learned from, `empirical` for fresh draws from all N points.
+        log_ratio: f, shape (m,), float64.
+        points: Data point of each draw, shape (m,).
+        num_points: N.
+    """
+
+    target: Target
+    log_ratio: torch.Tensor
+    points: torch.Tensor
+    num_points: int
+
+    def mean(self, values: torch.Tensor) -> MeanError:
+        """Mean of values at these draws, with the error about the population's mean or the mean over the N points."""
+        if self.target == "population":
+            return mean_error(values, self.points)
+        mean = point_mean(values.cpu().numpy(), self.points.cpu().numpy(), self.num_points)
+        return MeanError(mean.value, math.sqrt(mean.conditional_variance))
+
+
+def log_normaliser(on_p: torch.Tensor) -> float:
+    """Log c = log E_p e^f from draws of p that serve nothing else; f is clipped as it will be in the report."""
+    return float(torch.logsumexp(clip(on_p, len(on_p)), 0)) - math.log(len(on_p))
+
+
+def share_above_ceiling(log_ratio: torch.Tensor, num_prior: int) -> float:
+    """Share of log-ratios that the clip cuts when `num_prior` prior draws are reported on."""
+    return float((log_ratio > math.log(num_prior) - CLIP_MARGIN).double().mean())
+
+
+def ratio_estimates(method: str, on_q: RatioOnQ, on_p: torch.Tensor, log_constant: float) -> list[Estimate]:
+    """The five estimates above, of one target.
+
+    Args:
+        on_p: f at fresh draws of p, shape (n,), float64.
+        log_constant: `log_normaliser` of other draws of p.
+    """
+    n, f = len(on_p), on_q.log_ratio
+    plain = on_q.mean(f)
+    clipped = nwj(on_q.mean(clip(f, n)), clip(on_p, n))
+    centred = nwj(on_q.mean(clip(f - log_constant, n)), clip(on_p - log_constant, n))
+    weights = torch.softmax(on_p, 0)
+    common = {"prior_samples": n}
+    raw = common | {"largest_prior_weight": float(weights.max())}
+
+    def say(quantity: str, bound: Bound, mean: MeanError, facts: dict[str, Any]) -> Estimate:
+        if not math.isfinite(mean.value):
+            facts = facts | {"reason": "e^logit is too large for a float at some prior draw: read the clipped bound instead"}
+        return Estimate(method, on_q.target, bound, mean.value, mean.std_error, quantity, len(f), details=facts)
+
+    def limits(shift: float) -> dict[str, Any]:
+        cut = {f"clipped_share_{side}": share_above_ceiling(f - shift, n) for side, f in (("q", on_q.log_ratio), ("p", on_p))}
+        return common | {"ceiling": math.log(n) - CLIP_MARGIN} | cut
+
+    return [
+        say("mean-logit", "none", plain, {}),
+        say("donsker-varadhan", "lower", centred, limits(log_constant) | {"log_normaliser": log_constant}),
+        say("nwj", "lower", clipped, limits(0.0)),
+        say("donsker-varadhan-unclipped", "none", donsker_varadhan(plain, on_p), raw),
+        say("nwj-unclipped", "none", nwj(plain, on_p), raw),
+    ]
+
+
+def calibration(on_q: torch.Tensor, on_p: torch.Tensor) -> dict[str, float | None]:
+    """How far the logits are probabilities of the label: held-out draws of q (label 1) and of p (label 0) weigh the same.
+
+    Args:
+        on_q, on_p: Logits at draws that were not learned from, shapes (m,) and (n,), float64.
+
+    Returns:
+        `accuracy`; `log_loss` in nats (log 2 for a coin) and `brier` (0.25 for a coin); `calibration_error`, the expected
+        difference between confidence and frequency; `recalibration_slope` and `recalibration_intercept` of a logistic
+        regression of the label on the logit, 1 and 0 for honest logits, a slope below 1 for overconfident ones, None
+        where the classes do not overlap.
+    Reference: Guo et al. (2017); Cox (1958) for the recalibration line.
+    """
+    logits = torch.cat([on_q, on_p])
+    labels = torch.cat([torch.ones_like(on_q), torch.zeros_like(on_p)])
+    weights = torch.cat([torch.full_like(on_q, 0.5 / len(on_q)), torch.full_like(on_p, 0.5 / len(on_p))])
+    probability = torch.sigmoid(logits)
+    excess = torch.zeros(BINS, dtype=logits.dtype, device=logits.device)
+    excess.index_add_(0, (probability * BINS).long().clamp(max=BINS - 1), weights * (labels - probability))
+    slope, intercept = _recalibrate(logits, labels, weights)
+    return {
+        "accuracy": float((weights * ((logits > 0) == (labels > 0.5))).sum()),
+        "log_loss": float((weights * functional.softplus(torch.where(labels > 0.5, -logits, logits))).sum()),
+        "brier": float((weights * (labels - probability).square()).sum()),
+        "calibration_error": float(excess.abs().sum()),
+        "recalibration_slope": slope,
+        "recalibration_intercept": intercept,
+    }
+
+
+def _recalibrate(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple[float, float] | tuple[None, None]:
+    """Newton's method for the logistic regression of the label on the logit; (None, None) where it has no optimum."""
+    design = torch.stack([logits, torch.ones_like(logits)], 1)
+    line = torch.tensor([1.0, 0.0], dtype=logits.dtype, device=logits.device)
+    for _ in range(NEWTON_STEPS):
+        probability = torch.sigmoid(design @ line)
+        gradient = design.T @ (weights * (labels - probability))
+        curvature = (design.T * (weights * probability * (1 - probability))) @ design
+        if not torch.linalg.det(curvature) > 0:
+            return None, None
+        step = torch.linalg.solve(curvature, gradient)
+        line = line + step
+        if not torch.isfinite(line).all():
+            return None, None
+        if step.abs().max() < 1e-9:
+            return float(line[0]), float(line[1])
+    return None, None
