@@ -228,8 +228,10 @@ def _ceiling(facts: Facts, population: Bracket) -> str:
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)
-        text += f"The true mutual information lies between {information:.2f} and {most:.2f} nats, so it takes "
-        text += f"between {_points(information)} and {_points(most)} points. "
+        text += (
+            f"The true mutual information lies between {information:.2f} and {most:.2f} nats: to see it all takes more than "
+            f"{facts.num_points:,} points, and at most about {_points(most)}. "
+        )
     return text + "Judge the match by the population bracket."
 
 

@@ -97,7 +97,7 @@ def test_the_ceiling_says_how_many_points_it_would_take():
     """I is between 6.6 (found) and average KL - lower bound = 5.0 - 1.7; here the average is raised to 12."""
     estimates = [e for e in SANDWICH if e.method != "closed-form"]
     _, advice = conclude(facts(average=12.0, information=6.6), estimates)
-    assert f"{math.exp(6.6):,.0f}" in advice
+    assert "more than 1,000 points" in advice
     assert f"{math.exp(12.0 - 1.7):,.0f}" in advice
 
 
