@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 PROGRAM = """
@@ -56,3 +57,17 @@ def test_one_two_and_three_processes_give_the_same_estimates(kind):
             assert error == pytest.approx(expected_error, rel=1e-9)
     assert two[0] == two[1]
     assert three[0] == three[1] == three[2]
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_report_of_one_process_and_prints_it_once(tmp_path):
+    numbers = np.random.default_rng(0)
+    np.savez(tmp_path / "q.npz", mean=numbers.normal(size=(5000, 4)), logvar=numbers.normal(size=(5000, 4)) - 2)
+    flags = ["estimate", "--checkpoint", str(tmp_path / "q.npz"), "--methods", "monte-carlo", "--num-samples", "200", "--json"]
+    alone = [sys.executable, "-m", "klprobe", *flags]
+    both = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "klprobe", *flags]
+    values = []
+    for command in (alone, both):
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+        values.append([e["value"] for e in json.loads(printed)["estimates"]])
+    assert values[0] == pytest.approx(values[1], rel=1e-12)

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from klprobe.cli import main
 from klprobe.estimators import monte_carlo
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.partial import Keeper
@@ -74,3 +77,37 @@ def test_another_runs_work_is_refused_with_what_differs(problem, tmp_path):
 def test_without_a_file_there_is_nothing_to_resume(problem, tmp_path):
     fresh = run(problem, num_samples=100, partial=tmp_path / "none.npz", resume=True)
     assert fresh[0].value == run(problem, num_samples=100)[0].value
+
+
+def test_resuming_without_a_folder_is_refused(tmp_path, capsys):
+    np.savez(tmp_path / "q.npz", mean=np.zeros((30, 2)), std=np.ones((30, 2)))
+    assert main(["estimate", "--checkpoint", str(tmp_path / "q.npz"), "--methods", "monte-carlo", "--resume"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_the_command_line_resumes_what_was_left_under_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(monte_carlo, "BATCH", 100)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "q.npz", mean=rng.normal(size=(60, 2)), std=np.full((60, 2), 0.3))
+    flags = ["estimate", "--checkpoint", str(tmp_path / "q.npz"), "--methods", "monte-carlo", "--num-samples", "300", "--json"]
+    stop = monte_carlo.log_sum_others
+    calls = []
+
+    def interrupted(*args, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return stop(*args, **settings)
+
+    monkeypatch.setattr(monte_carlo, "log_sum_others", interrupted)
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert "interrupted" in first["not_done"][0]["reason"]
+    assert {e["num_samples"] for e in first["estimates"] if e["method"] == "monte-carlo"} == {200}
+    assert main([*flags, "--out", str(tmp_path / "out"), "--resume"]) == 0
+    resumed = json.loads(capsys.readouterr().out)["estimates"]
+    assert main(flags) == 0
+    whole = json.loads(capsys.readouterr().out)["estimates"]
+    assert [(e["value"], e["std_error"]) for e in resumed] == [(e["value"], e["std_error"]) for e in whole]
+    assert len(calls) == 3 + 1 + 3
+    assert not (tmp_path / "out" / "monte-carlo.partial.npz").exists()

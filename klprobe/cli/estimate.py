@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch.distributions import Distribution
 
-from klprobe import cli, registry
+from klprobe import cli, parallel, registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.prior import parse_prior
@@ -24,6 +24,8 @@ from klprobe.report.files import save
 from klprobe.report.terminal import print_report
 from klprobe.types import Estimator, InputError
 
+PARTIAL = "monte-carlo.partial.npz"
+"""Where a run keeps its draws under --out until it is done."""
 Bare = tyro.conf.arg(name="")
 """A group of flags without a prefix."""
 
@@ -60,6 +62,8 @@ class Common:
     """Of all randomness."""
     out: Path | None = None
     """Folder for report.json, report.csv, report.html and figures."""
+    resume: bool = False
+    """Go on with the draws that a stopped run of monte-carlo left in --out."""
     json: bool = False
     """Print the document klprobe.report/1 on stdout, and nothing else there."""
 
@@ -107,6 +111,9 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         encoded = load(source.checkpoint, request)
     prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
     methods = _methods(common, configured, encoded, prior, device)
+    parallel.start(device)
+    if parallel.rank_and_size()[0] > 0:  # started by torchrun to share the work of the first process, which answers
+        return _help_along(encoded, prior, methods, common.seed)
     with bars("all methods", len(methods) + 1) as progress_of:
         report = estimate(
             encoded.posterior,
@@ -123,12 +130,20 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
             },
             progress=progress_of,
         )
+    parallel.stop()
     code = exit_code(report)
     emit(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))
     if common.out is not None:
         save(report, common.out)
         print(f"klprobe: report written to {common.out}", file=sys.stderr)
     return code
+
+
+def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
+    """Run the methods that share their work over processes, and say nothing."""
+    estimate(encoded.posterior, prior, methods=[m for m in methods if getattr(m, "in_parallel", False)], seed=seed)
+    parallel.stop()
+    return cli.ANSWERED
 
 
 def exit_code(report: Report) -> int:
@@ -150,8 +165,12 @@ def exit_code(report: Report) -> int:
 
 def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Distribution, device: str) -> list[Estimator]:
     """The estimators to run, with their settings from the flags."""
-    shorthands = {"num_samples": common.num_samples, "tolerance": common.tolerance}
+    shorthands: dict[str, Any] = {"num_samples": common.num_samples, "tolerance": common.tolerance}
     given = {name: value for name, value in shorthands.items() if value is not None}
+    if common.out is not None:
+        given |= {"partial": common.out / PARTIAL, "resume": common.resume}
+    elif common.resume:
+        raise InputError("--resume needs the --out of the run that was stopped.")
     configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], **given)
     for name, estimator in configured.items():
         if device != "cpu" and getattr(estimator, "device", None) == "cpu":

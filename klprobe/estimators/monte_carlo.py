@@ -55,6 +55,8 @@ class MonteCarlo:
     """Go on from the draws in `partial`, if there are any; the result is the same to the bit."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
+    in_parallel: ClassVar[bool] = True
+    """Several processes share its work (klprobe.parallel)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""
@@ -78,7 +80,7 @@ class MonteCarlo:
         q = as_posterior(posterior)
         check_prior(q, prior)
         draws = _Draws(q, prior, generator, self.control_variates, self.device)
-        keeper = Keeper(self.partial, {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "prior": str(prior)})
+        keeper = Keeper(self.partial, _fingerprint(q, prior, generator))
         if self.resume:
             draws.restore(keeper.load())
         try:
@@ -122,6 +124,13 @@ class MonteCarlo:
             say(left_out, lower, "population", "lower", "leave-one-out"),
             say(information, information.conditional_variance, "empirical", "exact", "mutual-information"),
         )
+
+
+def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
+    """What must be the same for draws to belong to this run."""
+    some = q.sample_at(torch.arange(min(8, q.num_points)), torch.Generator().manual_seed(0))
+    codes, log_p = float(some.sum()), float(prior.log_prob(some.cpu()).sum())
+    return {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "posterior": codes, "prior": log_p}
 
 
 class _Draws:
@@ -192,7 +201,7 @@ class _Draws:
             self.pending = torch.cat([self.pending, visits(self.q.num_points, self.generator)])
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
-        own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z).double()
+        own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z.cpu()).double()
         others = log_sum_others(self.there, z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
