@@ -3,8 +3,10 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,7 +16,12 @@ ROOT = pathlib.Path(klprobe.__file__).parent
 FOLDERS = ("encoders", "estimators", "trainers", "datasets", "metrics")
 LEVELS = (
     ("types",),
-    ("registry", "provenance", "parallel", "partial"),  # the registry finds files by name when it is asked, and imports none of them itself
+    (
+        "registry",
+        "provenance",
+        "parallel",
+        "partial",
+    ),  # the registry finds files by name when it is asked, and imports none of them itself
     ("distributions", "networks", "losses", "mixture", "statistics", "control_variates"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
@@ -79,6 +86,19 @@ def test_only_the_command_line_parses_prints_and_exits(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
             named = {alias.name.split(".")[0] for alias in node.names} | {(getattr(node, "module", "") or "").split(".")[0]}
             assert not named & {"tyro", "argparse"}, f"{module}:{node.lineno} parses"
+
+
+def test_what_is_imported_from_others_is_what_pyproject_declares():
+    declared = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    found = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(MODULES[module].read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module).split(".")[0])
+    others = {{"sklearn": "scikit-learn"}.get(name, name) for name in found - set(sys.stdlib_module_names) - {"klprobe"}}
+    assert others == {re.match(r"[\w-]+", requirement)[0] for requirement in declared}
 
 
 def test_every_public_name_is_there_and_torch_is_imported_only_when_needed():
