@@ -411,7 +411,7 @@ def test_help_is_one_screen_and_shows_a_methods_settings_when_it_is_named(capsys
     assert main(["estimate", "--help"]) == 0
     out = capsys.readouterr().out
     assert "--monte-carlo.max-samples" not in out
-    assert len(out.splitlines()) < 50
+    assert len(out.splitlines()) < 60
     assert main(["estimate", "--help", "monte_carlo", "gmm"]) == 0
     out = capsys.readouterr().out
     for flag in ("--monte-carlo.num-samples", "--gmm."):

@@ -89,7 +89,9 @@ def test_only_the_command_line_parses_prints_and_exits(module):
 
 
 def test_what_is_imported_from_others_is_what_pyproject_declares():
-    declared = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in ("onnx", "pythae", "diffusers")]
+    declared = sum(extras, project["dependencies"])
     found = set()
     for module in MODULES:
         for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -97,7 +99,7 @@ def test_what_is_imported_from_others_is_what_pyproject_declares():
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module).split(".")[0])
-    others = {{"sklearn": "scikit-learn"}.get(name, name) for name in found - set(sys.stdlib_module_names) - {"klprobe"}}
+    others = {{"sklearn": "scikit-learn", "PIL": "pillow"}.get(name, name) for name in found - set(sys.stdlib_module_names) - {"klprobe"}}
     assert others == {re.match(r"[\w-]+", requirement)[0] for requirement in declared}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ from klprobe.loading import load
 from klprobe.report import Report
 from klprobe.report.files import save
 from klprobe.report.terminal import print_report
-from klprobe.types import Estimator, InputError
+from klprobe.types import Estimator, InputError, Progress
 
 PARTIAL = "monte-carlo.partial.npz"
 """Where a run keeps its draws under --out until it is done."""
@@ -36,8 +37,20 @@ class Source:
 
     checkpoint: Path
     """klprobe's own checkpoint; or .npz, .safetensors or a folder of .npy with mean and logvar, var or std."""
+    encoder: str | None = None
+    """package.module:factory of the network whose weights the checkpoint holds; imports and runs that code."""
+    outputs: str | None = None
+    """What the encoder returns, as mean,logvar or mean,_,std (_ is ignored); by default looked at and said."""
     data: str | None = None
-    """Data set to encode; by default the one that the checkpoint was trained on."""
+    """Data to encode: a data set, .npy, .npz, a folder of images, package.module:dataset; else what it was trained on."""
+    resize: str | None = None
+    """Size that images are resized to, bilinear, as 32 or 32x24 (height, width)."""
+    range: Literal["0,1", "-1,1"] | None = None
+    """Range of the encoder's input; bytes are [0, 1] otherwise. Write --range=-1,1."""
+    gray: bool = False
+    """Turn colours into one grey channel."""
+    flatten: bool = False
+    """Turn every point into a vector."""
     split: Literal["train", "test", "all"] = "all"
     """Its points; population bounds ask for points that the encoder was not trained on, that is test."""
     data_root: Path | None = None
@@ -107,8 +120,9 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         check_writable(common.out)
     device = choose_device(common.device)
     with bar(f"reading {source.checkpoint.name}") as progress:
-        request = Request(source.data, source.split, source.data_root, device, progress)
-        encoded = load(source.checkpoint, request)
+        encoded = load(source.checkpoint, _request(source, device, progress))
+    for note in encoded.notes:
+        print(f"klprobe: {note}", file=sys.stderr)
     prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
     methods = _methods(common, configured, encoded, prior, device)
     parallel.start(device)
@@ -144,6 +158,27 @@ def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator],
     estimate(encoded.posterior, prior, methods=[m for m in methods if getattr(m, "in_parallel", False)], seed=seed)
     parallel.stop()
     return cli.ANSWERED
+
+
+def _request(source: Source, device: str, progress: Progress) -> Request:
+    """What the flags ask of the encoder and its data."""
+    size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", source.resize or "1")
+    if size is None:
+        raise InputError(f"--resize {source.resize!r} is no size: give 32, or 32x24 for height and width.")
+    low, high = map(float, (source.range or "0,1").split(","))
+    return Request(
+        source.data,
+        source.split,
+        source.data_root,
+        device,
+        progress,
+        encoder=source.encoder,
+        outputs=source.outputs,
+        resize=(int(size[1]), int(size[2] or size[1])) if source.resize else None,
+        value_range=(low, high) if source.range else None,
+        gray=source.gray,
+        flatten=source.flatten,
+    )
 
 
 def exit_code(report: Report) -> int:

@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -74,6 +75,20 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
         raise InputError(f"{label} cannot be read ({error}): the file is damaged, save or copy it again.") from error
     except MemoryError as error:
         raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is memory-mapped.") from error
+
+
+def read_sole(path: Path, preferred: Sequence[str]) -> np.ndarray:
+    """The array of an `.npz` file that holds one, or the first of the `preferred` names among several."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            name = next(iter(members)) if len(members) == 1 else next((n for n in preferred if n in members), None)
+            if name is None:
+                held = ", ".join(map(repr, list(members)[:8])) or "nothing"
+                raise InputError(f"{path.name} holds {held}: keep one array, or call the data {preferred[0]!r}.")
+            return read_member(archive, members[name], f"{path.name}: {name!r}")
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
 
 
 def map_file(path: Path, label: str) -> np.ndarray:

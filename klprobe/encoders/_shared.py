@@ -22,6 +22,12 @@ class Request:
         data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
         device: Device that the encoder's network runs on; results come back to the CPU.
         progress: Told how many data points are encoded.
+        encoder: `package.module:factory` of the network that a state dict belongs to; imports and runs that code.
+        outputs: What the encoder returns, as `mean,logvar`, `_` for what is to be ignored; None means look and find out.
+        resize: (H, W) that images are resized to, bilinear.
+        value_range: Range that bytes, or numbers in [0, 1], are mapped to.
+        gray: Whether colours become one grey channel.
+        flatten: Whether a point becomes a vector.
     """
 
     data: str | None = None
@@ -29,6 +35,12 @@ class Request:
     data_root: Path | None = None
     device: str = "cpu"
     progress: Progress = no_progress
+    encoder: str | None = None
+    outputs: str | None = None
+    resize: tuple[int, int] | None = None
+    value_range: tuple[float, float] | None = None
+    gray: bool = False
+    flatten: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Encoded:
         split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
         trained_on: Split that the encoder was trained on, or `unknown`.
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
+        notes: How data and outputs were understood, one sentence each, for the user to check.
     """
 
     posterior: Distribution
@@ -48,6 +61,7 @@ class Encoded:
     split: str = "unknown"
     trained_on: str = "unknown"
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Format(Protocol):

@@ -19,23 +19,18 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly
 from klprobe.encoders import _npy
 from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.encoders._tensors import SPREADS, posterior_of
 from klprobe.types import InputError
 
 __all__ = ["Arrays"]
 
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
-SPREADS = ("logvar", "var", "std")
 KNOWN = ("mean", *SPREADS, "samples")
 LABELS = ("split", "trained_on")
 LABEL_BYTES = 1024
-VALUES_AT_ONCE = 1 << 22
-"""Numbers validated at a time, so that a memory-mapped array of any size passes through little memory."""
-LARGEST_LOGVAR = 700.0
-"""exp(+-700) is still a normal float64."""
 CONTENT = "either mean and exactly one of logvar, var, std, or samples alone, or mean alone, each of shape (N, D)"
 
 Read = Callable[[str], torch.Tensor]
@@ -83,21 +78,7 @@ class Arrays:
             "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
-        return Encoded(_posterior(path, tensors), split=split, trained_on=trained_on, provenance=provenance)
-
-
-def _posterior(path: Path, tensors: dict[str, torch.Tensor]) -> DiagonalGaussian | SampleOnly:
-    for name, tensor in tensors.items():
-        _check_shape(path, name, tensor)
-    if len({tensor.shape for tensor in tensors.values()}) > 1:
-        listed = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
-        raise InputError(f"{path.name}: shapes disagree: {listed}. All must be the same (N, D).")
-    for name, tensor in tensors.items():
-        _check_values(path, name, tensor)
-    spreads = {name: t for name, t in tensors.items() if name in SPREADS}
-    if spreads:
-        return DiagonalGaussian(tensors["mean"], **spreads)
-    return SampleOnly(*tensors.values(), deterministic="mean" in tensors)
+        return Encoded(posterior_of(path.name, tensors), split=split, trained_on=trained_on, provenance=provenance)
 
 
 def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
@@ -163,55 +144,6 @@ def _as_real(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise InputError(f"{path.name}: tensor {name!r} has dtype {kind}, but a posterior is real numbers: save it as float32.")
     return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _check_shape(path: Path, name: str, tensor: torch.Tensor) -> None:
-    shape = tuple(tensor.shape)
-    problem = ""
-    if len(shape) < 2:
-        problem = f"for one latent, {name}[:, None] has it" if len(shape) == 1 else "save one row per data point"
-    elif len(shape) > 2:
-        problem = f"flatten each point's latents, {name}.reshape(len({name}), -1)"
-    elif shape[1] == 0:
-        problem = "D = 0 leaves no latent to estimate"
-    elif shape[0] < 2:
-        problem = f"N = {shape[0]}, but an aggregate posterior needs at least 2 data points"
-    if problem:
-        raise InputError(f"{path.name}: tensor {name!r} has shape {shape}, not (N, D): {problem}.")
-
-
-def _check_values(path: Path, name: str, tensor: torch.Tensor) -> None:
-    where = f"{path.name}: tensor {name!r}"
-    if found := _find(tensor, lambda block: ~block.isfinite()):
-        raise InputError(
-            f"{where} has {found}, NaN or infinite: look for what diverged in the encoder, or leave those points out."
-        )
-    if name == "logvar" and (found := _find(tensor, lambda block: block.abs() > LARGEST_LOGVAR)):
-        raise InputError(
-            f"{where} has {found}, beyond +-{LARGEST_LOGVAR:g}, where a float64 variance ends: clamp it in the encoder, "
-            "or hand over mean alone for a deterministic encoder."
-        )
-    if name in ("var", "std"):
-        if found := _find(tensor, lambda block: block < 0):
-            raise InputError(f"{where} has {found}, negative: if it is a log-variance, call it 'logvar'.")
-        if found := _find(tensor, lambda block: block == 0):
-            raise InputError(
-                f"{where} has {found}, zero, so q(z|x) has no density there: save logvar (float16 underflows), "
-                "or mean alone for a deterministic encoder."
-            )
-
-
-def _find(tensor: torch.Tensor, is_bad: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    """How many values are bad and where the first is, in words; empty when none is."""
-    rows, count, first = max(1, VALUES_AT_ONCE // tensor.shape[1]), 0, ""
-    for start in range(0, len(tensor), rows):
-        bad = is_bad(tensor[start : start + rows].double())
-        here = int(bad.sum())
-        if here and not count:
-            row, column = divmod(int(bad.flatten().byte().argmax()), tensor.shape[1])
-            first = f"[{start + row}, {column}]"
-        count += here
-    return f"{count:,} value{'s' if count > 1 else ''} (the first at {first})" if count else ""
 
 
 def _label(path: Path, labels: dict[str, str], name: str) -> str:

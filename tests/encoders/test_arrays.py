@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly
-from klprobe.encoders import _npy, arrays
+from klprobe.encoders import _npy, _tensors, arrays
 from klprobe.encoders._shared import Request
 from klprobe.loading import load
 from klprobe.types import InputError
@@ -113,9 +113,9 @@ def test_a_folder_is_memory_mapped_and_its_files_never_change(tmp_path):
 
 
 def test_values_are_looked_at_a_block_at_a_time(monkeypatch):
-    monkeypatch.setattr(arrays, "VALUES_AT_ONCE", 2 * D)
+    monkeypatch.setattr(_tensors, "VALUES_AT_ONCE", 2 * D)
     sizes = []
-    assert not arrays._find(torch.zeros(N, D), lambda block: sizes.append(block.numel()) or block != 0)
+    assert not _tensors._find(torch.zeros(N, D), lambda block: sizes.append(block.numel()) or block != 0)
     assert (max(sizes), sum(sizes)) == (2 * D, N * D)
 
 
@@ -171,7 +171,7 @@ def test_unusable_tensors_are_refused_by_name(tmp_path, container, tensors, word
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_counted_and_located(tmp_path, container, bad, monkeypatch):
-    monkeypatch.setattr(arrays, "VALUES_AT_ONCE", 2 * D)
+    monkeypatch.setattr(_tensors, "VALUES_AT_ONCE", 2 * D)
     mean = values()
     mean[4, 1] = mean[6, 0] = mean[6, 2] = bad
     refused(write(tmp_path, container, mean=mean, logvar=values()), "'mean'", "3 values", "[4, 1]", "NaN or infinite")

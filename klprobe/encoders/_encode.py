@@ -1,0 +1,205 @@
+"""Run an encoder over data: probe it first, then encode everything block by block.
+
+The probe makes three passes over a few points. Two passes over the same points that differ mean samples, or dropout left on;
+points whose result changes with their neighbours mean batch normalisation in training mode. When the encoder gives samples
+beside mean and spread, their scatter around the mean has to be the spread that was read, or the run stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from klprobe.encoders._inputs import Inputs, open_inputs
+from klprobe.encoders._outputs import SPREAD_ROLES, Reading, Tensors, read, tensors_of
+from klprobe.encoders._shared import Encoded, Request
+from klprobe.encoders._tensors import posterior_of
+from klprobe.types import InputError
+
+POINTS_AT_ONCE = 1000
+"""Data points encoded at a time: bounds memory, not results."""
+PROBED = 64
+"""Points that the three passes of the probe look at."""
+SAME = 1e-3
+"""Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
+SEED = 0
+"""Of the encoder's own random numbers; torch's global generator comes back as it was."""
+Z_SCORES = 6.0
+"""mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder ready to run.
+
+    Attributes:
+        run: From float32 points (m, ...), on the CPU, to whatever the encoder returns.
+        label: The file's name, for messages.
+        wants: What input it wants, in words; empty when it cannot be told.
+        batch_size: The only number of points that it takes at a time; None when it takes any.
+    """
+
+    run: Callable[[torch.Tensor], Any]
+    label: str
+    wants: str = ""
+    batch_size: int | None = None
+
+
+def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], notes: tuple[str, ...] = ()) -> Encoded:
+    """The posterior of the requested data.
+
+    Raises:
+        InputError: data that cannot be had or do not fit, outputs that cannot be read, an encoder in training mode.
+    """
+    inputs = open_inputs(request, encoder.label)
+    facts = inputs.facts()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        reading = _probe(encoder, inputs, request)
+        tensors = _all_points(encoder, inputs, reading, request)
+    shape = tuple(facts["input_shape"])
+    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
+    return Encoded(
+        _posterior(encoder.label, tensors),
+        split=inputs.split,
+        provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
+        notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note) if note),
+    )
+
+
+def wanted_by(module: nn.Module) -> str:
+    """What a network's first layer wants, in words; empty when its first weight does not tell."""
+    for name, weight in module.named_parameters():
+        if name.endswith("weight") and weight.dim() == 2:
+            return (
+                f"vectors of length {weight.shape[1]} ({name.removesuffix('.weight')} is its first layer; --flatten makes them)"
+            )
+        if name.endswith("weight") and weight.dim() == 4:
+            return f"images with {weight.shape[1]} channel(s) (its first layer is {name.removesuffix('.weight')})"
+        if weight.dim() > 1:
+            break
+    return ""
+
+
+def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
+    """The encoder's tensors on the points x, padded where it takes one batch size only."""
+    m, size = len(x), encoder.batch_size
+    padded = x if size is None or m == size else torch.cat([x, x[-1:].expand(size - m, *x.shape[1:])])
+    try:
+        returned = encoder.run(padded)
+    except InputError:
+        raise
+    except Exception as error:
+        wants = f" It wants {encoder.wants}." if encoder.wants else ""
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+        raise InputError(
+            f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "
+            "Change the data, or --resize, --gray, --flatten."
+        ) from error
+    return {name: tensor[:m].cpu() for name, tensor in tensors_of(returned, len(padded)).items()}
+
+
+def _probe(encoder: Encoder, inputs: Inputs, request: Request) -> Reading:
+    """Find out what the outputs are, and refuse an encoder that is in training mode."""
+    size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
+    x = inputs.batch(0, size)
+    first, second = _call(encoder, x), _call(encoder, x)
+    random = {name for name in first if not _same(first[name], second[name])}
+    reading = read(first, random, request.outputs, encoder.label)
+    half = max(1, size // 2)
+    alone = _call(encoder, torch.cat([x[:half], x[:1].expand(size - half, *x.shape[1:])]))
+    for role, (name, _) in reading.roles.items():
+        if role == "samples":
+            continue
+        if name in random:
+            raise InputError(
+                f"{encoder.label}: its {role} differs between two passes over the same points, so dropout (or other noise) is "
+                "on: call eval() before you save it. If this output is a sample, say --outputs samples."
+            )
+        if not _same(first[name][:half], alone[name][:half]):
+            raise InputError(
+                f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
+                "training mode: call eval() before you save it."
+            )
+    return reading
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    scale = max(float(a.abs().max()), 1e-6)
+    return (
+        bool(((a.double() - b.double()).abs() <= SAME * scale).all()) or bool(torch.equal(a, b)) or not bool(a.isfinite().all())
+    )
+
+
+def _all_points(encoder: Encoder, inputs: Inputs, reading: Reading, request: Request) -> Tensors:
+    parts: dict[str, list[torch.Tensor]] = {role: [] for role in reading.roles}
+    size = encoder.batch_size or POINTS_AT_ONCE
+    for start in range(0, len(inputs), size):
+        taken = reading.take(_call(encoder, inputs.batch(start, start + size)))
+        if start == 0 and {"mean", "samples"} <= set(taken):
+            _check_scatter(taken, encoder.label)
+        for role, tensor in taken.items():
+            parts[role].append(tensor.float() if tensor.dtype != torch.float64 else tensor)
+        request.progress(min(start + size, len(inputs)), len(inputs))
+    return {role: torch.cat(blocks) for role, blocks in parts.items()}
+
+
+def _check_scatter(taken: Tensors, label: str) -> None:
+    """Hold the claimed spread against the scatter of the encoder's own samples around its mean."""
+    claimed = next((role for role in SPREAD_ROLES if role in taken), None)
+    if claimed is None or taken["samples"].shape != taken["mean"].shape or taken[claimed].shape != taken["mean"].shape:
+        return
+    squares = (taken["samples"].double() - taken["mean"].double()).square()
+    spread = taken[claimed].double()
+    slack = Z_SCORES * (2 / squares.numel()) ** 0.5
+    ratios = {role: float((squares / variance_of(role, spread)).mean()) for role in SPREAD_ROLES}
+    if abs(ratios[claimed] - 1) <= slack:
+        return
+    fitting = [
+        role
+        for role, ratio in ratios.items()
+        if abs(ratio - 1) <= slack and (role in ("logvar", "logstd") or bool((spread > 0).all()))
+    ]
+    better = (
+        f"As {fitting[0]} it fits ({ratios[fitting[0]]:.3g}): say --outputs with {fitting[0]} in its place"
+        if fitting
+        else ("No other reading fits either: look at which output is which, and name each with --outputs, _ for what to ignore")
+    )
+    raise InputError(
+        f"{label}: its own samples scatter around its mean with {ratios[claimed]:.3g} times the variance that its spread, read "
+        f"as {claimed}, claims (1 +- {slack:.2g} is expected of {squares.numel():,} values). {better}."
+    )
+
+
+def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
+    """The variance that a spread stands for when it is read as `role`."""
+    if role == "logvar":
+        return spread.clamp(-80, 80).exp()
+    if role == "logstd":
+        return (2 * spread).clamp(-80, 80).exp()
+    return spread.square() if role == "std" else spread
+
+
+def _posterior(label: str, tensors: Tensors) -> Distribution:
+    if "scale_tril" in tensors:
+        mean, tril = tensors["mean"].double(), tensors["scale_tril"].double()
+        if not (mean.isfinite().all() and tril.isfinite().all()):
+            raise InputError(
+                f"{label} gives means or covariances that are NaN or infinite: look for what diverged in the encoder."
+            )
+        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+    if "logstd" in tensors:
+        tensors = {"mean": tensors["mean"], "logvar": 2 * tensors["logstd"]}
+    if len(tensors) > 1:
+        has_spread = any(role in SPREAD_ROLES for role in tensors)
+        tensors = {role: t for role, t in tensors.items() if (role != "samples" if has_spread else role == "samples")}
+    return posterior_of(label, tensors)
+
+
+def _place(name: str, half: int | None) -> str:
+    return name if half is None else f"{name}, {('first', 'second')[half]} half"

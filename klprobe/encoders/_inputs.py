@@ -1,0 +1,235 @@
+"""The data that an encoder is run over: where they come from, and every step between the file and the network's input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from klprobe import registry
+from klprobe.encoders import _npy
+from klprobe.encoders._named import import_named
+from klprobe.encoders._shared import Request
+from klprobe.types import InputError
+
+NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""package.module:attribute"""
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+ARRAY_NAMES = ("x", "data", "images", "arr_0")
+"""Which array of an .npz is the data, where it holds several."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey level: ITU-R BT.601, as pillow's mode L."""
+SOURCES = "a data set's name (klprobe list), a .npy or .npz of shape (N, ...), a folder of images, or package.module:dataset"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """N data points, fetched and preprocessed block by block.
+
+    Attributes:
+        name: What the user called them.
+        length: N.
+        fetch: (start, stop) to the points between as they are stored: uint8, or any other number taken as it is.
+        request: Which preprocessing was asked for.
+        split: Of a klprobe data set; else `unknown`.
+        notes: What was done to them that the user should know.
+    """
+
+    name: str
+    length: int
+    fetch: Callable[[int, int], torch.Tensor]
+    request: Request
+    split: str = "unknown"
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, start: int, stop: int) -> torch.Tensor:
+        """Points `start` to `stop` as the encoder gets them, float32, shape (m, ...)."""
+        return preprocess(self.fetch(start, min(stop, self.length)), self.request, self.name)
+
+    def facts(self) -> dict[str, Any]:
+        """For the report: the data and every preprocessing step, strict JSON."""
+        sample = self.fetch(0, 1)
+        return {
+            "data": self.name,
+            "num_points": self.length,
+            "stored": f"{str(sample.dtype).removeprefix('torch.')} {tuple(sample.shape[1:])}",
+            "preprocessing": describe(self.request, sample),
+            "input_shape": list(self.batch(0, 1).shape[1:]),
+        }
+
+
+def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
+    """Bytes to [0, 1], then grey, resized, range, flattened, in this order and each only when asked for.
+
+    Args:
+        x: Points as stored, shape (m, ...); images are (m, C, H, W) or (m, H, W).
+    Returns:
+        float32, shape (m, ...).
+    Raises:
+        InputError: a step that these data do not allow, and why.
+    """
+    values = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    if request.gray or request.resize:
+        values = _as_images(values, name)
+    if request.gray and values.shape[1] == 3:
+        values = (values * values.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    elif request.gray and values.shape[1] != 1:
+        raise InputError(f"--gray needs images with 1 or 3 channels, but {name} gives {values.shape[1]}.")
+    if request.resize and tuple(values.shape[2:]) != request.resize:
+        values = functional.interpolate(values, request.resize, mode="bilinear", antialias=True)
+    if request.value_range is not None:
+        low, high = request.value_range
+        if values.numel() and (values.min() < -1e-4 or values.max() > 1 + 1e-4):
+            raise InputError(
+                f"--range {low:g},{high:g} maps bytes, or numbers in [0, 1], but {name} holds {values.min():g} to "
+                f"{values.max():g}: leave --range away to take them as they are, or scale them to [0, 1] first."
+            )
+        values = low + (high - low) * values
+    return values.flatten(1) if request.flatten else values
+
+
+def describe(request: Request, sample: torch.Tensor) -> list[str]:
+    """The steps of `preprocess` in words, in their order."""
+    steps = ["bytes to [0, 1]"] if sample.dtype == torch.uint8 else ["values as they are"]
+    if request.gray:
+        steps.append("gray")
+    if request.resize:
+        steps.append(f"resized to {request.resize[0]} x {request.resize[1]}, bilinear")
+    if request.value_range is not None:
+        steps.append("[0, 1] to [{:g}, {:g}]".format(*request.value_range))
+    if request.flatten:
+        steps.append("flattened")
+    return steps
+
+
+def open_inputs(request: Request, label: str) -> Inputs:
+    """The data that `--data` names.
+
+    Raises:
+        InputError: none named, nothing by that name, or data that cannot be used.
+    """
+    name = request.data
+    if name is None:
+        raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
+    path = Path(name)
+    known = registry.names("datasets")
+    if name.replace("_", "-") in known:
+        data = registry.load("datasets", name)().load(request.split, request.data_root)
+        registered = name.replace("_", "-")
+        return Inputs(registered, len(data), lambda start, stop: data.x[start:stop], request, request.split)
+    if not path.exists() and not NAMED.fullmatch(name):
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(f"--data {name} does not exist: give {SOURCES}.")
+        registry.load("datasets", name)  # raises, with the nearest name
+    if request.split != "all":
+        raise InputError(
+            f"--split {request.split} chooses among klprobe's data sets only: give the points of that split as --data."
+        )
+    if path.is_dir():
+        return _folder(path, request)
+    if path.exists():
+        return _from_tensor(path.name, _array_file(path), request)
+    return _from_python(name, request)
+
+
+def _array_file(path: Path) -> torch.Tensor:
+    if path.suffix.lower() == ".npy":
+        array = _npy.map_file(path, path.name)
+    elif path.suffix.lower() == ".npz":
+        array = _npy.read_sole(path, ARRAY_NAMES)
+    else:
+        raise InputError(f"--data {path} is neither .npy nor .npz nor a folder of images: give {SOURCES}.")
+    if array.dtype.kind not in "fiub" or array.ndim < 2:
+        raise InputError(f"{path.name} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
+    return torch.from_numpy(
+        np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    )
+
+
+def _from_tensor(name: str, x: torch.Tensor, request: Request) -> Inputs:
+    """Data in memory; images with the channels last, as most arrays have them, are turned to (C, H, W)."""
+    notes: tuple[str, ...] = ()
+    if x.dim() == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        x, notes = x.movedim(-1, 1), (f"{name}: channels last, turned to (C, H, W) = {tuple(x.movedim(-1, 1).shape[1:])}",)
+    return Inputs(name, len(x), lambda start, stop: x[start:stop], request, notes=notes)
+
+
+def _folder(folder: Path, request: Request) -> Inputs:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files:
+        raise InputError(f"--data {folder} holds no image ({', '.join(IMAGES)}).")
+
+    def fetch(start: int, stop: int) -> torch.Tensor:
+        images = [_image(file, request) for file in files[start:stop]]
+        if len({image.shape for image in images}) > 1:
+            other = next(i for i, image in enumerate(images) if image.shape != images[0].shape)
+            raise InputError(
+                f"{files[start].name} has shape {tuple(images[0].shape)} but {files[start + other].name} "
+                f"{tuple(images[other].shape)}: give --resize, and --gray where some images have colours."
+            )
+        return torch.stack(images)
+
+    return Inputs(folder.name, len(files), fetch, request)
+
+
+def _image(file: Path, request: Request) -> torch.Tensor:
+    """One image, (C, H, W): uint8 as stored; already gray and resized (in [0, 1]) when asked for, since sizes may differ."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            mode = "L" if image.mode in ("1", "L", "I;16", "I") else "RGB"
+            pixels = torch.from_numpy(np.array(image.convert(mode), copy=True))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{file} cannot be read as an image ({error}): remove or replace it.") from error
+    pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(-1, 0)
+    if not (request.resize or request.gray):
+        return pixels
+    steps = Request(gray=request.gray, resize=request.resize)
+    return (preprocess(pixels.unsqueeze(0), steps, file.name)[0] * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_python(name: str, request: Request) -> Inputs:
+    """`package.module:dataset`: a tensor, an array, a map-style torch Dataset, or a function that returns one."""
+    found = import_named(name, "--data")
+    if callable(found) and not hasattr(found, "__getitem__"):
+        found = found()
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
+    if isinstance(found, torch.Tensor):
+        if found.dim() < 2 or found.is_complex():
+            raise InputError(f"--data {name} is {found.dtype} of shape {tuple(found.shape)}, but data have shape (N, ...).")
+        return _from_tensor(name, found, request)
+    if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+        raise InputError(
+            f"--data {name} is a {type(found).__name__}: give a tensor or an array of shape (N, ...), or a Dataset with "
+            "__len__ and __getitem__ that gives x or (x, label)."
+        )
+
+    def fetch(start: int, stop: int) -> torch.Tensor:
+        items = (found[i] for i in range(start, stop))
+        points = [torch.as_tensor(item[0] if isinstance(item, tuple | list) else item) for item in items]
+        if len({point.shape for point in points}) > 1:
+            raise InputError(f"--data {name} gives points of different shapes: {sorted({tuple(p.shape) for p in points})[:3]}.")
+        return torch.stack(points)
+
+    return Inputs(name, len(found), fetch, request)
+
+
+def _as_images(values: torch.Tensor, name: str) -> torch.Tensor:
+    if values.dim() == 3:
+        return values.unsqueeze(1)
+    if values.dim() != 4:
+        raise InputError(
+            f"--resize and --gray need images, (C, H, W), but {name} gives points of shape {tuple(values.shape[1:])}."
+        )
+    return values

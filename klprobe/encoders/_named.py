@@ -1,0 +1,34 @@
+"""`package.module:name` on the command line: the user's own code, imported only because it was named."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from klprobe.types import InputError
+
+
+def import_named(spec: str, flag: str) -> Any:
+    """What `package.module:name` stands for; modules of the current folder are found, as with `python -m`.
+
+    Raises:
+        InputError: no such module or name, or an error inside the module; says which flag asked for it.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise InputError(f"{flag} {spec} is not of the form package.module:name.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(
+            f"{flag} {spec}: the module {module_name} cannot be imported ({type(error).__name__}: {error}): run klprobe where "
+            "`python -c 'import " + module_name + "'` works."
+        ) from error
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")][:8]
+        raise InputError(f"{flag} {spec}: {module_name} has no {attribute}; it has {', '.join(public) or 'nothing public'}.")
+    return getattr(module, attribute)

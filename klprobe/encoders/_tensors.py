@@ -1,0 +1,84 @@
+"""From the tensors that an encoder gave to a posterior, with every value looked at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from klprobe.distributions import DiagonalGaussian, SampleOnly
+from klprobe.types import InputError
+
+SPREADS = ("logvar", "var", "std")
+VALUES_AT_ONCE = 1 << 22
+"""Numbers validated at a time, so that a memory-mapped array of any size passes through little memory."""
+LARGEST_LOGVAR = 700.0
+"""exp(+-700) is still a normal float64."""
+
+
+def posterior_of(label: str, tensors: Mapping[str, torch.Tensor]) -> DiagonalGaussian | SampleOnly:
+    """The posterior that mean and one spread, samples alone, or mean alone make, each of shape (N, D).
+
+    Raises:
+        InputError: shapes that disagree, NaN, infinity, a variance that is none; names tensor and remedy.
+    """
+    for name, tensor in tensors.items():
+        _check_shape(label, name, tensor)
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        listed = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+        raise InputError(f"{label}: shapes disagree: {listed}. All must be the same (N, D).")
+    for name, tensor in tensors.items():
+        _check_values(label, name, tensor)
+    spreads = {name: t for name, t in tensors.items() if name in SPREADS}
+    if spreads:
+        return DiagonalGaussian(tensors["mean"], **spreads)
+    return SampleOnly(*tensors.values(), deterministic="mean" in tensors)
+
+
+def _check_shape(label: str, name: str, tensor: torch.Tensor) -> None:
+    shape = tuple(tensor.shape)
+    problem = ""
+    if len(shape) < 2:
+        problem = f"for one latent, {name}[:, None] has it" if len(shape) == 1 else "save one row per data point"
+    elif len(shape) > 2:
+        problem = f"flatten each point's latents, {name}.reshape(len({name}), -1)"
+    elif shape[1] == 0:
+        problem = "D = 0 leaves no latent to estimate"
+    elif shape[0] < 2:
+        problem = f"N = {shape[0]}, but an aggregate posterior needs at least 2 data points"
+    if problem:
+        raise InputError(f"{label}: tensor {name!r} has shape {shape}, not (N, D): {problem}.")
+
+
+def _check_values(label: str, name: str, tensor: torch.Tensor) -> None:
+    where = f"{label}: tensor {name!r}"
+    if found := _find(tensor, lambda block: ~block.isfinite()):
+        raise InputError(
+            f"{where} has {found}, NaN or infinite: look for what diverged in the encoder, or leave those points out."
+        )
+    if name == "logvar" and (found := _find(tensor, lambda block: block.abs() > LARGEST_LOGVAR)):
+        raise InputError(
+            f"{where} has {found}, beyond +-{LARGEST_LOGVAR:g}, where a float64 variance ends: clamp it in the encoder, "
+            "or hand over mean alone for a deterministic encoder."
+        )
+    if name in ("var", "std"):
+        if found := _find(tensor, lambda block: block < 0):
+            raise InputError(f"{where} has {found}, negative: if it is a log-variance, call it 'logvar'.")
+        if found := _find(tensor, lambda block: block == 0):
+            raise InputError(
+                f"{where} has {found}, zero, so q(z|x) has no density there: save logvar (float16 underflows), "
+                "or mean alone for a deterministic encoder."
+            )
+
+
+def _find(tensor: torch.Tensor, is_bad: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """How many values are bad and where the first is, in words; empty when none is."""
+    rows, count, first = max(1, VALUES_AT_ONCE // tensor.shape[1]), 0, ""
+    for start in range(0, len(tensor), rows):
+        bad = is_bad(tensor[start : start + rows].double())
+        here = int(bad.sum())
+        if here and not count:
+            row, column = divmod(int(bad.flatten().byte().argmax()), tensor.shape[1])
+            first = f"[{start + row}, {column}]"
+        count += here
+    return f"{count:,} value{'s' if count > 1 else ''} (the first at {first})" if count else ""
