@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -93,8 +94,16 @@ klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out repo
 """
 
 
-def parse_groups(arguments: list[str], prog: str, text: str, source: type[Source] | None) -> tuple[Any, Common, dict[str, Any]]:
+def parse_groups(
+    arguments: list[str],
+    prog: str,
+    text: str,
+    source: type[Source] | None,
+    defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> tuple[Any, Common, dict[str, Any]]:
     """Flags of the source (if any), the common ones, and one group for each estimator, named after its file.
+
+    `defaults` maps an estimator's name to settings that differ from its own defaults.
 
     `--help` leaves the estimators' settings out, for a screen a newcomer can read; `--help maf gmm` shows those of the two.
     """
@@ -106,7 +115,10 @@ def parse_groups(arguments: list[str], prog: str, text: str, source: type[Source
         shown = tuple(arguments[asked + 1 :])
         text += f"\nThe settings of a method, such as --maf.flows 3: {prog} --help maf\n"
     kinds = {name.replace("-", "_"): registry.load("estimators", name) for name in shown}
-    groups = [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)]
+    begin = {name: functools.partial(kind, **defaults.get(name, {})) for name, kind in kinds.items()}
+    groups = [
+        (name, kind, dataclasses.field(default_factory=begin[name])) for name, kind in kinds.items() if dataclasses.fields(kind)
+    ]
     if asked is not None and shown:
         general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
     flags: Any = parse(dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text}), arguments, prog=prog)
