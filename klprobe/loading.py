@@ -18,8 +18,8 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
     """The posterior that a file or folder holds, or that its encoder gives on a data set.
 
     Args:
-        path: klprobe's own checkpoint, `.npz`, `.safetensors`, or a folder of `.npy` files; `klprobe list` names the formats.
-        request: Data set, split and device, for a checkpoint that holds an encoder.
+        path: A file or folder in one of the formats that `klprobe list` names.
+        request: Data, split and device, for a checkpoint that holds an encoder; its factory, for one that holds weights.
 
     Raises:
         InputError: no such file, or one that cannot be used; the message names file, tensor and remedy.
@@ -28,6 +28,9 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
     try:
         if not path.exists():
             raise InputError(_missing(path))
+        if request is not None and request.encoder is not None:
+            chosen: Encoded = registry.load("encoders", "state-dict")().load(path, request)
+            return chosen
         for name in registry.names("encoders"):
             checkpoint = registry.load("encoders", name)()
             if checkpoint.matches(path):
@@ -55,7 +58,9 @@ def _unknown(path: Path) -> str:
     if suffix in PICKLED or _is_pickle(path):
         return (
             f"{path} is a pickle, which may run any code when read, so klprobe never opens one. In the program that made it, "
-            f"run the encoder over your data and save what it returns: {FROM_ARRAYS}."
+            f"run the encoder over your data and save what it returns: {FROM_ARRAYS}. "
+            "Or export it: torch.jit.script(encoder).save('encoder.pt'). If it holds weights alone, --encoder "
+            "package.module:factory names the network they belong to."
         )
     if suffix == ".npy":
         return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."

@@ -169,7 +169,9 @@ def _by_looks(tensors: Tensors, random: set[str], label: str) -> Reading:
     if not steady:
         if len(tensors) == 1:
             return Reading({"samples": (next(iter(tensors)), None)}, "the output differs from pass to pass: read as samples")
-        raise _undecided(tensors, label, "and all of them differ from pass to pass")
+        raise _undecided(
+            tensors, label, "and all of them differ from pass to pass (is dropout on? then call eval() before saving)"
+        )
     pairs = [(a, b) for a, b in zip(list(steady), list(steady)[1:], strict=False) if steady[a].shape == steady[b].shape]
     if len(steady) == 1 and not set(tensors) & random:
         return _one_tensor(*next(iter(steady.items())), label)

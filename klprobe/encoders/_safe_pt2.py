@@ -24,12 +24,21 @@ TARGET = re.compile(
 """Operators of a graph: arithmetic on tensors and sizes."""
 HARMLESS = re.compile(r"[\w.\[\]{}\":, <>+*/-]*")
 """Strings without parentheses, equals sign or line break hold no call and no statement."""
-EXPRESSION = re.compile(r"(?:[szu]\w?\d+|\d+|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Max|Min|[\s+\-*/(),])*")
+EXPRESSION = re.compile(
+    r"(?:Symbol\('[szu]\w{0,2}\d+'(?:, [a-z_]+=(?:True|False))*\)|[szu]\w{0,2}\d+|\d+"
+    r"|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Max|Min|[\s+\-*/(),])*"
+)
 """Symbolic sizes: torch hands them to a parser that evaluates."""
 SOURCE = ("metadata", "guards_code", "stack_trace")
 """Keys whose content is source text, or names code; nothing is computed from them."""
-FORBIDDEN = re.compile(r"data/aotinductor/|data/weights/[^/]*\.pt$|data/constants/(?!tensor_|[^/]*\.json$)|.*\.so$")
-"""Compiled libraries, and weights or objects that are pickles."""
+KEPT = re.compile(
+    r"models/\w+\.json|data/weights/(weight_\d+|\w+\.json)|data/constants/(tensor_\d+|\w+\.json)"
+    r"|archive_(format|version)|byteorder|version|\.data/\w+"
+)
+"""Graph, plain tensors and their directories. What else there is may be compiled code or a pickle."""
+EMPTIED = re.compile(r"data/sample_inputs/\w+\.pt")
+"""A pickle that torch reads even where it takes Python code to do so; nobody needs it here."""
+LEFT_OUT = re.compile(r"extra/.*")
 
 
 def sanitised(path: Path) -> io.BytesIO:
@@ -42,9 +51,11 @@ def sanitised(path: Path) -> io.BytesIO:
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as archive:
         for name in names_in(path):
-            if FORBIDDEN.match(name):
-                raise _refused(path, f"{name} is compiled code or a pickle")
-            content = read_entry(path, name)
+            if LEFT_OUT.fullmatch(name):
+                continue
+            if not (KEPT.fullmatch(name) or EMPTIED.fullmatch(name)):
+                raise _refused(path, f"{name} is no graph and no plain tensor")
+            content = b"" if EMPTIED.fullmatch(name) else read_entry(path, name)
             if name.endswith(".json"):
                 content = _checked_json(path, name, content)
             archive.writestr(f"{path.stem}/{name}", content)
@@ -61,31 +72,25 @@ def _checked_json(path: Path, name: str, content: bytes) -> bytes:
         raise InputError(f"{path.name}: {name} is no JSON ({error}): save the program again with torch.export.save.") from error
 
 
-def _clean(path: Path, value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        if value.get("use_pickle"):
-            raise _refused(path, "a tensor in it is a pickle")
-        emptied = {name: type(inner)() for name, inner in value.items() if name in SOURCE}
-        for name in value:
-            _check_string(path, "", name)
-        return {
-            name: emptied.get(name, None) if name in emptied else _clean(path, inner, name) for name, inner in value.items()
-        }
+def _clean(path: Path, value: Any, allowed: re.Pattern[str] = HARMLESS) -> Any:
+    """The same JSON without source text, each string held against what is allowed in its place."""
+    if isinstance(value, str) and not allowed.fullmatch(value):
+        raise _refused(path, f"{value[:60]!r} is no plain operator, size or name")
     if isinstance(value, list):
-        return [_clean(path, inner, key) for inner in value]
-    if isinstance(value, str):
-        _check_string(path, key, value)
-    return value
-
-
-def _check_string(path: Path, key: str, text: str) -> None:
-    allowed = {"target": TARGET, "expr_str": EXPRESSION}.get(key, HARMLESS)
-    if key == "target" and HARMLESS.fullmatch(text) and "." not in text:
-        return  # the name of a weight in the signature, not of an operator
-    if not allowed.fullmatch(text) and not (
-        key == "target" and not text.startswith(("torch", "_operator", "math", "#")) and HARMLESS.fullmatch(text)
-    ):
-        raise _refused(path, f"its {key or 'text'} {text[:60]!r} is no plain operator, size or name")
+        return [_clean(path, inner, allowed) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("use_pickle"):
+        raise _refused(path, "a tensor in it is a pickle")
+    is_node = "target" in value and "inputs" in value
+    cleaned = {}
+    for key, inner in value.items():
+        if key in SOURCE:
+            cleaned[_clean(path, key)] = type(inner)()
+        else:
+            rule = EXPRESSION if key == "expr_str" else TARGET if key == "target" and is_node else HARMLESS
+            cleaned[_clean(path, key)] = _clean(path, inner, rule)
+    return cleaned
 
 
 def _refused(path: Path, why: str) -> InputError:

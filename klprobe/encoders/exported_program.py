@@ -49,7 +49,7 @@ class ExportedProgram:
         encoder = Encoder(
             lambda x: module(x.to(request.device)),
             path.name,
-            f"points of shape ({', '.join(map(str, point))})",
+            f"points of shape {tuple(point)}",
             batch if isinstance(batch, int) else None,
         )
         facts = {"format": "exported-program", "file": path.name, "sha256": {path.name: sha256(path)}}
