@@ -1,14 +1,16 @@
 """Builders: sizes in, nn.Module out. The papers' architecture tables stand here and nowhere else.
 
 Encoders map (batch, *shape) to (batch, outputs), generators map (batch, latent_dim) to (batch, *shape) with no activation
-at the end. Batch normalisation follows every hidden layer (DMVI, AGAN: "everywhere"); a layer before it has no bias,
-which the normalisation would remove. Convolutions are laid out channels-last, which a CPU runs a fifth faster.
+at the end; discriminators give one logit, the difference of the two that DMVI's tables list (their class head is for
+labels, and left out). Batch normalisation follows every hidden layer of encoders and generators (DMVI, AGAN:
+"everywhere"); a layer before it has no bias, which the normalisation would remove. Convolutions are laid out
+channels-last, which a CPU runs a fifth faster.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -19,72 +21,207 @@ from klprobe.types import InputError
 
 MAPS = (64, 64, 32)
 """Feature maps of the ColorMNIST generator at 7 x 7, 14 x 14 and 14 x 14; 3136 = 64 * 7 * 7 (DMVI Table 7, AGAN Table 4)."""
+JUDGE_MAPS: tuple[int, ...] = (8, 16, 32, 64, 64)
+"""Feature maps of the ColorMNIST discriminator, strides 2, 1, 2, 1, 2 (DMVI Table 6, AGAN Table 3)."""
+DCGAN_MAPS: dict[int, tuple[int, ...]] = {32: (64, 128, 256), 64: (64, 128, 256, 512)}
+"""Feature maps of the DCGAN networks of Arjovsky et al. (2017), from the image's side inwards down to 4 x 4."""
+SIZES = (28, *DCGAN_MAPS)
+SLOPE = 0.2
+"""Of the leaky units of every discriminator (DMVI K.5, AGAN H.4)."""
 
 
-def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int = 2) -> nn.Sequential:
+def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int = 2, extra: int = 0) -> nn.Sequential:
     """Network from data of one shape to `outputs` numbers, as mean and log-variance side by side.
 
     Args:
-        shape: (D,) for an MLP; (1, 28, 28) or (3, 28, 28) for the convolutional transpose of the ColorMNIST generator.
+        shape: (D,) for an MLP; 28 x 28, 32 x 32 or 64 x 64 pixels, 1 or 3 channels, for the convolutional transpose of
+            the generator.
         outputs: Width of the last layer.
         width, layers: Units and number of the hidden layers; MLP only.
+        extra: Numbers (of a vector) or channels (of an image) that come with the data, such as noise.
     Raises:
         InputError: no table fits this shape.
     """
     _check(shape)
+    inputs = shape[0] + extra
     if len(shape) == 1:
-        return _mlp(shape[0], outputs, width, layers)
-    wide, middle, narrow = MAPS
-    network = nn.Sequential(
-        *_hidden(nn.Conv2d(shape[0], narrow, 5, stride=2, padding=2, bias=False)),
-        *_hidden(nn.Conv2d(narrow, middle, 5, stride=1, padding=2, bias=False)),
-        *_hidden(nn.Conv2d(middle, wide, 5, stride=2, padding=2, bias=False)),
-        nn.Flatten(),
-        nn.Linear(wide * 7 * 7, outputs),
-    )
+        return _mlp(inputs, outputs, width, layers)
+    if shape[1] == 28:
+        wide, middle, narrow = MAPS
+        network = nn.Sequential(
+            *_hidden(nn.Conv2d(inputs, narrow, 5, stride=2, padding=2, bias=False)),
+            *_hidden(nn.Conv2d(narrow, middle, 5, stride=1, padding=2, bias=False)),
+            *_hidden(nn.Conv2d(middle, wide, 5, stride=2, padding=2, bias=False)),
+            nn.Flatten(),
+            nn.Linear(wide * 7 * 7, outputs),
+        )
+    else:
+        maps = DCGAN_MAPS[shape[1]]
+        convolutions = [nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise((inputs, *maps))]
+        network = nn.Sequential(*_flat(map(_hidden, convolutions)), nn.Flatten(), nn.Linear(maps[-1] * 4 * 4, outputs))
     return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
-def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers: int = 2) -> nn.Sequential:
+def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers: int = 2, copies: int = 1) -> nn.Sequential:
     """Network from codes to data of one shape, without an activation at its end.
 
     Args:
         latent_dim: Length of a code.
-        shape: (D,) for an MLP; (1, 28, 28) or (3, 28, 28) for the ColorMNIST generator of DMVI Table 7.
+        shape: (D,) for an MLP; (1 or 3, 28, 28) for the ColorMNIST generator of DMVI Table 7; (1 or 3, 32, 32) and
+            (1 or 3, 64, 64) for that of DCGAN.
         width, layers: Units and number of the hidden layers; MLP only.
+        copies: Numbers for each value of a data point, side by side in the first dimension: 2 for means and spreads.
+    Raises:
+        InputError: no table fits this shape.
+    """
+    _check(shape)
+    outputs = copies * shape[0]
+    if len(shape) == 1:
+        return _mlp(latent_dim, outputs, width, layers)
+    if shape[1] == 28:
+        wide, middle, narrow = MAPS
+        network = nn.Sequential(
+            nn.Linear(latent_dim, wide * 7 * 7, bias=False),
+            nn.Unflatten(1, (wide, 7, 7)),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+            *_hidden(nn.ConvTranspose2d(wide, middle, 5, stride=2, padding=2, output_padding=1, bias=False)),
+            *_hidden(nn.ConvTranspose2d(middle, narrow, 5, stride=1, padding=2, bias=False)),
+            nn.ConvTranspose2d(narrow, outputs, 5, stride=2, padding=2, output_padding=1),
+        )
+    else:
+        maps = DCGAN_MAPS[shape[1]][::-1]
+        convolutions = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(maps)]
+        network = nn.Sequential(
+            nn.Unflatten(1, (latent_dim, 1, 1)),
+            *_hidden(nn.ConvTranspose2d(latent_dim, maps[0], 4, bias=False)),
+            *_flat(map(_hidden, convolutions)),
+            nn.ConvTranspose2d(maps[-1], outputs, 4, stride=2, padding=1),
+        )
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
+
+
+def discriminator(
+    shape: Sequence[int], *, width: int = 256, layers: int = 2, batch_norm: bool = True, dropout: float = 0.0
+) -> nn.Sequential:
+    """Network from data of one shape to one logit; all but its last layer are its features, a vector.
+
+    Args:
+        shape: (D,) for an MLP; 28 x 28 pixels for the ColorMNIST discriminator (DMVI Table 6), 32 x 32 and 64 x 64 for
+            that of DCGAN.
+        width, layers: Units and number of the hidden layers; MLP only.
+        batch_norm: Normalise after the convolutions, the first one of DCGAN's excepted. An MLP never does: on 2-D toys
+            a whole batch would give itself away by its statistics.
+        dropout: Share of the last features that is dropped; images only.
     Raises:
         InputError: no table fits this shape.
     """
     _check(shape)
     if len(shape) == 1:
-        return _mlp(latent_dim, shape[0], width, layers)
-    wide, middle, narrow = MAPS
-    network = nn.Sequential(
-        nn.Linear(latent_dim, wide * 7 * 7, bias=False),
-        nn.Unflatten(1, (wide, 7, 7)),
-        nn.BatchNorm2d(wide),
-        nn.ReLU(),
-        *_hidden(nn.ConvTranspose2d(wide, middle, 5, stride=2, padding=2, output_padding=1, bias=False)),
-        *_hidden(nn.ConvTranspose2d(middle, narrow, 5, stride=1, padding=2, bias=False)),
-        nn.ConvTranspose2d(narrow, shape[0], 5, stride=2, padding=2, output_padding=1),
-    )
-    return convert_conv2d_weight_memory_format(network, torch.channels_last)
+        return code_discriminator(shape[0], width=width, layers=layers)
+    trunk, maps = _trunk(shape, batch_norm)
+    end = [nn.Flatten(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(maps * 4 * 4, 1)]
+    return convert_conv2d_weight_memory_format(nn.Sequential(*trunk, *end), torch.channels_last)
+
+
+def code_discriminator(latent_dim: int, *, width: int = 1000, layers: int = 3) -> nn.Sequential:
+    """MLP from codes to one logit: 3 x 1000 leaky units in DMVI K.5, 3 x 750 in AGAN H.4; no batch normalisation."""
+    sizes = [latent_dim] + [width] * layers
+    return nn.Sequential(*_leaky(sizes), nn.Linear(sizes[-1], 1))
+
+
+class JointDiscriminator(nn.Module):
+    """From pairs of data and codes to one logit: features of each, side by side, and a head (DMVI Table 8).
+
+    Images: the features of data are 4 x 4 maps, those of codes are repeated over them; then convolutions 3 x 3 and 2 x 2
+    without padding, which leave one pixel, and a linear layer. The table does not say how a vector is convolved: this
+    reading is ours, and the only one in which its sizes come out even. Vectors: one hidden layer as head (ours).
+
+    Args:
+        shape, latent_dim: Of the data and of the codes.
+        width, layers: Of the data's features and the head; MLP only.
+        code_width, code_layers: Of the codes' features.
+        head_maps: Feature maps of the head, 512 or 1024 in Table 8; images only.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent_dim: int,
+        *,
+        width: int = 256,
+        layers: int = 2,
+        code_width: int = 1000,
+        code_layers: int = 3,
+        head_maps: int = 512,
+    ) -> None:
+        super().__init__()
+        _check(shape)
+        self.code = nn.Sequential(*_leaky([latent_dim] + [code_width] * code_layers))
+        features = code_width if code_layers else latent_dim
+        if len(shape) == 1:
+            self.data = nn.Sequential(*_leaky([shape[0]] + [width] * layers))
+            self.head = nn.Sequential(*_leaky([(width if layers else shape[0]) + features, width]), nn.Linear(width, 1))
+            return
+        trunk, maps = _trunk(shape, batch_norm=True)
+        self.data = convert_conv2d_weight_memory_format(nn.Sequential(*trunk), torch.channels_last)
+        self.head = nn.Sequential(
+            *_judging(nn.Conv2d(maps + features, head_maps, 3, bias=False), batch_norm=True),
+            *_judging(nn.Conv2d(head_maps, head_maps, 2, bias=False), batch_norm=True),
+            nn.Flatten(),
+            nn.Linear(head_maps, 1),
+        )
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (batch, 1), for data (batch, *shape) with codes (batch, latent_dim)."""
+        of_x, of_z = self.data(x), self.code(z)
+        if of_x.dim() == 4:
+            of_z = of_z[:, :, None, None].expand(-1, -1, *of_x.shape[2:])
+        return self.head(torch.cat([of_x, of_z], 1))
 
 
 def _mlp(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequential:
     sizes = [inputs] + [width] * layers
-    hidden = [nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)]
-    return nn.Sequential(*(m for block in hidden for m in block), nn.Linear(sizes[-1], outputs))
+    hidden = [(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)]
+    return nn.Sequential(*_flat(hidden), nn.Linear(sizes[-1], outputs))
+
+
+def _leaky(sizes: Sequence[int]) -> list[nn.Module]:
+    return _flat((nn.Linear(a, b), nn.LeakyReLU(SLOPE)) for a, b in pairwise(sizes))
 
 
 def _hidden(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, ...]:
     return layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()
 
 
+def _judging(layer: nn.Conv2d, batch_norm: bool) -> tuple[nn.Module, ...]:
+    return (layer, *([nn.BatchNorm2d(layer.out_channels)] if batch_norm else []), nn.LeakyReLU(SLOPE))
+
+
+def _trunk(shape: Sequence[int], batch_norm: bool) -> tuple[list[nn.Module], int]:
+    """A discriminator's convolutions down to 4 x 4, and the number of maps they end in."""
+    color_mnist = shape[1] == 28
+    maps = JUDGE_MAPS if color_mnist else DCGAN_MAPS[shape[1]]
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(pairwise((shape[0], *maps))):
+        normed = batch_norm and (color_mnist or i > 0)
+        if color_mnist:
+            layer = nn.Conv2d(a, b, 5, stride=1 + (i + 1) % 2, padding=2, bias=not normed)
+        else:
+            layer = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=not normed)
+        layers += _judging(layer, normed)
+    return layers, maps[-1]
+
+
+def _flat(blocks: Iterable[Sequence[nn.Module]]) -> list[nn.Module]:
+    return [module for block in blocks for module in block]
+
+
 def _check(shape: Sequence[int]) -> None:
-    fits = (len(shape) == 1 and shape[0] > 0) or tuple(shape) in {(1, 28, 28), (3, 28, 28)}
-    if not fits:
+    vector = len(shape) == 1 and shape[0] > 0
+    image = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] and shape[1] in SIZES
+    if not (vector or image):
         raise InputError(
-            f"No network fits data of shape {tuple(shape)}. What fits: vectors (D,), images (1, 28, 28) and (3, 28, 28). "
-            f"Resize or pad the images, or flatten them to vectors of {math.prod(shape)}."
+            f"No network fits data of shape {tuple(shape)}. What fits: vectors (D,), and images of 1 or 3 channels and "
+            f"28 x 28, 32 x 32 or 64 x 64 pixels. Resize or pad the images, or flatten them to vectors of {math.prod(shape)}."
         )

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from klprobe.networks import encoder, generator
+from klprobe.networks import JointDiscriminator, code_discriminator, discriminator, encoder, generator
 from klprobe.types import InputError
 
-SHAPES = [(2,), (64,), (1, 28, 28), (3, 28, 28)]
+SHAPES = [(2,), (64,), (1, 28, 28), (3, 28, 28), (3, 32, 32), (1, 64, 64)]
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +64,69 @@ def test_width_and_layers_shape_the_mlp():
     assert [m.out_features for m in linear] == [32, 32, 32, 6]
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 28, 28), (28, 28), (), (0,)])
-@pytest.mark.parametrize("build", [lambda shape: encoder(shape, 6), lambda shape: generator(6, shape)])
+BUILDERS = {
+    "encoder": lambda shape: encoder(shape, 6),
+    "generator": lambda shape: generator(6, shape),
+    "discriminator": discriminator,
+    "joint": lambda shape: JointDiscriminator(shape, 6),
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (1, 28, 32), (2, 28, 28), (28, 28), (), (0,)])
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 def test_a_shape_that_does_not_fit_is_told_which_do(build, shape):
-    with pytest.raises(InputError, match=r"What fits: vectors \(D,\), images \(1, 28, 28\) and \(3, 28, 28\)"):
+    with pytest.raises(
+        InputError, match=r"What fits: vectors \(D,\), and images of 1 or 3 channels and 28 x 28, 32 x 32 or 64 x 64"
+    ):
         build(shape)
+
+
+def test_dcgan_networks_are_those_of_the_wgan_papers_code():
+    """4 x 4 kernels, maps doubling inwards from 64, no normalisation after the discriminator's first layer."""
+    assert convolutions(generator(100, (3, 64, 64))) == [
+        (100, 512, 4, 1), (512, 256, 4, 2), (256, 128, 4, 2), (128, 64, 4, 2), (64, 3, 4, 2)
+    ]  # fmt: skip
+    assert convolutions(generator(100, (3, 32, 32))) == [(100, 256, 4, 1), (256, 128, 4, 2), (128, 64, 4, 2), (64, 3, 4, 2)]
+    judge = discriminator((3, 64, 64))
+    assert convolutions(judge) == [(3, 64, 4, 2), (64, 128, 4, 2), (128, 256, 4, 2), (256, 512, 4, 2)]
+    assert [m.num_features for m in judge if isinstance(m, nn.BatchNorm2d)] == [128, 256, 512]
+    assert judge[-1].in_features == 512 * 4 * 4
+
+
+def test_discriminator_is_table_6_of_dmvi():
+    judge = discriminator((3, 28, 28), dropout=0.8)
+    assert convolutions(judge) == [(3, 8, 5, 2), (8, 16, 5, 1), (16, 32, 5, 2), (32, 64, 5, 1), (64, 64, 5, 2)]
+    assert [m.p for m in judge if isinstance(m, nn.Dropout)] == [0.8]
+    assert {m.negative_slope for m in judge if isinstance(m, nn.LeakyReLU)} == {0.2}
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in judge) == 5
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in discriminator((3, 28, 28), batch_norm=False))
+
+
+def test_joint_head_is_table_8_of_dmvi_and_ends_in_one_pixel():
+    judge = JointDiscriminator((3, 28, 28), 50, head_maps=1024)
+    assert convolutions(judge.head) == [(64 + 1000, 1024, 3, 1), (1024, 1024, 2, 1)]
+    assert (judge.head[-1].in_features, judge.head[-1].out_features) == (1024, 1)
+
+
+def test_code_discriminator_has_three_layers_of_leaky_units():
+    linear = [m for m in code_discriminator(50) if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(50, 1000), (1000, 1000), (1000, 1000), (1000, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_discriminators_give_one_logit_a_point_and_every_parameter_counts(shape):
+    x, z = torch.rand(4, *shape), torch.randn(4, 3)
+    joint = JointDiscriminator(shape, 3, code_width=8, head_maps=8)
+    for network, logits in ((judge := discriminator(shape), judge(x)), (joint, joint(x, z))):
+        assert logits.shape == (4, 1)
+        for gradient in torch.autograd.grad(logits.square().sum(), list(network.parameters())):
+            assert gradient.isfinite().all()
+            assert gradient.any()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 28, 28), (1, 32, 32)])
+def test_extra_inputs_and_copies_widen_the_ends(shape):
+    beside = 5
+    wide = (shape[0] + beside, *shape[1:])
+    assert encoder(shape, 6, extra=beside)(torch.rand(4, *wide)).shape == (4, 6)
+    assert generator(6, shape, copies=2)(torch.randn(4, 6)).shape == (4, 2 * shape[0], *shape[1:])
