@@ -1,0 +1,27 @@
+"""Mixtures of equal, narrow 2-D normals: the toys on which lost modes can be counted."""
+
+from __future__ import annotations
+
+import torch
+
+from klprobe.datasets._shared import Data, parts
+
+SIZES = {"train": 50_000, "test": 10_000}
+"""Points of a split (ours)."""
+SEEDS = {"train": 1, "test": 2}
+
+
+def load_modes(name: str, split: str, centres: torch.Tensor, std: float) -> Data:
+    """Independent draws from the mixture, always the same; the label of a point is the mode it came from.
+
+    Args:
+        name, split: As in `Data`.
+        centres: Shape (modes, 2).
+        std: Standard deviation of each mode in each direction.
+    """
+    xs, labels = [], []
+    for part in parts(split):
+        generator = torch.Generator().manual_seed(SEEDS[part])
+        labels.append(torch.randint(len(centres), (SIZES[part],), generator=generator))
+        xs.append(centres[labels[-1]] + std * torch.randn(SIZES[part], 2, generator=generator))
+    return Data(name, split, torch.cat(xs), torch.cat(labels))

@@ -1,0 +1,37 @@
+"""Eight narrow normals on a circle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from klprobe.datasets._modes import load_modes
+from klprobe.datasets._shared import Data, Split
+
+__all__ = ["Ring"]
+
+MODES, RADIUS, STD = 8, 1.0, 0.01
+"""The geometry usual in the literature; BMS, which reports on a ring of 8 modes, does not give its own."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """2-D ring: 8 normals of standard deviation 0.01 on the unit circle, 50,000 train + 10,000 test points."""
+
+    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+        """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
+        return load_modes("ring", split, self.centres, STD)
+
+    @property
+    def centres(self) -> torch.Tensor:
+        """Shape (8, 2)."""
+        angles = 2 * math.pi * torch.arange(MODES) / MODES
+        return RADIUS * torch.stack([angles.cos(), angles.sin()], 1)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a mode in each direction."""
+        return STD
