@@ -35,6 +35,9 @@ PROGRESS_EVERY = 0.1
 Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
 """What a player minimises, shape (), and what is worth logging beside it, each of shape () and detached."""
 
+Watch = Callable[[int, nn.ModuleDict], None]
+"""Looks at the networks after a step, such as to draw samples."""
+
 
 class Batch(NamedTuple):
     """A mini-batch: x float32, shape (batch, *shape); labels int64, shape (batch,), or None."""
@@ -65,7 +68,9 @@ class Player:
 class Algorithm(Protocol):
     """A published system: a frozen dataclass of its settings, plain JSON values all, first in its file's `__all__`.
 
-    A system with an encoder also has `encode(networks, x) -> Distribution`, batch shape (batch,), event shape (latent_dim,).
+    A system also has `prior(num_samples, noise)`, draws of p(z), and `decode(networks, z)`, data points of codes; one with an
+    encoder has `encode(networks, x, noise) -> Distribution`, batch shape (batch,), event shape (latent_dim,), and one whose
+    prior is not N(0, I) has `prior_distribution`.
     """
 
     @property
@@ -129,6 +134,8 @@ def train(
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
     log_every: int = 100,
+    watch: Watch | None = None,
+    watch_every: int = 1000,
 ) -> Path:
     """Train, and leave `out`/checkpoint.safetensors and `out`/metrics.csv.
 
@@ -145,6 +152,9 @@ def train(
         resume: Go on from `out`/checkpoint.safetensors; on a CPU the weights come out as if never interrupted.
         progress: Told the steps done, the steps in all, and the players' mean losses.
         checkpoint_every, log_every: Steps between two checkpoints, and between two rows of metrics.csv.
+        watch: Called every `watch_every` steps with the step and the networks in eval mode, as after loading a checkpoint;
+            it must leave them as they are.
+        watch_every: Steps between two calls of `watch`.
     Returns:
         Path of the checkpoint.
     Raises:
@@ -177,6 +187,9 @@ def train(
                 note = log.flush(step)
             if last or step % checkpoint_every == 0:
                 state.save(path, step)
+            if watch is not None and step % watch_every == 0:
+                watch(step, networks.eval())
+                networks.train()
             if last or time.monotonic() - told >= PROGRESS_EVERY:
                 told = time.monotonic()
                 progress(step, steps, note)

@@ -367,7 +367,7 @@ def test_training_resumes_where_it_stopped(tmp_path, capsys):
     ("arguments", "words"),
     [
         ([], ["name of a system", "vae"]),
-        (["vea"], ["'vea'", "Did you mean 'vae'?"]),
+        (["vaee"], ["'vaee'", "Did you mean 'vae'?"]),
         (["vae"], ["--dataset", "--steps", "--out"]),
         (["vae", "--dataset", "digit", "--steps", "1", "--out", "OUT"], ["'digit'", "Did you mean 'digits'?"]),
         (["vae", "--dataset", "digits", "--steps", "0", "--out", "OUT"], ["steps = 0"]),

@@ -25,7 +25,7 @@ LEVELS = (
     ("distributions", "networks", "losses", "mixture", "statistics", "control_variates"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
-    ("marginals", "inspection", "diagnosis", "report", "loading", "estimation", "experiments"),
+    ("marginals", "inspection", "diagnosis", "report", "loading", "estimation", "experiments", "pictures"),
     ("cli",),
     ("__main__",),
 )
@@ -99,7 +99,10 @@ def test_what_is_imported_from_others_is_what_pyproject_declares():
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module).split(".")[0])
-    others = {{"sklearn": "scikit-learn", "PIL": "pillow"}.get(name, name) for name in found - set(sys.stdlib_module_names) - {"klprobe"}}
+    others = {
+        {"sklearn": "scikit-learn", "PIL": "pillow"}.get(name, name)
+        for name in found - set(sys.stdlib_module_names) - {"klprobe"}
+    }
     assert others == {re.match(r"[\w-]+", requirement)[0] for requirement in declared}
 
 

@@ -12,6 +12,7 @@ from klprobe import registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar
+from klprobe.pictures import has_picture, painter
 from klprobe.training import train
 from klprobe.types import InputError
 
@@ -25,7 +26,7 @@ class Training:
     steps: int
     """Steps in all, those before a resume included."""
     out: Path
-    """Folder for checkpoint.safetensors and metrics.csv."""
+    """Folder for checkpoint.safetensors, metrics.csv and pictures."""
     split: Literal["train", "all"] = "train"
     """Points to train on; train leaves the test points for `klprobe estimate --split test`."""
     data_root: Path | None = None
@@ -40,6 +41,8 @@ class Training:
     """Steps between two checkpoints."""
     log_every: int = 100
     """Steps between two rows of metrics.csv."""
+    pictures_every: int = 1000
+    """Steps between two pictures of samples (and of reconstructions), for data that have pictures; 0: none."""
 
 
 def run(arguments: list[str]) -> int:
@@ -57,6 +60,9 @@ def run(arguments: list[str]) -> int:
     check_writable(training.out)
     data = registry.load("datasets", training.dataset)().load(training.split, training.data_root)
     device = choose_device(training.device)
+    watch = None
+    if training.pictures_every and has_picture(data.shape):
+        watch = painter(algorithm, data, training.out, training.seed, device)
     try:
         with bar(name) as progress:
             path = train(
@@ -70,6 +76,8 @@ def run(arguments: list[str]) -> int:
                 progress=progress,
                 checkpoint_every=training.checkpoint_every,
                 log_every=training.log_every,
+                watch=watch,
+                watch_every=training.pictures_every,
             )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped; --resume goes on from the checkpoint in {training.out}.") from stop

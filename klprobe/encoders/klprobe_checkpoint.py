@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 
 from klprobe import registry
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
-from klprobe.distributions import DiagonalGaussian, diagonal_normal
+from klprobe.distributions import DiagonalGaussian, SampleOnly, diagonal_normal
 from klprobe.encoders._shared import Encoded, Request, sha256
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 __all__ = ["KlprobeCheckpoint"]
 
 POINTS_AT_ONCE = 1000
-"""Data points encoded at a time: bounds memory, not results (batch statistics are frozen)."""
+"""Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
+NOISE_SEED = 0
+"""Of an implicit encoder's noise: it is drawn once, when the file is read, and the same for every run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class KlprobeCheckpoint:
         if not hasattr(trained.algorithm, "encode"):
             raise CapabilityError(
                 f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
-                "give the checkpoint of a system with one, such as vae."
+                f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
         name = (request.data or settings["dataset"]).replace("_", "-")
         data = registry.load("datasets", name)().load(request.split, request.data_root)
@@ -51,6 +54,7 @@ class KlprobeCheckpoint:
             )
         return Encoded(
             encode(trained, data, request.device, request.progress),
+            getattr(trained.algorithm, "prior_distribution", None),
             split=request.split,
             trained_on=settings["split"] if name == settings["dataset"] else "unknown",
             provenance={
@@ -63,16 +67,21 @@ class KlprobeCheckpoint:
         )
 
 
-def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> DiagonalGaussian:
-    """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU."""
-    means, stds = [], []
+def encode(
+    trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress
+) -> DiagonalGaussian | SampleOnly:
+    """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU; one sample a point without a density."""
+    noise, parts, done = torch.Generator(device).manual_seed(NOISE_SEED), [], 0
     with torch.no_grad():
-        for start in range(0, len(data), POINTS_AT_ONCE):
-            x = data.floats(slice(start, start + POINTS_AT_ONCE)).to(device)
-            normal = diagonal_normal(trained.algorithm.encode(trained.networks, x))
-            if normal is None:
-                raise CapabilityError(f"{trained.settings['system']}: only diagonal-Gaussian encoders can be estimated so far.")
-            means.append(normal[0].cpu())
-            stds.append(normal[1].cpu())
-            progress(min(start + POINTS_AT_ONCE, len(data)), len(data))
-    return DiagonalGaussian(torch.cat(means), std=torch.cat(stds))
+        # blocks of nearly equal size: the last one never holds a single point, which is no posterior
+        for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
+            q = trained.algorithm.encode(trained.networks, data.floats(indices).to(device), noise)
+            parts.append(q)
+            done += len(indices)
+            progress(done, len(data))
+    if isinstance(parts[0], SampleOnly):
+        samples = torch.cat([q.samples for q in parts]).cpu()
+        return SampleOnly(samples, deterministic=parts[0].deterministic)
+    normals = [diagonal_normal(q) for q in parts]
+    means, stds = zip(*(normal for normal in normals if normal is not None), strict=True)
+    return DiagonalGaussian(torch.cat(means).cpu(), std=torch.cat(stds).cpu())

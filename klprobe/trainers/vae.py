@@ -1,99 +1,101 @@
-"""The variational auto-encoder, and beta-VAE as one weight of it."""
+"""The variational auto-encoder; beta-VAE, and DMVI's VAE with a marginal KL, as weights of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from klprobe.losses import bernoulli_nll, gaussian_kl
-from klprobe.networks import encoder, generator
+from klprobe.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
+from klprobe.networks import code_discriminator, encoder
+from klprobe.trainers._shared import System
+from klprobe.trainers._visible import Visible, make_generator, mean, nll
 from klprobe.training import Batch, Loss, Player
-from klprobe.types import InputError
 
 __all__ = ["VAE"]
 
 
 @dataclass(frozen=True)
-class VAE:
+class VAE(System):
     """Variational auto-encoder with a diagonal-Gaussian posterior and prior N(0, I).
 
-    One player owns both networks and minimises E[-log p(x|z)] + beta KL[q(z|x)||p(z)], the mean over the mini-batch with
-    one draw of z each. Batch statistics move with every step; encoding uses their running averages.
+    One player owns encoder and generator and minimises E[-log p(x|z)] + beta KL[q(z|x)||p(z)], the mean over the mini-batch
+    with one draw of z each. With `marginal_kl_weight` = lambda above 0 it also minimises lambda KL[q(z)||p(z)], estimated by
+    a code discriminator C (p(z) is real) as -E_q logit C, and C moves after it, once a step (DMVI section 4.3, Table 4).
+    Batch statistics move with every step; encoding uses their running averages.
 
-    Reference: Kingma and Welling (2014); beta: Higgins et al. (2017); set up as in DMVI (Rosca et al. 2018), appendix K.
+    Reference: Kingma and Welling (2014); Higgins et al. (2017); set up as in DMVI (Rosca et al. 2018), appendix K.
     """
 
-    latent_dim: int = 50
-    """Number of latents (DMVI Table 1: 50 and 100 on ColorMNIST)."""
     beta: float = 1.0
     """Weight of KL[q(z|x)||p(z)]; 1 is the evidence lower bound, 0 an auto-encoder with noise (Higgins et al. 2017)."""
-    visible: Literal["bernoulli"] = "bernoulli"
-    """Distribution of a pixel: bernoulli takes grey levels in [0, 1] as probabilities (DMVI section 4.2)."""
+    visible: Visible = "bernoulli"
+    """Distribution of a value: bernoulli takes grey levels as probabilities, quantized_normal learns a spread per pixel (both
+    DMVI section 4.2), laplace has one scale (AGAN section 3); only laplace takes data outside [0, 1]."""
+    laplace_scale: float = 0.1
+    """Scale of the Laplace distribution, on that of the data; 1/scale is AGAN's lambda, swept over 1, 5, 10, 50."""
+    levels: int = 256
+    """Values that a pixel can have, for quantized_normal."""
+    marginal_kl_weight: float = 0.0
+    """Lambda of KL[q(z)||p(z)], estimated by a code discriminator (DMVI Table 4: 0, 1, 2, 10)."""
     lr: float = 1e-3
     """Adam's learning rate, constant (DMVI Table 5 sweeps 1e-3, 5e-4, 5e-3)."""
-    adam_beta1: float = 0.5
-    """Adam's decay of the gradient's mean (DMVI appendix K)."""
-    adam_beta2: float = 0.9
-    """Adam's decay of the squared gradient's mean (DMVI appendix K)."""
-    batch_size: int = 64
-    """Data points in a mini-batch (DMVI appendix K); batch normalisation needs at least 2."""
-    width: int = 256
-    """Units of a hidden layer, for vectors only; images have the networks of DMVI Table 7 (ours)."""
-    layers: int = 2
-    """Hidden layers of encoder and of generator, for vectors only (ours)."""
-
-    def __post_init__(self) -> None:
-        for name, low in {"latent_dim": 1, "beta": 0, "batch_size": 2, "width": 1, "layers": 0}.items():
-            if not getattr(self, name) >= low:
-                raise InputError(f"vae needs {name} of at least {low}; got {getattr(self, name)}.")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"vae needs a finite lr above 0; got {self.lr}.")
+    code_lr: float = 5e-4
+    """Learning rate of the code discriminator (that of AAE++ in DMVI Table 5)."""
+    code_width: int = 1000
+    """Units of a hidden layer of the code discriminator (DMVI K.5)."""
+    code_layers: int = 3
+    """Hidden layers of the code discriminator (DMVI K.5)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
-        """Encoder to mean and log-variance, and generator to logits, for data points of one shape."""
-        size = {"width": self.width, "layers": self.layers}
-        return nn.ModuleDict(
-            {
-                "encoder": encoder(shape, 2 * self.latent_dim, **size),
-                "generator": generator(self.latent_dim, shape, **size),
-            }
-        )
+        """Encoder to mean and log-variance, generator to the numbers of p(x|z), and C where there is a marginal KL."""
+        networks: dict[str, nn.Module] = {
+            "encoder": encoder(shape, 2 * self.latent_dim, width=self.width, layers=self.layers),
+            "generator": make_generator(self, shape),
+        }
+        if self.marginal_kl_weight:
+            networks["code_discriminator"] = code_discriminator(self.latent_dim, width=self.code_width, layers=self.code_layers)
+        return nn.ModuleDict(networks)
 
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
-        """The one player, which owns both networks."""
+        """The VAE, then the code discriminator where there is one."""
 
         def loss(batch: Batch, noise: torch.Generator) -> Loss:
-            nll, kl = self.terms(networks, batch.x, noise)
-            return nll + self.beta * kl, {"nll": nll.detach(), "kl": kl.detach()}
+            z, mean, logvar = self.draw(networks, batch.x, noise)
+            reconstruction = nll(self, networks["generator"](z), batch.x, noise)
+            kl = gaussian_kl(mean, logvar)
+            logged = {"nll": reconstruction.detach(), "kl": kl.detach()}
+            if not self.marginal_kl_weight:
+                return reconstruction + self.beta * kl, logged
+            marginal = reverse_kl(networks["code_discriminator"](z))
+            total = reconstruction + self.beta * kl + self.marginal_kl_weight * marginal
+            return total, logged | {"marginal_kl": marginal.detach()}
 
-        def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(parameters, self.lr, (self.adam_beta1, self.adam_beta2), fused=True)
+        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            with torch.no_grad():
+                z, _, _ = self.draw(networks, batch.x, noise)
+            judge = networks["code_discriminator"]
+            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
 
-        return (Player("vae", ("encoder", "generator"), loss, adam),)
+        vae = Player("vae", ("encoder", "generator"), loss, self.adam(self.lr))
+        if not self.marginal_kl_weight:
+            return (vae,)
+        return (vae, Player("code_discriminator", ("code_discriminator",), code_loss, self.adam(self.code_lr)))
 
-    def terms(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two halves of the negative evidence lower bound, in nats per data point.
-
-        Args:
-            networks: As `networks` makes them.
-            x: Data points, shape (batch, *shape).
-            noise: Source of z, on the device of x.
-        Returns:
-            E[-log p(x|z)] from one z a point, and E KL[q(z|x)||p(z)]; shape () each.
-        """
+    def draw(
+        self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One z ~ q(z|x) a point, and mean and log-variance of q(z|x); shape (batch, latent_dim) each."""
         mean, logvar = networks["encoder"](x).chunk(2, dim=-1)
-        z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
-        return bernoulli_nll(networks["generator"](z), x), gaussian_kl(mean, logvar)
+        return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device), mean, logvar
 
-    def encode(self, networks: nn.ModuleDict, x: torch.Tensor) -> Independent:
+    def encode(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator | None = None) -> Independent:
         """q(z|x), batch shape (batch,), event shape (latent_dim,); put the networks in eval mode first."""
         mean, logvar = networks["encoder"](x).chunk(2, dim=-1)
         return Independent(Normal(mean, torch.exp(0.5 * logvar), validate_args=False), 1)
 
     def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
-        """E[x|z] in [0, 1], shape (batch, *shape), for codes of shape (batch, latent_dim)."""
-        return networks["generator"](z).sigmoid()
+        """E[x|z], shape (batch, *shape), for codes of shape (batch, latent_dim)."""
+        return mean(self, networks["generator"](z))

@@ -1,0 +1,68 @@
+"""`klprobe reconstruct`: a picture of data beside what a trained auto-encoder makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from klprobe import registry
+from klprobe.checkpoint import load_checkpoint
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, choose_device, emit
+from klprobe.pictures import reconstruct, save_rows
+from klprobe.types import CapabilityError, InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Encode and decode the first points of a data set, and write one PNG: rows of data, below each its reconstructions.
+
+    klprobe reconstruct --checkpoint runs/vae/checkpoint.safetensors --split test
+    """
+
+    checkpoint: Path
+    """A checkpoint of klprobe train, of a system with an encoder."""
+    out: Path | None = None
+    """The PNG file; by default reconstructions.png beside the checkpoint."""
+    num: int = 32
+    """Data points to reconstruct."""
+    data: str | None = None
+    """Data set to take them from; by default the one trained on."""
+    split: Literal["train", "test", "all"] = "test"
+    """Its points."""
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    seed: int = 0
+    """Of the codes, which are drawn from q(z|x)."""
+    device: DeviceName = "auto"
+    """Where the networks run."""
+
+
+def run(arguments: list[str]) -> int:
+    """Write the picture and print its path."""
+    flags = parse(Flags, arguments, prog="klprobe reconstruct")
+    if flags.num < 2:
+        raise InputError(f"--num needs at least 2 data points; got {flags.num}.")
+    device = choose_device(flags.device)
+    trained = load_checkpoint(flags.checkpoint, device)
+    if not hasattr(trained.algorithm, "encode"):
+        raise CapabilityError(
+            f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it reconstructs nothing: "
+            f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
+        )
+    name = flags.data or trained.settings["dataset"]
+    data = registry.load("datasets", name)().load(flags.split, flags.data_root)
+    if data.shape != tuple(trained.settings["input_shape"]):
+        raise InputError(
+            f"{flags.checkpoint.name} was trained on points of shape {tuple(trained.settings['input_shape'])}, but {name} has "
+            f"points of shape {data.shape}: choose another --data."
+        )
+    x = data.floats(slice(0, flags.num)).to(device)
+    noise = torch.Generator(device).manual_seed(flags.seed)
+    out = flags.out or flags.checkpoint.with_name("reconstructions.png")
+    save_rows(out, {"data": x, "reconstructions": reconstruct(trained.algorithm, trained.networks, x, noise)})
+    emit(lambda: print(out))
+    return 0

@@ -1,0 +1,47 @@
+"""`klprobe sample`: a picture of what a trained system makes from its prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from klprobe.checkpoint import load_checkpoint
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, choose_device, emit
+from klprobe.pictures import sample, save_rows
+from klprobe.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Draw codes from the prior, decode them, and write one PNG: a grid of images, or a scatter plot for points of the plane.
+
+    klprobe sample --checkpoint runs/vae/checkpoint.safetensors
+    """
+
+    checkpoint: Path
+    """A checkpoint of klprobe train."""
+    out: Path | None = None
+    """The PNG file; by default samples.png beside the checkpoint."""
+    num: int = 64
+    """Data points to draw."""
+    seed: int = 0
+    """Of the codes."""
+    device: DeviceName = "auto"
+    """Where the generator runs."""
+
+
+def run(arguments: list[str]) -> int:
+    """Write the picture and print its path."""
+    flags = parse(Flags, arguments, prog="klprobe sample")
+    if flags.num < 1:
+        raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
+    device = choose_device(flags.device)
+    trained = load_checkpoint(flags.checkpoint, device)
+    noise = torch.Generator(device).manual_seed(flags.seed)
+    out = flags.out or flags.checkpoint.with_name("samples.png")
+    save_rows(out, {"samples": sample(trained.algorithm, trained.networks, flags.num, noise)})
+    emit(lambda: print(out))
+    return 0

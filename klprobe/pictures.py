@@ -1,0 +1,129 @@
+"""Data points as a PNG: images and square vectors as a grid of tiles, points of the plane as a scatter plot."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from klprobe.distributions import SampleOnly
+from klprobe.types import InputError
+
+GAP = 1
+"""Pixels between two tiles."""
+SHOWN = 64
+"""Data points in a picture that is drawn during training."""
+LEAST_SIDE = 28
+"""Tiles smaller than this are enlarged by a whole factor."""
+
+
+def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
+    """Draw several sets of data points into one PNG, written whole or not at all.
+
+    Args:
+        path: The PNG file; its folder is made where it is missing.
+        rows: By name, each of shape (n, *shape) with values in [0, 1] for images (C, H, W) and square vectors. Tiles: the
+            i-th points of all sets lie below each other. Points of the plane: one colour a set.
+    Raises:
+        InputError: data of a shape that has no picture, or a file that cannot be written.
+    """
+    sets = [points.detach().float().cpu() for points in rows.values()]
+    shape = tuple(sets[0].shape[1:])
+    content = _scatter(dict(zip(rows, sets, strict=True))) if shape == (2,) else _tiles([_images(s, shape) for s in sets])
+    draft = path.with_name(path.name + ".draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(f"The picture {path} cannot be written ({error}).") from error
+
+
+def has_picture(shape: tuple[int, ...]) -> bool:
+    """Whether data points of this shape can be drawn."""
+    return len(shape) == 3 or shape == (2,) or (len(shape) == 1 and _side(shape[0]) > 1)
+
+
+@torch.no_grad()
+def sample(algorithm: Any, networks: nn.ModuleDict, num: int, noise: torch.Generator) -> torch.Tensor:
+    """Data points G(z), z ~ p(z), shape (num, *shape), of networks in eval mode."""
+    return algorithm.decode(networks, algorithm.prior(num, noise))
+
+
+@torch.no_grad()
+def reconstruct(algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """Data points G(z), z ~ q(z|x), shape of x, of networks in eval mode."""
+    q = algorithm.encode(networks, x, noise)
+    if isinstance(q, SampleOnly):
+        z = q.samples
+    else:
+        z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
+    return algorithm.decode(networks, z)
+
+
+def painter(algorithm: Any, data: Any, out: Path, seed: int, device: str) -> Callable[[int, nn.ModuleDict], None]:
+    """What `klprobe.training.train` calls now and then: draws samples, and reconstructions of the first points, into `out`."""
+    x = data.floats(slice(0, SHOWN)).to(device)
+
+    def paint(step: int, networks: nn.ModuleDict) -> None:
+        noise = torch.Generator(device).manual_seed(seed)  # the same codes every time, so that pictures can be compared
+        save_rows(out / f"samples-{step:07d}.png", {"samples": sample(algorithm, networks, SHOWN, noise)})
+        if hasattr(algorithm, "encode"):
+            again = reconstruct(algorithm, networks, x, noise)
+            save_rows(out / f"reconstructions-{step:07d}.png", {"data": x, "reconstructions": again})
+
+    return paint
+
+
+def _side(numbers: int) -> int:
+    """Side of the square that so many numbers fill, or 0."""
+    side = math.isqrt(numbers)
+    return side if side * side == numbers else 0
+
+
+def _images(points: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if not has_picture(shape):
+        raise InputError(
+            f"Data points of shape {shape} have no picture: images, vectors that fill a square, and points of the plane do."
+        )
+    images = points if len(shape) == 3 else points.reshape(-1, 1, _side(shape[0]), _side(shape[0]))
+    enlarged = math.ceil(LEAST_SIDE / images.shape[-1])
+    return images.repeat_interleave(enlarged, -1).repeat_interleave(enlarged, -2)
+
+
+def _tiles(sets: list[torch.Tensor]) -> bytes:
+    from PIL import Image
+
+    num, channels, height, width = sets[0].shape
+    columns = math.ceil(math.sqrt(num * len(sets)))
+    blocks = math.ceil(num / columns)
+    canvas = torch.ones(channels, blocks * len(sets) * (height + GAP) - GAP, columns * (width + GAP) - GAP)
+    for s, images in enumerate(sets):
+        for i, image in enumerate(images):
+            row, column = (i // columns) * len(sets) + s, i % columns
+            top, left = row * (height + GAP), column * (width + GAP)
+            canvas[:, top : top + height, left : left + width] = image
+    pixels = (canvas.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    file = BytesIO()
+    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _scatter(sets: Mapping[str, torch.Tensor]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in sets.items():
+        axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=4, alpha=0.6, label=name)
+    axes.set_aspect("equal")
+    axes.legend(loc="upper right")
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

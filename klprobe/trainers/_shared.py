@@ -1,0 +1,143 @@
+"""What the systems share: common settings, and the three kinds of posterior."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from klprobe.distributions import SampleOnly
+from klprobe.networks import encoder, generator
+from klprobe.types import InputError
+
+PosteriorKind = Literal["gaussian", "deterministic", "implicit"]
+LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0}
+"""Least value of a whole-number setting, where it is not 1."""
+ABOVE_ZERO = ("lr", "scale")
+"""Endings of the names of settings that must not be 0."""
+BELOW_ONE = ("adam_beta1", "adam_beta2", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """Settings that every system has; abstract, and the one level of inheritance among them."""
+
+    latent_dim: int = 50
+    """Number of latents (DMVI Table 1: 50 and 100 on ColorMNIST)."""
+    batch_size: int = 64
+    """Data points in a mini-batch (DMVI appendix K); batch normalisation needs at least 2."""
+    adam_beta1: float = 0.5
+    """Adam's decay of the gradient's mean (DMVI appendix K)."""
+    adam_beta2: float = 0.9
+    """Adam's decay of the squared gradient's mean (DMVI appendix K)."""
+    width: int = 256
+    """Units of a hidden layer, for vectors only; images have the networks of the papers' tables (ours)."""
+    layers: int = 2
+    """Hidden layers of each network, for vectors only (ours)."""
+    output: Literal["auto", "sigmoid", "linear"] = "auto"
+    """End of the generator; auto: sigmoid for images, linear for vectors (ours). Bernoulli pixels take logits anyway."""
+
+    def __post_init__(self) -> None:
+        who = type(self).__module__.rpartition(".")[2].replace("_", "-")
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type == "int" and value < (low := LOWEST.get(name, 1)):
+                raise InputError(f"{who} needs {name} of at least {low}; got {value}.")
+            if field.type == "float" and not 0 <= value < math.inf:
+                raise InputError(f"{who} needs a finite {name} of at least 0; got {value}.")
+            if name.endswith(ABOVE_ZERO) and value == 0:
+                raise InputError(f"{who} needs {name} above 0; got {value}.")
+            if name in BELOW_ONE and value >= 1:
+                raise InputError(f"{who} needs {name} below 1; got {value}.")
+
+    def bounded(self, shape: Sequence[int]) -> bool:
+        """Whether the generator ends in a sigmoid for data points of this shape."""
+        return self.output == "sigmoid" or (self.output == "auto" and len(shape) == 3)
+
+    def generator(self, shape: Sequence[int]) -> nn.Sequential:
+        """From codes to data points."""
+        network = generator(self.latent_dim, shape, width=self.width, layers=self.layers)
+        return network.append(nn.Sigmoid()) if self.bounded(shape) else network
+
+    def adam(self, lr: float) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+        """From parameters to Adam with a constant learning rate."""
+        return lambda parameters: torch.optim.Adam(parameters, lr, (self.adam_beta1, self.adam_beta2), fused=True)
+
+    def prior(self, num_samples: int, noise: torch.Generator) -> torch.Tensor:
+        """Draws of p(z) = N(0, I), shape (num_samples, latent_dim), on the generator's device."""
+        return torch.randn(num_samples, self.latent_dim, generator=noise, device=noise.device)
+
+    def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
+        """Data points of codes, shape (batch, *shape) from (batch, latent_dim); put the networks in eval mode first."""
+        return networks["generator"](z)
+
+
+class WithPosterior(Protocol):
+    """A system whose `posterior` says what its encoder gives: the functions below need no more."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer."""
+
+    @property
+    def layers(self) -> int:
+        """Number of hidden layers."""
+
+    @property
+    def posterior(self) -> PosteriorKind:
+        """Kind of q(z|x)."""
+
+
+def make_encoder(system: WithPosterior, shape: Sequence[int]) -> nn.Sequential:
+    """Network of q(z|x).
+
+    gaussian: to mean and log-variance. deterministic: to the code. implicit: from the data with noise beside them, as
+    many numbers as there are latents beside a vector, one channel beside an image (ours), to a code.
+    """
+    outputs = 2 * system.latent_dim if system.posterior == "gaussian" else system.latent_dim
+    extra = 0 if system.posterior != "implicit" else system.latent_dim if len(shape) == 1 else 1
+    return encoder(shape, outputs, width=system.width, layers=system.layers, extra=extra)
+
+
+def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """One z ~ q(z|x) a point, differentiable, shape (batch, latent_dim); `noise` on the device of x."""
+    if system.posterior == "deterministic":
+        return network(x)
+    if system.posterior == "gaussian":
+        mean, logvar = network(x).chunk(2, dim=-1)
+        return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=x.device)
+    shape = (len(x), system.latent_dim) if x.dim() == 2 else (len(x), 1, *x.shape[2:])
+    return network(torch.cat([x, torch.randn(shape, generator=noise, device=x.device)], 1))
+
+
+@torch.no_grad()
+def draw_fixed(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """The same as given numbers, for a player that does not own the encoder."""
+    return draw(system, network, x, noise)
+
+
+def encode(
+    system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator | None
+) -> Independent | SampleOnly:
+    """q(z|x), batch shape (batch,), event shape (latent_dim,): a normal, or samples where there is no density.
+
+    Raises:
+        InputError: an implicit posterior without `noise`, or fewer than two points of one without a density.
+    """
+    if system.posterior == "gaussian":
+        mean, logvar = network(x).chunk(2, dim=-1)
+        return Independent(Normal(mean, torch.exp(0.5 * logvar), validate_args=False), 1)
+    if system.posterior == "deterministic":
+        return SampleOnly(network(x), deterministic=True)
+    if noise is None:
+        raise InputError("An implicit posterior is known by its samples alone: encode needs a torch.Generator as `noise`.")
+    return SampleOnly(draw(system, network, x, noise))

@@ -1,0 +1,70 @@
+"""Visible distributions p(x|z) with a density: what the generator's numbers mean, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from klprobe.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
+from klprobe.networks import generator
+
+Visible = Literal["bernoulli", "quantized_normal", "laplace"]
+
+
+class WithVisible(Protocol):
+    """A system with a setting `visible`; the functions below need no more."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer."""
+
+    @property
+    def layers(self) -> int:
+        """Number of hidden layers."""
+
+    @property
+    def visible(self) -> Visible:
+        """Distribution of a value of a data point."""
+
+    @property
+    def laplace_scale(self) -> float:
+        """Scale of the Laplace distribution."""
+
+    @property
+    def levels(self) -> int:
+        """Values that a pixel can have."""
+
+    def bounded(self, shape: Sequence[int]) -> bool:
+        """Whether data points of this shape lie in [0, 1]."""
+
+
+def make_generator(system: WithVisible, shape: Sequence[int]) -> nn.Sequential:
+    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for quantized_normal."""
+    copies = 2 if system.visible == "quantized_normal" else 1
+    return generator(system.latent_dim, shape, width=system.width, layers=system.layers, copies=copies)
+
+
+def nll(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """-E log p(x|z), nats per data point, shape ()."""
+    if system.visible == "bernoulli":
+        return bernoulli_nll(numbers, x)
+    if system.visible == "laplace":
+        return laplace_nll(mean(system, numbers), x, system.laplace_scale)
+    centre, raw_log_std = numbers.chunk(2, dim=1)
+    return quantized_normal_nll(centre, raw_log_std, x, noise, system.levels)
+
+
+def mean(system: WithVisible, numbers: torch.Tensor) -> torch.Tensor:
+    """E[x|z], shape (batch, *shape); a quantized normal's is cut off at the ends of the pixel range."""
+    if system.visible == "quantized_normal":
+        centre = (system.levels * numbers.chunk(2, dim=1)[0] - 0.5) / (system.levels - 1)
+        return centre.clamp(0, 1)
+    bounded = system.visible == "bernoulli" or system.bounded(numbers.shape[1:])
+    return numbers.sigmoid() if bounded else numbers

@@ -1,0 +1,117 @@
+"""Adversarial variational Bayes: a VAE whose KL comes from a discriminator of pairs, so that q(z|x) needs no density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributions import Distribution
+
+from klprobe.losses import fake_loss, real_loss
+from klprobe.networks import JointDiscriminator
+from klprobe.trainers._shared import System, draw, draw_fixed, encode, make_encoder
+from klprobe.trainers._visible import Visible, make_generator, mean, nll
+from klprobe.training import Batch, Loss, Player
+
+__all__ = ["AdversarialVB"]
+
+LEAST_STD = 1e-3
+"""Floor of the auxiliary normal's standard deviation: any such normal keeps the identity, this one keeps it finite (ours)."""
+
+
+@dataclass(frozen=True)
+class AdversarialVB(System):
+    """Adversarial variational Bayes: KL[q(z|x)||p(z)] from a discriminator T(x, z), the encoder implicit.
+
+    T takes pairs (x, z ~ q(z|x)) as label 1 and (x, p ~ p(z)) as label 0; at its best T = log q(z|x) - log p(z). A step:
+    encoder and generator lower E[T(x, z) - log p(x|z)] on one mini-batch; then T moves (Algorithm 1).
+
+    Adaptive contrast: r(z|x), the normal with the moments of q(z|x), goes in between, KL[q||p] = KL[q||r] + E_q[log r -
+    log p], and T compares the standardised codes with N(0, I) (section 4, Algorithm 2). The moments are those of
+    `contrast_samples` draws and held fixed, as the identity allows; the paper takes them from a special encoder.
+    DMVI Fig. 17 is without.
+
+    Reference: Mescheder et al. (2017), Adversarial variational Bayes.
+    """
+
+    posterior: Literal["implicit", "gaussian"] = "implicit"
+    """Kind of q(z|x) (Mescheder et al.: implicit)."""
+    adaptive_contrast: bool = False
+    """Whether the discriminator compares with a normal near q(z|x) instead of p(z) (DMVI appendix J: not)."""
+    contrast_samples: int = 8
+    """Draws from each q(z|x) behind the normal's moments (ours)."""
+    visible: Visible = "bernoulli"
+    """Distribution of a value; only laplace takes data outside [0, 1] (Mescheder et al. section 6.2: bernoulli)."""
+    laplace_scale: float = 0.1
+    """Scale of the Laplace distribution, on that of the data (ours)."""
+    levels: int = 256
+    """Values that a pixel can have, for quantized_normal."""
+    lr: float = 5e-4
+    """Adam's learning rate of encoder and generator, constant (that of DMVI's hybrids; DMVI gives none for this one)."""
+    discriminator_lr: float = 5e-4
+    """Learning rate of the discriminator (as above)."""
+    code_width: int = 1000
+    """Units of a hidden layer of the codes' features in the discriminator (DMVI K.5)."""
+    code_layers: int = 3
+    """Hidden layers of the codes' features (DMVI K.5)."""
+    head_maps: int = 512
+    """Feature maps of the joint head, images only (DMVI Table 8: 512, 1024)."""
+
+    def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
+        """Encoder, generator to the numbers of p(x|z), joint discriminator."""
+        judge = JointDiscriminator(
+            shape,
+            self.latent_dim,
+            width=self.width,
+            layers=self.layers,
+            code_width=self.code_width,
+            code_layers=self.code_layers,
+            head_maps=self.head_maps,
+        )
+        return nn.ModuleDict(
+            {"encoder": make_encoder(self, shape), "generator": make_generator(self, shape), "discriminator": judge}
+        )
+
+    def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
+        """Encoder and generator as one player, then the discriminator."""
+        encoder, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
+
+        def model_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, noise)
+            standardised, log_ratio = self.contrast(encoder, batch.x, z, noise)
+            reconstruction = nll(self, generate(z), batch.x, noise)
+            kl = judge(batch.x, standardised).mean() + log_ratio
+            return reconstruction + kl, {"nll": reconstruction.detach(), "kl": kl.detach()}
+
+        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, noise)
+            standardised, _ = self.contrast(encoder, batch.x, z, noise)
+            return real_loss(judge(batch.x, standardised)) + fake_loss(judge(batch.x, self.prior(len(z), noise))), {}
+
+        return (
+            Player("model", ("encoder", "generator"), model_loss, self.adam(self.lr)),
+            Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.discriminator_lr)),
+        )
+
+    def contrast(
+        self, encoder: nn.Module, x: torch.Tensor, z: torch.Tensor, noise: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes as the discriminator sees them, shape of z, and E_q[log r(z|x) - log p(z)], shape (); z and 0 without."""
+        if not self.adaptive_contrast:
+            return z, z.new_zeros(())
+        draws = draw_fixed(self, encoder, x.repeat(self.contrast_samples, *[1] * (x.dim() - 1)), noise)
+        draws = draws.reshape(self.contrast_samples, *z.shape)
+        std = draws.std(0, correction=0).clamp_min(LEAST_STD)
+        standardised = (z - draws.mean(0)) / std
+        log_ratio = 0.5 * (z.square() - standardised.square()) - std.log()
+        return standardised, log_ratio.sum() / len(z)
+
+    def encode(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator | None = None) -> Distribution:
+        """q(z|x), batch shape (batch,), event shape (latent_dim,); put the networks in eval mode first."""
+        return encode(self, networks["encoder"], x, noise)
+
+    def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
+        """E[x|z], shape (batch, *shape), for codes of shape (batch, latent_dim)."""
+        return mean(self, networks["generator"](z))

@@ -1,0 +1,91 @@
+"""VEEGAN: a generator, and a reconstructor of its codes, matched on pairs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributions import Distribution
+
+from klprobe.losses import fake_loss, l1, real_loss
+from klprobe.networks import JointDiscriminator
+from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
+from klprobe.training import Batch, Loss, Player
+
+__all__ = ["VEEGAN"]
+
+
+@dataclass(frozen=True)
+class VEEGAN(System):
+    """VEEGAN: KL[p(x|z)p(z) || q(z|x)p(x)] through a joint discriminator, and reconstruction of codes in l1.
+
+    With p ~ p(z), s = G(p), z ~ q(z|x) the reconstructor's code: the joint discriminator D takes (s, p) as label 1 and
+    (x, z) as label 0, so that E logit D(s, p) estimates the KL. A step: D; then the generator lowers
+    logit D(s, p) + |p - F(s)|_1; then the reconstructor F lowers |p - F(s)|_1, all that its gradient of the objective has
+    (D's pairs of the first law do not depend on it). One update each, each on a fresh mini-batch. Logged as `bound`: minus
+    DMVI eq. 14, E log p(z) - KL - l1, which should rise (DMVI Fig. 11).
+
+    Reference: Srivastava et al. (2017), Algorithm 1; set up as in DMVI, appendices F and K.
+    """
+
+    posterior: PosteriorKind = "deterministic"
+    """Kind of the reconstructor's q(z|x) (ours: DMVI speaks of a reconstructor network and says no more)."""
+    lr: float = 1e-3
+    """Adam's learning rate of generator and reconstructor, constant (DMVI Table 5: 1e-3, 5e-4)."""
+    discriminator_lr: float = 1e-4
+    """Learning rate of the joint discriminator (DMVI Table 5: 5e-5, 1e-4)."""
+    code_width: int = 1000
+    """Units of a hidden layer of the codes' features in the discriminator (DMVI K.5)."""
+    code_layers: int = 3
+    """Hidden layers of the codes' features (DMVI K.5)."""
+    head_maps: int = 512
+    """Feature maps of the joint head, images only (DMVI Table 8: 512, 1024)."""
+
+    def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
+        """Reconstructor (as `encoder`), generator and joint discriminator."""
+        judge = JointDiscriminator(
+            shape,
+            self.latent_dim,
+            width=self.width,
+            layers=self.layers,
+            code_width=self.code_width,
+            code_layers=self.code_layers,
+            head_maps=self.head_maps,
+        )
+        return nn.ModuleDict({"encoder": make_encoder(self, shape), "generator": self.generator(shape), "discriminator": judge})
+
+    def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
+        """Discriminator, generator, reconstructor."""
+        reconstructor, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
+
+        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            code, z = self.prior(len(batch.x), noise), draw_fixed(self, reconstructor, batch.x, noise)
+            with torch.no_grad():
+                sample = generate(code)
+            return real_loss(judge(sample, code)) + fake_loss(judge(batch.x, z)), {}
+
+        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            code = self.prior(len(batch.x), noise)
+            sample = generate(code)
+            kl, reconstruction = judge(sample, code).mean(), l1(code, draw(self, reconstructor, sample, noise))
+            log_prior = -0.5 * (code.square().sum() / len(code) + self.latent_dim * math.log(2 * math.pi))
+            logged = {"kl": kl.detach(), "reconstruction": reconstruction.detach()}
+            return kl + reconstruction, logged | {"bound": (log_prior - kl - reconstruction).detach()}
+
+        def reconstructor_loss(batch: Batch, noise: torch.Generator) -> Loss:
+            code = self.prior(len(batch.x), noise)
+            with torch.no_grad():
+                sample = generate(code)
+            return l1(code, draw(self, reconstructor, sample, noise)), {}
+
+        return (
+            Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.discriminator_lr)),
+            Player("generator", ("generator",), generator_loss, self.adam(self.lr)),
+            Player("reconstructor", ("encoder",), reconstructor_loss, self.adam(self.lr)),
+        )
+
+    def encode(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator | None = None) -> Distribution:
+        """q(z|x), batch shape (batch,), event shape (latent_dim,); put the networks in eval mode first."""
+        return encode(self, networks["encoder"], x, noise)
