@@ -47,7 +47,7 @@ def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
 
 def has_picture(shape: tuple[int, ...]) -> bool:
     """Whether data points of this shape can be drawn."""
-    return len(shape) == 3 or shape == (2,) or (len(shape) == 1 and _side(shape[0]) > 1)
+    return len(shape) == 3 or shape == (2,) or (len(shape) == 1 and _side(shape[0]) >= 4)
 
 
 @torch.no_grad()
