@@ -6,29 +6,19 @@ else. The factory is the user's own code, and is imported because `--encoder` na
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from klprobe.encoders._archive import check_archive, names_in
 from klprobe.encoders._encode import Encoder, encode_data, wanted_by
 from klprobe.encoders._named import import_named
 from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.encoders._weights import fit, read_weights, some_of
 from klprobe.types import InputError
 
 __all__ = ["StateDict"]
-
-NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
-"""Where programs put the weights in a checkpoint that holds more: Lightning's is the first."""
-LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class StateDict:
         encode = getattr(module, "encode", module)
         notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
         if leftover:
-            notes.append(f"{len(leftover)} tensors of {path.name} were not used: {_some(leftover)}")
+            notes.append(f"{len(leftover)} tensors of {path.name} were not used: {some_of(leftover)}")
         provenance = {
             "format": "state-dict",
             "file": path.name,
@@ -68,71 +58,6 @@ class StateDict:
         }
         encoder = Encoder(lambda x: encode(x.to(request.device)), path.name, wanted_by(module))
         return encode_data(encoder, request, provenance, tuple(notes))
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, without running anything.
-
-    Raises:
-        InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
-    """
-    try:
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        if names_in(path):
-            check_archive(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks Python for {asked[1]}" if asked else "is more than tensors"
-        raise InputError(
-            f"{path.name} {what}, which klprobe does not run. If the file is yours, save its weights alone: "
-            "torch.save(model.state_dict(), 'weights.pt'), for a Lightning checkpoint "
-            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')."
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no file of weights ({said[:200]}): save or copy it again.") from error
-    return _tensors(held, path.name)
-
-
-def _tensors(held: Any, label: str) -> dict[str, torch.Tensor]:
-    if isinstance(held, Mapping):
-        found = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-        if found:
-            return found
-        for name in NESTED:
-            if isinstance(held.get(name), Mapping):
-                return _tensors(held[name], label)
-    raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
-
-
-def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, factory: str) -> tuple[str, list[str]]:
-    """Load the weights below the prefix that serves the module best.
-
-    Returns:
-        The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the names left over.
-    Raises:
-        InputError: tensors missing or of another shape, by name.
-    """
-    needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
-    prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter == "."}
-
-    def serves(prefix: str) -> tuple[int, int]:
-        return sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items()), -len(prefix)
-
-    prefix = max(sorted(prefixes), key=serves)
-    missing = [name for name in needed if prefix + name not in weights]
-    wrong = [name for name, tensor in needed.items() if name not in missing and weights[prefix + name].shape != tensor.shape]
-    if missing or wrong or not needed:
-        shapes = [f"{n} {tuple(weights[prefix + n].shape)}, not {tuple(needed[n].shape)}" for n in wrong]
-        parts = [f"it lacks {_some(missing)}"] * bool(missing) + [f"of another shape are {_some(shapes)}"] * bool(wrong)
-        why = "; ".join(parts) or "that network has no weights"
-        raise InputError(
-            f"{label} does not fit {factory}: {why}. The file holds {_some(list(weights))}; change the factory, or its sizes."
-        )
-    module.load_state_dict({name: weights[prefix + name] for name in needed})
-    return prefix, [name for name in weights if name not in {prefix + n for n in needed}]
 
 
 def _build(spec: str) -> nn.Module:
@@ -147,7 +72,3 @@ def _build(spec: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise InputError(f"--encoder {spec} returns a {type(module).__name__}: let it return the torch.nn.Module.")
     return module
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
