@@ -160,16 +160,12 @@ def _check_scatter(taken: Tensors, label: str) -> None:
     ratios = {role: float((squares / variance_of(role, spread)).mean()) for role in SPREAD_ROLES}
     if abs(ratios[claimed] - 1) <= slack:
         return
-    fitting = [
-        role
-        for role, ratio in ratios.items()
-        if abs(ratio - 1) <= slack and (role in ("logvar", "logstd") or bool((spread > 0).all()))
-    ]
-    better = (
-        f"As {fitting[0]} it fits ({ratios[fitting[0]]:.3g}): say --outputs with {fitting[0]} in its place"
-        if fitting
-        else ("No other reading fits either: look at which output is which, and name each with --outputs, _ for what to ignore")
-    )
+    possible = [role for role in SPREAD_ROLES if role in ("logvar", "logstd") or bool((spread > 0).all())]
+    likeliest = min(possible, key=lambda role: abs(ratios[role] - 1))
+    if abs(ratios[likeliest] - 1) <= slack:
+        better = f"As {likeliest} it fits ({ratios[likeliest]:.3g}): say --outputs with {likeliest} in its place"
+    else:
+        better = "No other reading fits: look at which output is which, and name each with --outputs, _ for what to ignore"
     raise InputError(
         f"{label}: its own samples scatter around its mean with {ratios[claimed]:.3g} times the variance that its spread, read "
         f"as {claimed}, claims (1 +- {slack:.2g} is expected of {squares.numel():,} values). {better}."
