@@ -1,0 +1,224 @@
+"""What gmm, maf and lstm share: fit a normalised density t to draws of q, then report E_q[log t - log p] (Algorithm 3).
+
+KL[q||p] - E_q[log t - log p] = KL[q||t] >= 0, so every such number is a lower bound, whatever t is. All three
+therefore take the same liberties with t: it is fitted on whitened codes u = W (z - mean), whose log-determinant is
+exact, and is mixed with the prior, so that a poor fit costs a loose bound and not a large negative number.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributions import Distribution
+
+from klprobe.distributions import SampleOnly, as_posterior, check_prior
+from klprobe.estimators._density_fit import Schedule, Whitening, log_density, maximise, whiten
+from klprobe.estimators._shared import Split, draw_evenly, mean_error, split_points
+from klprobe.statistics import point_mean, visits
+from klprobe.types import Estimate, InputError, Posterior, Progress, no_progress
+
+FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20
+"""At most: codes that fix the whitening and start the model; codes that choose the weights to keep; both, for each point."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityEstimator(abc.ABC):
+    """Algorithm 3 with the model left open: a subclass says which density, and how it starts."""
+
+    preset: Literal["default", "paper"] = "default"
+    """`paper` takes DMVI appendix A.4's numbers for all settings that are left alone: days on a CPU."""
+    steps: int = 3000
+    """Steps of Adam at most; the fit stops earlier when the validation draw stops improving."""
+    batch_size: int = 256
+    """Fresh codes in a step, drawn at random from the points that are fitted on."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    decay: bool = True
+    """Let the learning rate fall to zero along half a cosine."""
+    patience: int = 10
+    """Looks at the validation draw (50 in a whole fit) without an improvement before the fit stops."""
+    whiten: bool = True
+    """Fit on codes without linear correlation; else each latent is only standardised, as is usual."""
+    num_samples: int = 40_000
+    """Codes behind each reported value."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"prior-density"})
+    PAPER: ClassVar[Mapping[str, Any]] = {}
+    """What `preset="paper"` sets."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no answer."""
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 4 if field.name == "num_samples" else 1
+            if field.type == "int" and value < least:
+                raise InputError(f"{self.method} needs {field.name} to be at least {least}; got {value}.")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"{self.method} needs lr to be positive and finite; got {self.lr}.")
+
+    @property
+    def method(self) -> str:
+        """The command-line name: that of the file."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+
+    @abc.abstractmethod
+    def start(self, fit: torch.Tensor, stop: torch.Tensor, generator: torch.Generator) -> tuple[nn.Module, dict[str, Any]]:
+        """The model before Adam, and what there is to say of it in `details`.
+
+        Args:
+            fit, stop: Whitened codes to start from and to choose by, shapes (m, D) and (k, D), float64.
+            generator: Source of all randomness.
+        Returns:
+            A module that maps u of shape (m, D) to log t(u) in nats, shape (m,), in the precision it trains in.
+        """
+
+    def settings(self) -> DensityEstimator:
+        """These settings, with the preset's numbers for all that stand at their defaults."""
+        if self.preset == "default":
+            return self
+        untouched = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
+        return dataclasses.replace(self, **{name: value for name, value in self.PAPER.items() if name in untouched})
+
+    def estimate(
+        self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[Estimate, ...]:
+        """E[log t - log p] in nats, a lower bound: of KL[q||p] at points not fitted on, of KL[q_N||p] over all points.
+
+        The data points are split in three: t is fitted on fresh codes of the first part, the second chooses the
+        weights, the third is reported on, with an error over points. Fresh codes from all N points, independent of t
+        given the points, give the empirical bound; its error is that of the draws alone. An encoder known by one
+        fixed sample a point has no codes that t has not seen but those of the third part, so only the population's
+        bound is reported.
+
+        Returns:
+            Population, then empirical; `details` of both: loss curves (-E log t, nats), chosen step, settings, ...
+        Raises:
+            InputError: fewer than 20 points, a latent that never varies, a fit that diverged at once.
+        Reference: DMVI Algorithm 3 and appendix A.4.
+        """
+        started, chosen, q = time.perf_counter(), self.settings(), as_posterior(posterior)
+        check_prior(q, prior)
+        split = split_points(q.num_points, generator, method=self.method)
+        density, details = chosen._fit(q, prior, split, generator, progress)
+        details["fit_seconds"] = time.perf_counter() - started
+        reports = {"population": population(density, q, split.report, self.num_samples, generator)}
+        if not isinstance(q, SampleOnly):
+            reports["empirical"] = empirical(density, q, self.num_samples, generator)
+        progress(chosen.steps, chosen.steps, f"KL at least {reports['population'].value:.4g} nats")
+        seconds = time.perf_counter() - started
+        return tuple(
+            Estimate(self.method, target, "lower", r.value, r.std_error, "kl", r.num_samples, seconds, details)  # type: ignore[arg-type]
+            for target, r in reports.items()
+        )
+
+    def _fit(
+        self, q: Posterior, prior: Distribution, split: Split, generator: torch.Generator, progress: Progress
+    ) -> tuple[MixedWithPrior, dict[str, Any]]:
+        """The density, and how it was found."""
+        fit = _draw(q, split.fit, FIT_DRAWS, generator)
+        stop = _draw(q, split.stop, STOP_DRAWS, generator)
+        whitening = whiten(fit, stop, correlations=self.whiten)
+        model, details = self.start(whitening(fit), whitening(stop), generator)
+
+        def batch() -> torch.Tensor:
+            chance = torch.randint(len(split.fit), (self.batch_size,), generator=generator)
+            return whitening(q.sample_at(split.fit[chance], generator))
+
+        gap = whitening.log_det - float(prior.log_prob(stop).mean())
+        fitted = maximise(
+            model.to(fit.device),
+            batch,
+            whitening(stop),
+            Schedule(self.steps, self.lr, self.decay, self.patience),
+            method=self.method,
+            note=lambda value: f"KL at least {value + gap:.4g} nats",
+            progress=progress,
+        )
+        density = MixedWithPrior.of(fitted.model.double(), whitening, prior, stop)
+        curves = {"train": fitted.train, "validation": fitted.validation}
+        return density, details | {
+            "curves": {name: [[step, -v - whitening.log_det] for step, v in curve] for name, curve in curves.items()},
+            "chosen_step": fitted.best_step,
+            "steps_done": fitted.steps_done,
+            "diverged_at_step": fitted.diverged_at,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "prior_weight": density.weight,
+            "whitening_shrinkage": whitening.shrinkage,
+            "settings": dataclasses.asdict(self),
+        }
+
+
+class MixedWithPrior(NamedTuple):
+    """The density (1 - weight) t(z) + weight p(z), float64."""
+
+    model: nn.Module
+    whitening: Whitening
+    prior: Distribution
+    weight: float
+
+    @classmethod
+    def of(cls, model: nn.Module, whitening: Whitening, prior: Distribution, stop: torch.Tensor) -> MixedWithPrior:
+        """With the weight under which the held-out codes `stop` are most likely."""
+        alone = cls(model, whitening, prior, 0.0)
+        return alone._replace(weight=best_prior_weight(alone.log_ratio(stop)))
+
+    def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
+        """Log of this density over p(z) in nats, never below log weight; shape (m,)."""
+        ratio = log_density(self.model, self.whitening(z)) + self.whitening.log_det - self.prior.log_prob(z).double()
+        if self.weight == 0:
+            return ratio
+        return torch.logaddexp(ratio + math.log1p(-self.weight), torch.full_like(ratio, math.log(self.weight)))
+
+
+def best_prior_weight(log_ratio: torch.Tensor) -> float:
+    """The w in [0, 1) that maximises mean log((1 - w) t/p + w), a concave function of w, by bisection of its slope."""
+    ratio = log_ratio.clamp(max=50.0).exp()
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        w = (low + high) / 2
+        slope = ((1 - ratio) / (w + (1 - w) * ratio)).mean()
+        low, high = (w, high) if slope > 0 else (low, w)
+    return low
+
+
+class Reported(NamedTuple):
+    """A mean log-ratio in nats, its standard error and the codes behind it."""
+
+    value: float
+    std_error: float
+    num_samples: int
+
+
+def population(
+    density: MixedWithPrior, q: Posterior, held_out: torch.Tensor, num_samples: int, generator: torch.Generator
+) -> Reported:
+    """At points that t has not seen; draws of one point are one cluster of the error."""
+    points = held_out if isinstance(q, SampleOnly) else _visit(held_out, num_samples, generator)
+    mean = mean_error(density.log_ratio(q.sample_at(points, generator)), points)
+    return Reported(mean.value, mean.std_error, len(points))
+
+
+def empirical(density: MixedWithPrior, q: Posterior, num_samples: int, generator: torch.Generator) -> Reported:
+    """At fresh codes of points among all N; the error is about the mean over exactly these N."""
+    points = _visit(torch.arange(q.num_points), num_samples, generator)
+    values = density.log_ratio(q.sample_at(points, generator))
+    mean = point_mean(values.cpu().numpy(), points.numpy(), q.num_points)
+    return Reported(mean.value, math.sqrt(mean.conditional_variance), len(points))
+
+
+def _visit(indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Each point equally often where there are draws enough for two rounds, else once or twice in random order."""
+    rounds = num_samples // len(indices)
+    return indices.repeat(rounds) if rounds >= 2 else indices[visits(len(indices), generator)[:num_samples]]
+
+
+def _draw(q: Posterior, indices: torch.Tensor, at_most: int, generator: torch.Generator) -> torch.Tensor:
+    """Codes of points visited evenly; of an encoder known by its samples, each once."""
+    each = 1 if isinstance(q, SampleOnly) else DRAWS_A_POINT
+    return draw_evenly(q, indices, min(at_most, each * len(indices)), generator)
