@@ -22,7 +22,7 @@ LEVELS = (
         "parallel",
         "partial",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
-    ("distributions", "networks", "losses", "mixture", "statistics", "control_variates"),
+    ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
     ("marginals", "inspection", "diagnosis", "report", "loading", "estimation", "experiments", "pictures"),

@@ -71,7 +71,7 @@ class Common:
     tolerance: float | None = None
     """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
     prior: str = "own"
-    """own: the checkpoint's, else N(0, I); or normal, normal:scale=2, normal:mean=0,0,1:scale=2."""
+    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, package.module:prior."""
     device: DeviceName = "auto"
     """Where the encoder runs, and every method that has a device."""
     seed: int = 0
@@ -134,10 +134,16 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         check_writable(common.out)
     device = choose_device(common.device)
     with bar(f"reading {source.checkpoint.name}") as progress:
-        encoded = load(source.checkpoint, _request(source, device, progress))
+        request = _request(source, device, progress)
+        encoded = load(source.checkpoint, request)
     for note in encoded.notes:
         print(f"klprobe: {note}", file=sys.stderr)
-    prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior)
+
+    def encode(path: str) -> Distribution:
+        plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
+        return load(source.checkpoint, plain).posterior
+
+    prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior, encode)
     methods = _methods(common, configured, encoded, prior, device)
     parallel.start(device)
     if parallel.rank_and_size()[0] > 0:  # started by torchrun to share the work of the first process, which answers

@@ -1,35 +1,56 @@
-"""`--prior SPEC`: a name, then options, as in `normal:scale=2.0` or `normal:mean=0,0,1:scale=2`."""
+"""`--prior SPEC`: a name, then options, as in `normal:scale=2.0`; or a file, as in `mixture:prior.npz`; or Python."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import re
+import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
-from klprobe.distributions import standard_normal
+from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.encoders._named import import_named
+from klprobe.encoders._npy import read_member
+from klprobe.loading import load
+from klprobe.priors import UniformSphere, mixture
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
+Encode = Callable[[str], Distribution]
+NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def parse_prior(spec: str, dim: int, own: Distribution | None) -> Distribution:
+def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -> Distribution:
     """The prior that SPEC names, event shape (D,).
 
     Args:
-        spec: `own`, or a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`.
+        spec: `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
+            `FILES` with a path after the `:`; or `package.module:prior`.
         dim: D, the number of latents of the posterior.
         own: The prior that came with the checkpoint; None is N(0, I).
+        encode: From the path of data, as the encoder wants them, to their posterior.
     """
     name, *rest = spec.split(":")
     if spec == "own":
         return standard_normal(dim) if own is None else own
+    if name in FILES:
+        path = ":".join(rest)
+        if not path:
+            raise InputError(f"--prior {name} needs a file: {name}:PATH.")
+        return FILES[name](path, encode)
+    if name not in PRIORS and NAMED.fullmatch(spec):
+        return _python(spec, dim)
     if name not in PRIORS:
-        near = difflib.get_close_matches(name, ["own", *PRIORS], n=1)
+        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"--prior {spec!r} is not known: give own, {', '.join(PRIORS)}, or normal:mean=0:scale=2.{hint}")
+        known = ", ".join((*PRIORS, *(f"{file}:PATH" for file in FILES)))
+        raise InputError(
+            f"--prior {spec!r} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
+        )
     return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
 
 
@@ -44,8 +65,51 @@ def _normal(dim: int, options: Options) -> Distribution:
     return Independent(Normal(mean, scale, validate_args=False), 1)
 
 
-PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal}
+def _sphere(dim: int, options: Options) -> Distribution:
+    if set(options) - {"radius"} or len(options.get("radius", (1.0,))) != 1:
+        raise InputError("--prior sphere takes one radius, as in sphere or sphere:radius=2.")
+    return UniformSphere(dim, *options.get("radius", ()))
+
+
+def _mixture(path: str, encode: Encode) -> Distribution:
+    """Gaussians in any file of posteriors, and in .npz their `weights`."""
+    components = _components(f"mixture:{path}", load(path).posterior)
+    weights = None
+    if Path(path).suffix.lower() == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            if "weights.npy" in archive.namelist():
+                weights = torch.from_numpy(read_member(archive, archive.getinfo("weights.npy"), f"{path}: 'weights'"))
+    return mixture(components, weights)
+
+
+def _vampprior(path: str, encode: Encode) -> Distribution:
+    """The posteriors of pseudo-inputs, with equal weights."""
+    return mixture(_components(f"vampprior:{path}", encode(path)))
+
+
+def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
+    if not isinstance(posterior, DiagonalGaussian):
+        raise InputError(f"--prior {spec} needs diagonal Gaussians, mean and logvar, as components.")
+    return posterior
+
+
+def _python(spec: str, dim: int) -> Distribution:
+    """A torch Distribution, or a function from D to one."""
+    found = import_named(spec, "--prior")
+    if callable(found) and not isinstance(found, Distribution):
+        try:
+            found = found(dim)
+        except Exception as error:
+            raise InputError(f"--prior {spec}({dim}) failed ({type(error).__name__}: {error}): let it take D.") from error
+    if not isinstance(found, Distribution):
+        raise InputError(f"--prior {spec} is a {type(found).__name__}: give a torch Distribution, or a function from D to one.")
+    return found
+
+
+PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
 """What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
+FILES: dict[str, Callable[[str, Encode], Distribution]] = {"mixture": _mixture, "vampprior": _vampprior}
+"""The same for priors that come from a file."""
 
 
 def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:
