@@ -39,7 +39,7 @@ class Source:
     """Where the posteriors come from."""
 
     checkpoint: Path
-    """klprobe's own checkpoint; or .npz, .safetensors or a folder of .npy with mean and logvar, var or std."""
+    """An encoder, or arrays of mean and logvar, var or std, in any format of `klprobe list`."""
     encoder: str | None = None
     """package.module:factory of the network whose weights the checkpoint holds; imports and runs that code."""
     outputs: str | None = None

@@ -55,6 +55,15 @@ class Inputs:
         """Points `start` to `stop` as the encoder gets them, float32, shape (m, ...)."""
         return preprocess(self.fetch(start, min(stop, self.length)), self.request, self.name)
 
+    def floats(self, which: slice) -> torch.Tensor:
+        """The same for a slice without a step."""
+        return self.batch(which.start or 0, self.length if which.stop is None else which.stop)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one data point as the encoder gets it."""
+        return tuple(self.batch(0, 1).shape[1:])
+
     def facts(self) -> dict[str, Any]:
         """For the report: the data and every preprocessing step, strict JSON."""
         sample = self.fetch(0, 1)
@@ -63,7 +72,7 @@ class Inputs:
             "num_points": self.length,
             "stored": f"{str(sample.dtype).removeprefix('torch.')} {tuple(sample.shape[1:])}",
             "preprocessing": describe(self.request, sample),
-            "input_shape": list(self.batch(0, 1).shape[1:]),
+            "input_shape": list(self.shape),
         }
 
 
@@ -121,15 +130,11 @@ def open_inputs(request: Request, label: str) -> Inputs:
     if name is None:
         raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
     path = Path(name)
-    known = registry.names("datasets")
-    if name.replace("_", "-") in known:
-        data = registry.load("datasets", name)().load(request.split, request.data_root)
-        registered = name.replace("_", "-")
+    registered = name.replace("_", "-")
+    elsewhere = path.exists() or NAMED.fullmatch(name) or path.suffix or len(path.parts) > 1
+    if registered in registry.names("datasets") or not elsewhere:
+        data = registry.load("datasets", registered)().load(request.split, request.data_root)
         return Inputs(registered, len(data), lambda start, stop: data.x[start:stop], request, request.split)
-    if not path.exists() and not NAMED.fullmatch(name):
-        if path.suffix or len(path.parts) > 1:
-            raise InputError(f"--data {name} does not exist: give {SOURCES}.")
-        registry.load("datasets", name)  # raises, with the nearest name
     if request.split != "all":
         raise InputError(
             f"--split {request.split} chooses among klprobe's data sets only: give the points of that split as --data."
@@ -138,7 +143,9 @@ def open_inputs(request: Request, label: str) -> Inputs:
         return _folder(path, request)
     if path.exists():
         return _from_tensor(path.name, _array_file(path), request)
-    return _from_python(name, request)
+    if NAMED.fullmatch(name):
+        return _from_python(name, request)
+    raise InputError(f"--data {name} does not exist: give {SOURCES}.")
 
 
 def _array_file(path: Path) -> torch.Tensor:

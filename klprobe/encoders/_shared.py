@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch.distributions import Distribution
 
-from klprobe.types import Progress, no_progress
+from klprobe.types import InputError, Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Request:
     value_range: tuple[float, float] | None = None
     gray: bool = False
     flatten: bool = False
+
+
+FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
+FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
+
+
+def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
+    """Raise InputError when the user asked for what a format cannot do; nothing asked for is ever ignored."""
+    asked = [FLAGS[field] for field in fields if getattr(request, field)]
+    if asked:
+        raise InputError(f"{why}: leave {', '.join(asked)} away.")
 
 
 @dataclass(frozen=True)

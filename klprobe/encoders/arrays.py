@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from klprobe.encoders import _npy
-from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.encoders._tensors import SPREADS, posterior_of
 from klprobe.types import InputError
 
@@ -63,6 +63,7 @@ class Arrays:
                 f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: leave --data away, "
                 "or encode that data set yourself and save what comes out."
             )
+        refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
         read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
         tensors, labels = read(path)
         split, trained_on = (_label(path, labels, name) for name in LABELS)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from klprobe import registry
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
 from klprobe.distributions import DiagonalGaussian, SampleOnly, diagonal_normal
-from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.encoders._inputs import open_inputs
+from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 __all__ = ["KlprobeCheckpoint"]
@@ -45,25 +45,27 @@ class KlprobeCheckpoint:
                 f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
-        name = (request.data or settings["dataset"]).replace("_", "-")
-        data = registry.load("datasets", name)().load(request.split, request.data_root)
+        name = request.data or settings["dataset"]
+        refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
+        data = open_inputs(replace(request, data=name), path.name)
         if data.shape != tuple(settings["input_shape"]):
             raise InputError(
                 f"{path.name} was trained on {settings['dataset']}, points of shape {tuple(settings['input_shape'])}, but "
-                f"{name} has points of shape {data.shape}: choose another --data."
+                f"{data.name} has points of shape {data.shape}: choose another --data."
             )
         return Encoded(
             encode(trained, data, request.device, request.progress),
             getattr(trained.algorithm, "prior_distribution", None),
-            split=request.split,
-            trained_on=settings["split"] if name == settings["dataset"] else "unknown",
+            split=data.split,
+            trained_on=settings["split"] if data.name == settings["dataset"] else "unknown",
             provenance={
                 "format": "klprobe-checkpoint",
                 "file": path.name,
                 "sha256": {path.name: sha256(path)},
-                "data": name,
+                **data.facts(),
                 "checkpoint": settings,
             },
+            notes=data.notes,
         )
 
 
@@ -75,7 +77,7 @@ def encode(
     with torch.no_grad():
         # blocks of nearly equal size: the last one never holds a single point, which is no posterior
         for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
-            q = trained.algorithm.encode(trained.networks, data.floats(indices).to(device), noise)
+            q = trained.algorithm.encode(trained.networks, data.floats(slice(done, done + len(indices))).to(device), noise)
             parts.append(q)
             done += len(indices)
             progress(done, len(data))

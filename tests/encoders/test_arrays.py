@@ -289,3 +289,9 @@ def test_files_that_are_no_checkpoint_are_named_for_what_they_are(tmp_path):
 def test_the_posteriors_beside_the_checkout_are_read(shared_posteriors):
     posterior = load(shared_posteriors / "beta-vae-mnist.npz").posterior
     assert (posterior.num_points, posterior.dim) == (60000, 10)
+
+
+def test_flags_for_an_encoder_are_refused_not_ignored(tmp_path):
+    np.savez(tmp_path / "q.npz", mean=np.zeros((3, 2)), std=np.ones((3, 2)))
+    with pytest.raises(InputError, match="no encoder to run: leave --resize, --gray away"):
+        load(tmp_path / "q.npz", Request(resize=(8, 8), gray=True))

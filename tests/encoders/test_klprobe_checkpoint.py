@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -91,3 +92,13 @@ def test_a_system_without_an_encoder_is_refused(path, monkeypatch):
     monkeypatch.delattr(VAE, "encode")
     with pytest.raises(CapabilityError, match="vae, which has no encoder"):
         KlprobeCheckpoint().load(path, Request())
+
+
+def test_data_may_be_a_file_too_and_what_cannot_be_done_is_refused(path, digits, tmp_path):
+    np.save(tmp_path / "x.npy", digits["test"].x.numpy())
+    from_file = KlprobeCheckpoint().load(path, Request(data=str(tmp_path / "x.npy")))
+    by_name = KlprobeCheckpoint().load(path, Request(split="test"))
+    assert torch.equal(from_file.posterior.mean, by_name.posterior.mean)
+    assert (from_file.split, from_file.trained_on) == ("unknown", "unknown")
+    with pytest.raises(InputError, match="leave --outputs away"):
+        KlprobeCheckpoint().load(path, Request(outputs="mean,logvar"))
