@@ -308,3 +308,39 @@ def test_a_file_cut_short_is_refused(encoder, exported, tmp_path, data, keep, su
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(whole.read_bytes()[:keep])
     assert refused(cut, "--data", data)
+
+
+def test_the_program_says_what_it_did_on_stderr_and_keeps_it_in_the_report(encoder, data, tmp_path, capsys):
+    torch.jit.script(encoder).save(tmp_path / "encoder.pt")
+    flags = [
+        "--data",
+        data,
+        "--range",
+        "-1,1",
+        "--outputs",
+        "mean,logvar",
+        "--methods",
+        "monte-carlo",
+        "--num-samples",
+        "50",
+        "--json",
+    ]
+    assert main(["estimate", "--checkpoint", str(tmp_path / "encoder.pt"), *flags]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)["provenance"]
+    assert told["preprocessing"] == ["values as they are", "[0, 1] to [-1, 1]"]
+    assert told["outputs"] == {"mean": "0", "logvar": "1"}
+    assert "1,797 points of x.npy as (64,): values as they are, [0, 1] to [-1, 1]" in err
+
+
+@pytest.mark.parametrize("flags", [("--resize", "0"), ("--resize", "8x"), ("--range", "0,2"), ("--outputs", "mean,mean")])
+def test_flags_that_make_no_sense_are_refused(encoder, data, tmp_path, flags):
+    torch.jit.script(encoder).save(tmp_path / "encoder.pt")
+    assert refused(tmp_path / "encoder.pt", "--data", data, *flags)
+
+
+def test_weights_in_safetensors_serve_a_factory_as_well(encoder, data, tmp_path, agrees):
+    from safetensors.torch import save_file
+
+    save_file(encoder.state_dict(), tmp_path / "weights.safetensors")
+    agrees(load(tmp_path / "weights.safetensors", Request(data=data, encoder="tiny_network:Encoder")))
