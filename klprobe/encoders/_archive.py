@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from klprobe.types import InputError
@@ -41,11 +43,32 @@ def check_archive(path: Path) -> None:
         )
 
 
-def read_entry(path: Path, name: str) -> bytes:
-    """One entry of a file that passed `check_archive`, by its name below the top folder; InputError when damaged."""
+def repacked(path: Path, change: Callable[[str, bytes], bytes | None]) -> io.BytesIO:
+    """A copy in memory whose entries are exactly those that `change` saw, so that torch cannot read another file than we did.
+
+    Two readers of one zip file may disagree on what it holds: two top folders, names that differ in case, a second directory.
+
+    Args:
+        path: A file that `check_archive` has not seen yet.
+        change: From an entry's name, without the top folder, and its content to the content to keep; None leaves it out.
+    Raises:
+        InputError: damaged, a zip bomb, or with a name twice; whatever `change` raises.
+    """
+    check_archive(path)
+    copy, seen = io.BytesIO(), set()
     try:
-        with zipfile.ZipFile(path) as archive:
-            full = next(entry for entry in archive.namelist() if entry.partition("/")[2] == name)
-            return archive.read(full)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, StopIteration) as error:
-        raise InputError(f"{path.name}: {name} cannot be read ({error}): save or copy the file again.") from error
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as out:
+            for entry in archive.infolist():
+                name = entry.filename.partition("/")[2]
+                if name.lower() in seen:
+                    raise InputError(
+                        f"{path.name} holds {name} twice: it is damaged, or not what it seems. Save it again with torch."
+                    )
+                seen.add(name.lower())
+                content = change(name, archive.read(entry))
+                if content is not None:
+                    out.writestr(f"archive/{name}", content)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path.name} is damaged ({error}): save or copy it again.") from error
+    copy.seek(0)
+    return copy

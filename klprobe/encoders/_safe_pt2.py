@@ -9,15 +9,14 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from klprobe.encoders._archive import check_archive, names_in, read_entry
+from klprobe.encoders._archive import repacked
 from klprobe.types import InputError
 
 TARGET = re.compile(
-    r"torch\.ops\.(aten|prims|higher_order)\.(?!from_file\b|save\b)\w+(\.\w+)?"
+    r"torch\.ops\.(aten|prims)\.(?!from_file\b|save\b)\w+(\.\w+)?"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
     r"|math\.\w+|torch\.sym_\w+"
 )
@@ -47,20 +46,17 @@ def sanitised(path: Path) -> io.BytesIO:
     Raises:
         InputError: damaged, a zip bomb, or holding anything that is not a graph of torch's own operators and plain tensors.
     """
-    check_archive(path)
-    copy = io.BytesIO()
-    with zipfile.ZipFile(copy, "w") as archive:
-        for name in names_in(path):
-            if LEFT_OUT.fullmatch(name):
-                continue
-            if not (KEPT.fullmatch(name) or EMPTIED.fullmatch(name)):
-                raise _refused(path, f"{name} is no graph and no plain tensor")
-            content = b"" if EMPTIED.fullmatch(name) else read_entry(path, name)
-            if name.endswith(".json"):
-                content = _checked_json(path, name, content)
-            archive.writestr(f"{path.stem}/{name}", content)
-    copy.seek(0)
-    return copy
+
+    def change(name: str, content: bytes) -> bytes | None:
+        if LEFT_OUT.fullmatch(name):
+            return None
+        if EMPTIED.fullmatch(name):
+            return b""
+        if not KEPT.fullmatch(name):
+            raise _refused(path, f"{name} is no graph and no plain tensor")
+        return _checked_json(path, name, content) if name.endswith(".json") else content
+
+    return repacked(path, change)
 
 
 def _checked_json(path: Path, name: str, content: bytes) -> bytes:
@@ -88,7 +84,13 @@ def _clean(path: Path, value: Any, allowed: re.Pattern[str] = HARMLESS) -> Any:
         if key in SOURCE:
             cleaned[_clean(path, key)] = type(inner)()
         else:
-            rule = EXPRESSION if key == "expr_str" else TARGET if key == "target" and is_node else HARMLESS
+            rule = (
+                EXPRESSION
+                if key == "expr_str"
+                else TARGET
+                if key == "as_operator" or (key == "target" and is_node)
+                else HARMLESS
+            )
             cleaned[_clean(path, key)] = _clean(path, inner, rule)
     return cleaned
 

@@ -82,7 +82,7 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
         raise InputError(
             f"{label} does not fit {factory}: {why}. The file holds {some_of(list(weights))}; change the factory, or its sizes."
         )
-    module.load_state_dict({name: weights[prefix + name] for name in needed})
+    module.load_state_dict({name: weights[prefix + name] for name in needed}, assign=True)
     return prefix, [name for name in weights if name not in {prefix + n for n in needed}]
 
 

@@ -16,6 +16,7 @@ import torch
 
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.encoders._weights import fit, read_weights
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Diffusers"]
@@ -49,11 +50,12 @@ class Diffusers:
         except ImportError as error:
             raise CapabilityError(f"{path.name} needs diffusers: pip install 'klprobe[diffusers]'.") from error
         try:
-            with torch.random.fork_rng():
-                model = AutoencoderKL.from_pretrained(str(path), use_safetensors=True, local_files_only=True)
+            with torch.device("meta"):  # sizes alone: a configuration may claim any, the weights show which are true
+                model = AutoencoderKL.from_config(config)
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{path.name} is damaged, or does not fit this diffusers ({said[:200]}).") from error
+            raise InputError(f"{path.name} has a configuration that does not fit this diffusers ({said[:200]}).") from error
+        fit(model, read_weights(path / WEIGHTS), path.name, KIND)
         model.to(request.device, torch.float32).eval()
         facts = {
             "format": "diffusers",

@@ -85,7 +85,7 @@ def _build(path: Path, name: str, settings: dict[str, Any]) -> torch.nn.Module:
     if kind is None or config is None:
         raise InputError(f"{path.name} is a {name[:40]!r}, which pythae {getattr(pythae, '__version__', '')} does not know.")
     try:
-        with torch.random.fork_rng():
+        with torch.device("meta"):  # sizes alone: a configuration may claim any, the weights show which are true
             model = kind(config(**{key: value for key, value in settings.items() if key != "name"}))
     except Exception as error:
         raise InputError(f"{path.name}/{CONFIG} does not fit this pythae ({type(error).__name__}: {error}).") from error

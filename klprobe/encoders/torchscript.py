@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from klprobe.encoders._archive import check_archive, names_in, read_entry
+from klprobe.encoders._archive import names_in, repacked
 from klprobe.encoders._encode import Encoder, encode_data, wanted_by
 from klprobe.encoders._shared import Encoded, Request, sha256
 from klprobe.types import InputError
@@ -38,12 +38,15 @@ class TorchScript:
         Raises:
             InputError: damaged, a bomb, a program that touches files, or one that does not fit the data.
         """
-        check_archive(path)
-        for name in names_in(path):
-            if name.startswith("code/") and TOUCHES_FILES.search(read_entry(path, name)):
+
+        def check(name: str, content: bytes) -> bytes:
+            if name.lower().startswith("code/") and TOUCHES_FILES.search(content):
                 raise InputError(f"{path.name}: its program ({name}) reads or writes files, so klprobe does not run it.")
+            return content
+
+        checked = repacked(path, check)
         try:
-            module = torch.jit.load(path, map_location=request.device)
+            module = torch.jit.load(checked, map_location=request.device)
         except (RuntimeError, ValueError) as error:
             said = str(error).strip().splitlines()[0]
             raise InputError(f"{path.name} is damaged, or needs operators this torch lacks ({said}): save it again.") from error

@@ -66,6 +66,15 @@ def test_what_pythae_pickles_stays_closed(pythae_folder, images, malice, tmp_pat
         load(tmp_path, Request(data=str(images)))
 
 
+def test_a_configuration_that_claims_a_huge_network_is_refused_before_it_is_built(pythae_folder, images, tmp_path):
+    source, _ = pythae_folder
+    config = json.loads((source / "model_config.json").read_text())
+    (tmp_path / "model.pt").write_bytes((source / "model.pt").read_bytes())
+    (tmp_path / "model_config.json").write_text(json.dumps({**config, "latent_dim": 10**12}))
+    with pytest.raises(InputError, match=r"does not fit VAE: .*of another shape"):
+        load(tmp_path, Request(data=str(images)))
+
+
 def test_a_diffusers_folder_gives_flattened_latents_and_says_how_to_scale_them(images, x, tmp_path):
     diffusers = pytest.importorskip("diffusers", reason="the extra [diffusers] is not installed")
     with torch.random.fork_rng():

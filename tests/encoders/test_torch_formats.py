@@ -82,6 +82,28 @@ def test_a_script_that_mentions_files_is_not_run(tmp_path, data):
         load(tmp_path / "encoder.pt", Request(data=data))
 
 
+def test_a_second_program_hidden_in_the_file_is_found(encoder, tmp_path, data):
+    class Reads(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.from_file("secret", size=1)
+
+    for name, module in (("good", encoder), ("evil", Reads())):
+        torch.jit.script(module).save(tmp_path / f"{name}.pt")
+    with zipfile.ZipFile(tmp_path / "both.pt", "w") as both:
+        for name in ("evil", "good"):
+            with zipfile.ZipFile(tmp_path / f"{name}.pt") as one:
+                for entry in one.namelist():
+                    if name == "good" or "code" not in entry:
+                        both.writestr(entry, one.read(entry))
+        with zipfile.ZipFile(tmp_path / "evil.pt") as one:
+            for entry in one.namelist():
+                if "code" in entry:
+                    both.writestr(entry, one.read(entry))
+    assert refused(tmp_path / "both.pt", "--data", data)
+    with pytest.raises(InputError, match="twice"):
+        load(tmp_path / "both.pt", Request(data=data))
+
+
 # ---- torch.export
 
 
@@ -238,7 +260,7 @@ def test_a_checkpoint_that_lightning_wrote_loads(encoder, x, tmp_path, data, net
         loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x[:64]), 32)
         trainer.fit(model, loader)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
-    encoded = load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE"))
+    encoded = load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE", outputs="mean,logvar"))
     with torch.no_grad():
         mean, _ = model.net.eval().encode(x)
     torch.testing.assert_close(encoded.posterior.mean, mean, rtol=1e-4, atol=1e-5)
