@@ -26,7 +26,7 @@ class ExportedProgram:
         return "archive_format" in names and any(name.startswith("models/") for name in names)
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Run the program on the data, as many points at a time as it was exported for.
+        """Run the program on the data, on the CPU (its graph names devices), as many points at a time as it was exported for.
 
         Raises:
             InputError: damaged, holding code or pickles, or not fitting the data.
@@ -39,7 +39,6 @@ class ExportedProgram:
         except Exception as error:  # torch raises whatever its parsers raise
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path.name} cannot be read by this torch ({said[:200]}): export it again.") from error
-        module.to(request.device)
         shapes = _input_shapes(program)
         if len(shapes) != 1:
             raise InputError(
@@ -47,7 +46,7 @@ class ExportedProgram:
             )
         batch, *point = shapes[0]
         encoder = Encoder(
-            lambda x: module(x.to(request.device)),
+            module,
             path.name,
             f"points of shape {tuple(point)}",
             batch if isinstance(batch, int) else None,
