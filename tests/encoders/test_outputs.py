@@ -131,6 +131,7 @@ def test_a_sampler_gives_samples_and_codes_alone_are_deterministic(points):
         (lambda m, v: (m, v), "mean,logvar,samples", "names 3, but encoder.pt returns"),
         (lambda m, v: torch.cat([m, v[:, :3]], 1), "mean,logvar", "odd width 7"),
         (lambda m, v: (m, v * float("nan")), "mean,logvar", "NaN"),
+        (lambda m, v: (m, v * float("nan"), sample(m, v)), "mean,logvar,samples", "NaN"),
         (lambda m, v: (m, v[:, :2]), "mean,logvar", "shapes disagree"),
         (lambda m, v: 1 / 0, None, "cannot encode points of shape"),
         (lambda m, v: (m + torch.randn_like(m), v), "mean,logvar", "dropout"),
