@@ -7,7 +7,8 @@ import torch
 from torch.distributions import Independent, Laplace, MixtureSameFamily, Normal
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
-from klprobe.estimators._ratio import Learned, RatioNetwork, RatioSettings, Whitening, learn_ratio
+from klprobe.estimators._ratio import RatioNetwork, RatioSettings, Whitening
+from klprobe.estimators._ratio_fit import Learned, _slope_excess, learn_ratio
 from klprobe.estimators.classifier import Classifier
 from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import InputError, no_progress
@@ -170,8 +171,6 @@ def test_every_setting_runs_and_matters(change):
 
 def test_the_gradient_penalty_is_the_squared_excess_of_the_slope_over_one():
     """Without hidden layers' help, logit = b'u: the slope is |b| everywhere."""
-    from klprobe.estimators._ratio import _slope_excess
-
     generator = torch.Generator().manual_seed(0)
     network = RatioNetwork(Whitening.none(torch.zeros(4, 3, dtype=torch.float64)), ratio_settings(), generator)
     with torch.no_grad():
