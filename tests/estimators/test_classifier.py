@@ -311,7 +311,7 @@ def test_details_are_strict_json_and_short():
 @pytest.mark.slow
 @pytest.mark.parametrize(("dim", "tolerance"), [(2, 0.01), (10, 0.03), (32, 0.08)])
 def test_the_defaults_come_near_a_closed_form(dim, tolerance):
-    """A classifier errs by about (weights that matter) / (held-out codes); tolerances are twice what was measured."""
+    """Tolerances leave room for what 14,000 points cannot teach: measured, 0.000, 0.010 and 0.012 nats below the truth."""
     problem = linear_gaussian_encoder(dim, 20_000, 0.3, generator=torch.Generator().manual_seed(dim), spread=(0.6, 1.4))
     found = run(Classifier(), problem.posterior, problem.prior)
     for quantity in LOWER:
