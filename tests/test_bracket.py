@@ -6,6 +6,10 @@ import pytest
 import torch
 
 import klprobe
+from klprobe.estimators.classifier import Classifier
+from klprobe.estimators.gmm import Gmm
+from klprobe.estimators.lstm import Lstm
+from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.problems import linear_gaussian_encoder
 
@@ -36,9 +40,19 @@ def test_the_exact_methods_bracket_the_population_kl_as_often_as_they_claim(dim,
     assert bracket <= most(30, 0.05)
 
 
+LEARNED = [
+    MonteCarlo(num_samples=1000),
+    Classifier(steps=600, num_samples=5000, num_prior_samples=50_000),
+    Gmm(steps=300, components=10, num_samples=5000),
+    Lstm(steps=150, num_samples=5000),
+    Maf(steps=300, width=32, num_samples=5000),
+]
+"""Short fits: a bound holds however poor the fit, and many candidates are the chance to pick one that is too good."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("dim", "std"), [(2, 0.3), (10, 0.5), (32, 0.65)])
 def test_all_methods_together_bracket_the_population_kl_as_often_as_they_claim(dim, std):
-    interval, bracket = misses(dim, std, 2000, 40, ["all"])
-    assert interval <= most(40, 0.05)
-    assert bracket <= most(40, 0.05)
+    interval, bracket = misses(dim, std, 1000, 25, LEARNED)
+    assert interval <= most(25, 0.05)
+    assert bracket <= most(25, 0.05)
