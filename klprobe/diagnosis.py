@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-
-from scipy.stats import norm
+from statistics import NormalDist
 
 from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Target, Verdict
 
@@ -67,7 +66,7 @@ def _best(estimates: Sequence[Estimate], target: Target, side: str, sign: int) -
     fit = [e for e in fit if math.isfinite(e.std_error)]
     if not fit:
         return None, None
-    quantile = float(norm.ppf(1 - (1 - LEVEL) / 2 / len(fit)))
+    quantile = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / len(fit))
     limits = [e.value - sign * quantile * e.std_error for e in fit]
     best = max(range(len(fit)), key=lambda i: sign * limits[i])
     name = fit[best].method if fit[best].quantity == "kl" else f"{fit[best].method} ({fit[best].quantity})"

@@ -86,7 +86,7 @@ def estimate(
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)
-    dimensions, reason = (None, INTERRUPTED) if interrupted else dimensionwise_kl(q, prior, progress=tell("marginals"))
+    dimensions, reason = (None, INTERRUPTED) if interrupted else _dimensions(q, prior, tell("marginals"))
     no_density = "the encoder gives samples and no density" if not q.has_log_prob else "the method that gives it did not run"
     if isinstance(q, SampleOnly) and q.deterministic:
         no_density = "infinite: the encoder is deterministic"
@@ -134,6 +134,14 @@ def estimate(
             **(provenance or {}),
         },
     )
+
+
+def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
+    """The dimension-wise KLs; Ctrl-C here costs them and nothing else."""
+    try:
+        return dimensionwise_kl(q, prior, progress=progress)
+    except KeyboardInterrupt:
+        return None, INTERRUPTED
 
 
 def _run(

@@ -46,14 +46,19 @@ def dimensionwise_kl(
         return None, "defined only for priors that factorise; this prior is no diagonal normal"
     values: list[float] = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, threadpool_limits(1, user_api="blas"):
-        for d, value in enumerate(
-            pool.map(lambda d: _kl(*_column(posterior, d), float(normal[0][d]), float(normal[1][d])), range(posterior.dim))
-        ):
-            if value is None:
-                pool.shutdown(cancel_futures=True)
-                return None, f"latent {d}: its posteriors are too narrow for {MOST_PANELS} quadrature panels"
-            values.append(value)
-            progress(d + 1, posterior.dim)
+        jobs = [
+            pool.submit(lambda d: _kl(*_column(posterior, d), float(normal[0][d]), float(normal[1][d])), d)
+            for d in range(posterior.dim)
+        ]
+        try:
+            for d, job in enumerate(jobs):
+                value = job.result()
+                if value is None:
+                    return None, f"latent {d}: its posteriors are too narrow for {MOST_PANELS} quadrature panels"
+                values.append(value)
+                progress(d + 1, posterior.dim)
+        finally:  # at Ctrl-C too: what has not begun is not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
     return tuple(values), None
 
 

@@ -67,6 +67,17 @@ def test_an_interrupted_run_reports_what_it_has(problem):
     assert report.dimensionwise_kl is None
 
 
+def test_an_interrupt_after_the_methods_costs_the_marginals_alone(problem, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("klprobe.estimation.dimensionwise_kl", interrupted)
+    report = klprobe.estimate(problem.posterior, methods=QUICK)
+    assert report.estimates
+    assert report.dimensionwise_kl is None
+    assert "interrupted" in report.total_correlation.reason
+
+
 def test_all_leaves_out_what_the_input_does_not_allow(problem):
     from klprobe.estimation import choose_methods
 
