@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch.distributions import Distribution
 
+from klprobe import parallel
 from klprobe.distributions import DiagonalGaussian, diagonal_normal
 from klprobe.types import Posterior
 
@@ -63,7 +63,7 @@ def cross_fit(
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
     Reference: Glynn and Szechtman (2002), Some new perspectives on the method of control variates.
     """
-    with threadpool_limits(1, user_api="blas"):  # many small systems: threads would only wait for each other
+    with parallel.one_blas_thread():  # many small systems: threads would only wait for each other
         return _cross_fit(targets, controls, between, np.unique(points, return_inverse=True)[1] % FOLDS, subsets)
 
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch.distributions import Distribution
 
+from klprobe import parallel
 from klprobe.distributions import LOG_2PI, ROWS_AT_ONCE, DiagonalGaussian, diagonal_normal
 from klprobe.types import Posterior, Progress, no_progress
 
@@ -45,7 +45,7 @@ def dimensionwise_kl(
     if normal is None:
         return None, "defined only for priors that factorise; this prior is no diagonal normal"
     values: list[float] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, threadpool_limits(1, user_api="blas"):
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, parallel.one_blas_thread():
         jobs = [
             pool.submit(lambda d: _kl(*_column(posterior, d), float(normal[0][d]), float(normal[1][d])), d)
             for d in range(posterior.dim)

@@ -25,7 +25,6 @@ from typing import NamedTuple, TypeGuard, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from klprobe import parallel
 from klprobe.distributions import LOG_2PI, PRODUCT_TOLERANCE, UNIT_ROUNDOFF, DiagonalGaussian
@@ -355,7 +354,7 @@ def _waves(
     rows = _Rows(q, z, own)
     tiles = len(list(rows.blocks()))
     starts, screen = _our_share(q.num_points, COLUMNS), True
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with parallel.one_blas_thread(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for first in range(0, len(starts), WAVE):
             wave, level = starts[first : first + WAVE], floor.copy()
 

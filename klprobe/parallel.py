@@ -1,4 +1,4 @@
-"""Several processes working as one: which share of the posteriors is ours, and sums over all shares.
+"""Several processes working as one: which share of the posteriors is ours, and sums over all shares; BLAS threads.
 
 Every process draws the same latents from the same seed and visits its own share of the posteriors; sums are combined
 in the order of the ranks, so that all processes hold the same bits.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 
 import torch
 import torch.distributed as dist
+from threadpoolctl import ThreadpoolController
 
 
 def start(device: str) -> bool:
@@ -57,3 +60,16 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over all processes."""
     parts = gather(tensor)
     return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """One thread a BLAS call, for work that is shared out in Python or too small to share.
+
+    The libraries are looked up once: the look-up is slow, and swallows a Ctrl-C that arrives in its midst.
+    """
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()

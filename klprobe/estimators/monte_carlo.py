@@ -143,6 +143,7 @@ class _Draws:
         self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
         self.regression: Regression | None = None
+        self.noted, self.note = 1, ""
         self.pending = torch.empty(0, dtype=torch.int64)
         self.points = np.empty(0, np.int64)
         self.raw = np.empty((0, 3))
@@ -151,11 +152,11 @@ class _Draws:
 
     def extend(self, goal: int, progress: Progress) -> None:
         """Draw one batch more towards `goal` draws."""
-        done, size, note = len(self.points), min(BATCH, goal - len(self.points)), ""
-        if done:
-            mean = self.mean(KL)
-            note = f"{mean.value:.4g} ± {math.sqrt(mean.conditional_variance):.2g} nats"
-        self._batch(size, _part_of(progress, done, size, goal, note))
+        done, size = len(self.points), min(BATCH, goal - len(self.points))
+        if done >= 1.25 * self.noted:  # now and then: a mean over all draws costs more than a batch when they are many
+            mean, self.noted = self.mean(KL), done
+            self.note = f"{mean.value:.4g} ± {math.sqrt(mean.conditional_variance):.2g} nats"
+        self._batch(size, _part_of(progress, done, size, goal, self.note))
 
     def state(self) -> dict[str, Any]:
         """Everything that another process needs to go on as if nothing had happened."""
