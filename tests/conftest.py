@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would ignore Ctrl-C
 SHARED = pathlib.Path(os.environ.get("KLPROBE_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 
