@@ -127,8 +127,9 @@ def workloads(quick: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor, int]]:
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time after one warm-up."""
-    call()
+    """Median wall time after one warm-up; a call that is timed once, because it takes a minute, has none."""
+    if repeats > 1:
+        call()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
