@@ -47,15 +47,21 @@ def cross_fit(
     controls: Array,
     between: Array,
     points: Index,
+    num_points: int,
     subsets: Sequence[Index],
 ) -> tuple[Adjusted, Regression]:
     """Subtract control variates of known mean zero without bias: each fold by the coefficients of the others.
+
+    Points drawn without replacement make folds depend on each other: what the others hold, this one lacks. Given the
+    others, a fold of size n_k out of N - n_o points left has its controls' mean about -n_o / (N - n_o) times theirs; a
+    constant for each fold takes that off, and leaves the sum over folds as it is where their coefficients agree.
 
     Args:
         targets: What is to be averaged, shape (m, t).
         controls: Functions of the draws whose exact mean is zero, shape (m, c).
         between: The same controls averaged over all draws of a point, shape (m, c).
-        points: Data point of each draw, shape (m,): draws at one point share a fold.
+        points: Data point of each draw, shape (m,), in the order drawn: draws at one point share a fold.
+        num_points: N.
         subsets: Index sets of controls to choose among by the held-out residual of the first target; an empty one
             leaves the targets as they are.
 
@@ -63,12 +69,23 @@ def cross_fit(
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
     Reference: Glynn and Szechtman (2002), Some new perspectives on the method of control variates.
     """
+    _, first, cluster = np.unique(points, return_index=True, return_inverse=True)
+    fold = np.argsort(np.argsort(first)) % FOLDS  # of each distinct point, by its place in the order of visits
     with parallel.one_blas_thread():  # many small systems: threads would only wait for each other
-        return _cross_fit(targets, controls, between, np.unique(points, return_inverse=True)[1] % FOLDS, subsets)
+        shift = _fold_shifts(between[first], fold, num_points)
+        return _cross_fit(targets, controls, between, fold[cluster], shift, subsets)
+
+
+def _fold_shifts(between: Array, fold: Index, num_points: int) -> Array:
+    """n_o / N (mean of a fold - mean of the others), shape (folds, c), from the controls' means at distinct points."""
+    inside = np.arange(FOLDS)[:, None] == fold
+    own, size = inside @ between, inside.sum(1, keepdims=True)
+    others, rest = own.sum(0) - own, len(fold) - size
+    return rest / num_points * (own / np.maximum(size, 1) - others / np.maximum(rest, 1))
 
 
 def _cross_fit(
-    targets: Array, controls: Array, between: Array, fold: Index, subsets: Sequence[Index]
+    targets: Array, controls: Array, between: Array, fold: Index, shift: Array, subsets: Sequence[Index]
 ) -> tuple[Adjusted, Regression]:
     scale = controls.std(0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -80,9 +97,9 @@ def _cross_fit(
     for subset in subsets:
         for ridge in RIDGES if len(subset) else (0.0,):
             adjusted = Adjusted(targets.copy(), np.zeros_like(targets))
-            for mask, part in zip(inside, parts, strict=True):
+            for mask, part, constant in zip(inside, parts, shift / scale, strict=True):
                 fitted = whole.plus(part, -1).regress(subset, ridge)
-                adjusted.residuals[mask] -= fitted.explain(scaled[mask])
+                adjusted.residuals[mask] -= fitted.explain(scaled[mask] - constant)
                 adjusted.between[mask] = fitted.explain(averaged[mask])
             spread = float(adjusted.residuals[:, 0].var())
             if best is None or spread < best[0]:

@@ -45,6 +45,8 @@ DENSE_SHARE = 0.04
 DEVICE_TILE = 8192
 """Latents and posteriors in a tile on an accelerator: 512 MB of float64."""
 UNIT_ROUNDOFF_32 = 2.0**-24
+SMALL_SHARE = 1e-3
+"""Share w of a sum below which -log(1 - w) is w, to one part in 2,000."""
 PAIRS_AT_ONCE = 1 << 15
 """Survivors evaluated together: bounds memory."""
 
@@ -62,7 +64,8 @@ def log_sum_others(
     Args:
         posterior: With a density; diagonal Gaussians take the fast path.
         z: Codes, shape (m, D).
-        own: Index of the component to leave out of each row's sum, shape (m,); None leaves none out.
+        own: Index of the component to leave out of each row's sum, shape (m,), or of k components, shape (m, k); None
+            leaves none out.
         progress: Called with the number of posteriors visited and N.
         threads: CPU threads; None means all. The result does not depend on it.
 
@@ -96,46 +99,94 @@ def log_sum_others(
     return torch.from_numpy(_over_processes(sums).log())
 
 
-def shares(
-    posterior: Posterior, z: torch.Tensor, own: torch.Tensor, log_sums: torch.Tensor, *, threads: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much of the latents' leave-one-out densities each component carries.
+class RemovalLosses(NamedTuple):
+    """What `removal_losses` gives, with g_in the nats that latent i loses with component n.
 
-    With w_in = q(z_i|x_n) / sum_{j != own_i} q(z_i|x_j) for n != own_i, the sums over latents of w and of w^2.
+    Attributes:
+        sums: sum_i g_in, shape (N,).
+        squares: sum_n sum_i g_in^2.
+        pairs: sum_n of g_in g_jn over ordered pairs of different latents i, j of one component; terms of components
+            with shares below `SMALL_SHARE` are left out.
+    """
+
+    sums: torch.Tensor
+    squares: float
+    pairs: float
+
+
+def removal_losses(
+    posterior: Posterior, z: torch.Tensor, own: torch.Tensor, log_sums: torch.Tensor, *, threads: int | None = None
+) -> RemovalLosses:
+    """Nats that the latents' leave-one-out log-densities lose when one component more is left out.
+
+    With w_in = q(z_i|x_n) / sum_{j != own_i} q(z_i|x_j), leaving out n != own_i as well costs g_in = -log(1 - w_in); a
+    component that carries most of a sum gets a sum without it, so that no digits cancel.
 
     Args:
         posterior: With a density.
         z: Codes, shape (m, D); `own` their components, shape (m,).
         log_sums: What `log_sum_others(posterior, z, own)` gave, shape (m,).
-
-    Returns:
-        (sum_i w_in, sum_i w_in^2), each of shape (N,), float64.
+        threads: CPU threads; None means all.
     """
     _need_density(posterior)
-    if not _is_tiled(posterior):
-        sums = torch.zeros(2, posterior.num_points, dtype=torch.float64, device=z.device)
+    large: list[tuple[Array, Index, Index]] = []
+    sums, squares = np.zeros((2, posterior.num_points))
+
+    def gather(tile: _Tile, top: int, start: int) -> None:  # tiles of one span of columns come from one thread
+        share, row, column = tile.entries(SMALL_SHARE)
+        large.append((share, row + top, column + start))
+        span = slice(start, start + tile.shape[1])
+        sums[span] += tile.column_sums()[0]
+        squares[span] += tile.column_sums()[1]
+
+    if _is_tiled(posterior):
+
+        def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
+            tiles = [(_tile(chunk, rows, block, floor[block], screen), block) for block in rows.blocks()]
+            for tile, block in tiles:
+                gather(tile, block.start, chunk.start)
+            return None, sum(tile.is_dense for tile, _ in tiles)
+
+        for _ in _waves(posterior, z, own.cpu().numpy(), visit, log_sums.cpu().numpy(), threads):
+            pass
+    else:
         for start, block, matrix in _matrices(posterior, z, own):
-            weights = torch.exp(matrix - log_sums[block, None])
-            sums[:, start : start + weights.shape[1]] += torch.stack([weights.sum(0), weights.square().sum(0)])
-        first, second = parallel.add_up(sums)
-        return first, second
-    level, left_out = log_sums.cpu().numpy(), own.cpu().numpy()
-    carried, squared = np.zeros(posterior.num_points), np.zeros(posterior.num_points)
+            shares = torch.exp(matrix - log_sums[block, None]).cpu().numpy()
+            gather(_Tile(shares.shape, np.zeros(0), shares), block.start, start)
+    share, row, column = (np.concatenate(parts) for parts in zip(*large, strict=True))
+    loss = _losses(posterior, z, own, log_sums, share, row, column, threads)
+    squares_of_small = squares.sum() - (share**2).sum()
+    together = _count(np.unique(own.cpu().numpy()[row] * len(sums) + column, return_inverse=True)[1], loss, len(loss))
+    totals = np.array([squares_of_small + (loss**2).sum(), (together**2).sum() - (loss**2).sum()])
+    sums += _count(column, loss - share, len(sums))
+    squared, paired = parallel.add_up(torch.from_numpy(totals)).tolist()
+    return RemovalLosses(parallel.add_up(torch.from_numpy(sums)), squared, paired)
 
-    def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
-        dense = 0
-        span = slice(chunk.start, chunk.start + len(chunk.mean))
-        for block in rows.blocks():
-            tile = _tile(chunk, rows, block, floor[block], screen)
-            sums, squares = tile.column_sums()
-            carried[span] += sums
-            squared[span] += squares
-            dense += tile.is_dense
-        return None, dense
 
-    for _ in _waves(posterior, z, left_out, visit, level, threads):
-        pass
-    return parallel.add_up(torch.from_numpy(carried)), parallel.add_up(torch.from_numpy(squared))
+def _losses(
+    posterior: Posterior,
+    z: torch.Tensor,
+    own: torch.Tensor,
+    log_sums: torch.Tensor,
+    share: Array,
+    row: Index,
+    column: Index,
+    threads: int | None,
+) -> Array:
+    """-log(1 - w) of the shares w given; above one half from a sum without that component."""
+    loss = -np.log1p(-np.minimum(share, 0.5))
+    if posterior.num_points == 2:
+        return loss  # nothing is left when both are left out
+    main = np.full(len(z), -1)
+    main[row[share > 0.5]] = column[share > 0.5]
+    main = np.maximum.reduce([part.numpy() for part in parallel.gather(torch.from_numpy(main))])
+    without = np.flatnonzero(main >= 0)
+    if len(without):
+        both = torch.stack([own.cpu()[without], torch.from_numpy(main[without])], 1).to(z.device)
+        lost = np.zeros(len(z))
+        lost[without] = (log_sums[without] - log_sum_others(posterior, z[without], both, threads=threads)).cpu().numpy()
+        loss = np.where(share > 0.5, lost[row], loss)
+    return loss
 
 
 def _is_tiled(posterior: Posterior) -> TypeGuard[DiagonalGaussian]:
@@ -190,23 +241,24 @@ def _matrices(posterior: Posterior, z: torch.Tensor, own: torch.Tensor | None) -
             block = slice(top, min(top + height, len(z)))
             matrix = posterior.log_prob_matrix(z[block], indices)
             if own is not None:
-                column = own[block].to(z.device) - start
-                inside = ((column >= 0) & (column < matrix.shape[1])).nonzero().flatten()
-                matrix[inside, column[inside]] = -math.inf
+                for column in (own[block].to(z.device) - start).reshape(len(matrix), -1).T:
+                    inside = ((column >= 0) & (column < matrix.shape[1])).nonzero().flatten()
+                    matrix[inside, column[inside]] = -math.inf
             yield start, block, matrix
 
 
 def _leave_out(matrix: NDArray[np.floating], column: Index) -> None:
-    """Set each row's own column to -inf where it lies in this tile."""
-    inside = np.flatnonzero((column >= 0) & (column < matrix.shape[1]))
-    matrix[inside, column[inside]] = -np.inf
+    """Set each row's own columns, shape (rows, k), to -inf where they lie in this tile."""
+    for one in column.T:
+        inside = np.flatnonzero((one >= 0) & (one < matrix.shape[1]))
+        matrix[inside, one[inside]] = -np.inf
 
 
 class _Rows:
     """The latents, prepared once: centred, squared, in both precisions."""
 
     def __init__(self, q: DiagonalGaussian, z: torch.Tensor, own: Index) -> None:
-        self.z, self.own = z.cpu().double().numpy(), own
+        self.z, self.own = z.cpu().double().numpy(), own.reshape(len(z), -1)
         self.cut = CUT + math.log(q.num_points)
         self.centre = _centre(q)
         shifted = self.z - self.centre
@@ -278,6 +330,14 @@ class _Tile:
             return self.weights.sum(0), np.einsum("ij,ij->j", self.weights, self.weights)
         return _count(self.column, self.weights, self.shape[1]), _count(self.column, self.weights**2, self.shape[1])
 
+    def entries(self, least: float) -> tuple[Array, Index, Index]:
+        """The weights above `least`, with the row and the column of each."""
+        if self.row is None or self.column is None:
+            row, column = np.divmod(np.flatnonzero(self.weights > least), self.shape[1])
+            return self.weights[row, column], row, column
+        keep = self.weights > least
+        return self.weights[keep], self.row[keep], self.column[keep]
+
 
 def _finite(reference: Array) -> Array:
     """The reference, with 0 for rows in which nothing has been found: exp(-inf - 0) is the 0 they need."""
@@ -302,7 +362,7 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
     own = rows.own[block] - chunk.start
     if not slack.max() < 1e30:
         row, column = (a.ravel() for a in np.indices(shape))
-        keep = own[row] != column
+        keep = (own[row] != column[:, None]).all(1)
         row, column = row[keep], column[keep]
     else:
         weights = chunk.weights32.copy()
@@ -311,7 +371,7 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
         _leave_out(upper, own)
         best = upper.argmax(1)
         found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)
-        floor = np.maximum(floor, np.where(best == own, -np.inf, found))
+        floor = np.maximum(floor, np.where((own == best[:, None]).any(1), -np.inf, found))
         survives = upper > np.nextafter((floor - rows.cut).astype(np.float32), np.float32(-np.inf))[:, None]
         if exact_enough and np.count_nonzero(survives) > DENSE_SHARE * survives.size:
             return _dense(chunk, rows, block, floor)

@@ -14,7 +14,7 @@ def test_control_variates_keep_the_mean_and_take_their_part_of_the_variance():
     for _ in range(runs):
         controls = rng.normal(size=(120, 4))
         target = 3.0 + controls @ [2.0, 0.0, -1.0, 0.5] + 0.3 * rng.normal(size=120)
-        adjusted, _ = cross_fit(target[:, None], controls, np.zeros_like(controls), np.arange(120), subsets)
+        adjusted, _ = cross_fit(target[:, None], controls, np.zeros_like(controls), np.arange(120), 10**9, subsets)
         values.append((adjusted.residuals.mean(), adjusted.residuals.std() / math.sqrt(120)))
     means, errors = np.array(values).T
     assert abs(means.mean() - 3.0) < 4 * means.std() / math.sqrt(runs)
@@ -25,8 +25,30 @@ def test_control_variates_keep_the_mean_and_take_their_part_of_the_variance():
 def test_useless_control_variates_are_left_out():
     rng = np.random.default_rng(3)
     target, controls = rng.normal(size=(60, 1)), rng.normal(size=(60, 40))
-    adjusted, _ = cross_fit(target, controls, controls * 0, np.arange(60), [np.arange(0), np.arange(40)])
+    adjusted, _ = cross_fit(target, controls, controls * 0, np.arange(60), 10**9, [np.arange(0), np.arange(40)])
     assert adjusted.residuals.std() <= target.std() * (1 + 1e-12)
+
+
+def test_controls_of_points_drawn_without_replacement_leave_no_bias():
+    """Of 60 points with a skewed control, half or all are visited; both means over many visits are the points' mean.
+
+    When all are visited, controls that depend on the point alone know nothing more, and leave the mean as it is.
+    """
+    rng = np.random.default_rng(4)
+    control = rng.exponential(size=(60, 1)) ** 2
+    control -= control.mean()
+    target = control**2
+    for visited, runs in ((30, 4000), (60, 5)):
+        means = []
+        for _ in range(runs):
+            points = rng.permutation(60)[:visited]
+            seen = control[points]
+            adjusted, _ = cross_fit(target[points], seen, seen, points, 60, [np.arange(1)])
+            means.append(adjusted.residuals.mean() - target.mean())
+        if visited == 60:
+            np.testing.assert_allclose(means, 0, atol=1e-9 * target.mean())
+        else:
+            assert abs(np.mean(means)) < 4 * np.std(means) / math.sqrt(runs)
 
 
 def test_every_control_of_a_gaussian_posterior_has_mean_zero_within_four_errors():

@@ -7,7 +7,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe import mixture
 from klprobe.distributions import DiagonalGaussian, as_posterior
-from klprobe.mixture import log_sum_others, shares
+from klprobe.mixture import log_sum_others, removal_losses
 
 
 def brute_force(q, z, own):
@@ -93,17 +93,23 @@ def test_neither_tile_shape_nor_batch_changes_the_density(monkeypatch):
     torch.testing.assert_close(log_sum_others(q, z, own), whole, rtol=1e-12, atol=1e-11)
 
 
-def test_shares_equal_brute_force_and_add_up_to_the_number_of_latents():
-    for q in (posterior(900, 3, seed=7), as_posterior(MultivariateNormal(torch.zeros(900, 2).double(), torch.eye(2).double()))):
-        z, own = draw(q, 120)
+@pytest.mark.parametrize("log_std", [(-1.5, 0.5), (-6.0, -5.0), (1.0, 2.0)])
+def test_removal_losses_equal_brute_force(log_std):
+    """From posteriors all alike to islands, where one neighbour carries a whole sum and leaving it out costs 10^5 nats."""
+    diagonal = posterior(300, 3, seed=7, log_std=log_std)
+    mean, std = diagonal.rows(slice(None))
+    for q in (diagonal, as_posterior(MultivariateNormal(mean, scale_tril=torch.diag_embed(std)))):
+        z, own = draw(q, 60)
         log_sums = log_sum_others(q, z, own)
         logits = q.log_prob_matrix(z, torch.arange(q.num_points))
         logits[torch.arange(len(z)), own] = -math.inf
-        weights = torch.exp(logits - log_sums[:, None])
-        first, second = shares(q, z, own, log_sums)
-        torch.testing.assert_close(first, weights.sum(0), rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(second, weights.square().sum(0), rtol=1e-9, atol=1e-12)
-        assert float(first.sum()) == pytest.approx(len(z), rel=1e-12)
+        without = torch.stack([torch.logsumexp(logits.index_fill(1, torch.tensor([n]), -math.inf), 1) for n in range(300)], 1)
+        loss = log_sums[:, None] - without
+        found = removal_losses(q, z, own, log_sums)
+        torch.testing.assert_close(found.sums, loss.sum(0), rtol=1e-3, atol=1e-9)
+        assert found.squares == pytest.approx(float(loss.square().sum()), rel=2e-3)
+        pairs = [float(loss[i] @ loss[j]) for i in range(60) for j in range(60) if i != j and own[i] == own[j]]
+        assert found.pairs == pytest.approx(sum(pairs), rel=2e-3, abs=1e-3 * len(pairs))
 
 
 def test_a_full_covariance_posterior_takes_the_general_path_to_the_same_density():
@@ -119,14 +125,16 @@ def test_the_path_through_torch_that_accelerators_take_gives_the_same_density(mo
     g = torch.Generator().manual_seed(3)
     q = DiagonalGaussian(reach * torch.randn(1500, 6, generator=g).double(), std=std * torch.ones(1500, 6).double())
     z, own = draw(q, 100)
-    tiled, tiled_shares = log_sum_others(q, z, own), shares(q, z, own, log_sum_others(q, z, own))
+    tiled = log_sum_others(q, z, own)
+    tiled_losses = removal_losses(q, z, own, tiled)
     monkeypatch.setattr(mixture, "_is_tiled", lambda _: False)
     expected = brute_force(q, z, own)
     through_torch = log_sum_others(q, z, own)
     assert ((through_torch - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-9)).all()
     torch.testing.assert_close(through_torch, tiled, rtol=1e-12, atol=1e-9)
-    for mine, theirs in zip(shares(q, z, own, through_torch), tiled_shares, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+    through_torch_losses = removal_losses(q, z, own, through_torch)
+    torch.testing.assert_close(through_torch_losses.sums, tiled_losses.sums, rtol=1e-6, atol=1e-9)
+    assert through_torch_losses[1:] == pytest.approx(tiled_losses[1:], rel=1e-6)
 
 
 @pytest.mark.gpu

@@ -186,11 +186,12 @@ def test_unusable_settings_and_encoders_are_named():
 def test_standard_errors_are_honest(dim, num_points, std, num_samples):
     """z-scores over 200 runs, of the empirical KL on one data set and of the population bounds over data sets.
 
-    The variance of 200 z-scores has standard error 0.1; few repeats (t-tails) and skewness add to it.
+    The variance of 200 z-scores has standard error 0.1; few repeats (t-tails) and skewness add to it. The jackknife's
+    variance of the leave-one-out bound is too large on average (Efron and Stein, 1981), so its scores may be narrower.
     """
     runs, estimator = 200, MonteCarlo(num_samples)
     fixed = linear_gaussian_encoder(dim, num_points, std, generator=torch.Generator().manual_seed(0))
-    truth = run(MonteCarlo(200_000), fixed.posterior, fixed.prior, seed=123)
+    truth = run(MonteCarlo(max(200_000, 200 * num_samples)), fixed.posterior, fixed.prior, seed=123)
     at_hand, information, upper, lower = [], [], [], []
     for seed in range(runs):
         found = run(estimator, fixed.posterior, fixed.prior, seed)
@@ -203,6 +204,6 @@ def test_standard_errors_are_honest(dim, num_points, std, num_samples):
     for scores in (at_hand, information):
         assert abs(np.mean(scores)) < 0.35
         assert 0.65 < np.var(scores) < 1.5
-    for side in (upper, lower):
+    for side, least in ((upper, 0.65), (lower, 0.5)):
         values, errors = np.array(side).T
-        assert 0.65 < np.var((values - values.mean()) / errors) < 1.6
+        assert least < np.var((values - values.mean()) / errors) < 1.6
