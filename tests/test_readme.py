@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.cli.estimate import ESTIMATE_HELP, Source, parse_groups
+from klprobe.cli.estimate import ESTIMATE_HELP
+from klprobe.cli.estimate_flags import Source, parse_groups
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -26,7 +26,7 @@ COMMANDS = {
     "reconstruct": "a PNG of data beside what a trained auto-encoder makes of them: klprobe reconstruct --checkpoint PATH",
     "list": "methods, trainers, data sets and checkpoint formats, one line each",
 }
-HELP = f"""{klprobe.__doc__}
+HELP = f"""{str(klprobe.__doc__).splitlines()[0]}
 
 usage: klprobe COMMAND [flags]
 

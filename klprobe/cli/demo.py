@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import klprobe
-from klprobe.cli.estimate import Source, answer, parse_groups
+from klprobe.cli.estimate import answer
+from klprobe.cli.estimate_flags import Source, parse_groups
 
 CHECKPOINT = Path(klprobe.__file__).parent / "assets" / "demo.safetensors"
 SMALL = {
