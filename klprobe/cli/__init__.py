@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 import klprobe
+from klprobe import kernels
 from klprobe.cli.machine import silence_stdout
 from klprobe.types import InputError
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None takes those of the process.
     """
+    kernels.choose()
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here, and its module hides the builtin
     try:
         with warnings.catch_warnings():
