@@ -19,6 +19,7 @@ LEVELS = (
     (
         "registry",
         "provenance",
+        "kernels",
         "parallel",
         "partial",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
