@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -157,10 +157,9 @@ class GaussianControls:
             return None
         normal = diagonal_normal(prior)
         prior_moments = (normal[0].double(), normal[1].double()) if normal else None
-        centre = torch.stack([mean.sum(0) for mean, _ in q.blocks()]).sum(0) / q.num_points
+        centre = _mean(mean for mean, _ in q.blocks())
         controls = GaussianControls(q, prior_moments, centre, torch.zeros(()))
-        sums = torch.stack([controls._of_point(mean, std).sum(0) for mean, std in q.blocks()]).sum(0)
-        return dataclasses.replace(controls, between=sums / q.num_points)
+        return dataclasses.replace(controls, between=_mean(controls._of_point(mean, std) for mean, std in q.blocks()))
 
     def _of_point(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
         shifted, log_std = mean - self.centre, std.log()
@@ -193,3 +192,11 @@ class GaussianControls:
         width = scalars + 2 * self.q.dim
         densities = np.r_[0:scalars, width : width + scalars]
         return [densities[:0], densities, np.arange(width + scalars + 3 * self.q.dim)]
+
+
+def _mean(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Mean over the rows of all blocks, shape (c,), added up in place: a million points leave nothing behind."""
+    count, total = 0, torch.zeros(())
+    for block in blocks:
+        count, total = count + len(block), total + block.sum(0)
+    return total / count

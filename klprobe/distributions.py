@@ -314,7 +314,12 @@ def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | 
     """KL[q(z|x_n)||p] of every point, shape (N,), or None when it has no closed form."""
     normal = diagonal_normal(prior)
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
-        return torch.cat([_gaussian_kl(mean, std, *(t.double() for t in normal)).sum(-1) for mean, std in posterior.blocks()])
+        p_mean, p_std = (t.double() for t in normal)
+        out = torch.empty(posterior.num_points, dtype=torch.float64, device=posterior.mean.device)
+        for start in range(0, posterior.num_points, ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            out[part] = _gaussian_kl(*posterior.rows(part), p_mean, p_std).sum(-1)
+        return out
     if isinstance(posterior, TorchPosterior):
         with contextlib.suppress(NotImplementedError):
             return kl_divergence(posterior.distribution, as_double(prior))
