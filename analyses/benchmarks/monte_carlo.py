@@ -2,6 +2,7 @@
 
 python -m analyses.benchmarks.monte_carlo            # the table: seconds, ratio, error; a record and a plot
 python -m analyses.benchmarks.monte_carlo --quick    # the same on small sizes, seconds
+python -m analyses.benchmarks.monte_carlo_page       # monte_carlo.md from the last record
 """
 
 from __future__ import annotations
@@ -229,13 +230,21 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     figure.savefig(path)
 
 
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def main() -> None:
     """Run everything, append one record, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes; writes nothing")
     quick = parser.parse_args().quick
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "kernels": os.environ.get("OPENBLAS_CORETYPE", "own"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
