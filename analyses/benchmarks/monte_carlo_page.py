@@ -81,11 +81,12 @@ def _billion(record: dict[str, Any]) -> str:
 and read once for every {BATCH:,} latents, at {1000 * gigabytes * passes / seconds:.0f} MB a second: the processor is the limit,
 not the disk.
 
-What pruning changes: on the random posteriors it makes the sum {pruned:.1f} times as fast as the same tiles in float64 with every
-exponential, and brings it to {rate / ceiling:.2f} of the rate of one float64 product alone ({ceiling:.2g} pairs a second). A
-float32 product with a certified rounding error shows most terms to be below 4e-11 of their sum, and only the others are evaluated
-in float64. It does not change the order: each pair still costs 2 D + 1 float32 multiply-adds, so the time is linear in N x M. Where
-posteriors overlap heavily (joint-vae-fashion) nothing can be pruned, and the float64 product with its exponentials is all there is."""
+What pruning changes: on the random posteriors it makes the sum {pruned:.1f} times as fast as the same tiles in
+float64 with every exponential, and brings it to {rate / ceiling:.2f} of the rate of one float64 product alone
+({ceiling:.2g} pairs a second). A float32 product with a certified rounding error shows most terms to be below 4e-11
+of their sum, and only the others are evaluated in float64. It does not change the order: each pair still costs 2 D +
+1 float32 multiply-adds, so the time is linear in N x M. Where posteriors overlap heavily (joint-vae-fashion) nothing
+can be pruned, and the float64 product with its exponentials is all there is."""
 
 
 def main() -> None:
