@@ -244,6 +244,8 @@ def _resolved(facts: Facts, brackets: dict[str, Bracket]) -> str:
     if high is None:
         return f"KL[q||p] is at least {low:.3g} nats."
     error = max(population.lower.std_error or 0.0, population.upper.std_error or 0.0)
+    if high - low < error:
+        return f"KL[q||p] of the population is {0.5 * (low + high):.3g} nats, to a standard error of {error:.1g}."
     text = f"KL[q||p] of the population lies between {low:.3g} and {high:.3g} nats. "
     if high - low > max(0.1, 0.25 * high, SLACK * error):
         needed = _points((facts.mutual_information.value or 0.0) + 2)

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeGuard, TypeVar
@@ -97,6 +98,19 @@ def log_sum_others(
             sums.reference[:], sums.total[:] = sums.plus(part)
         progress(done, posterior.num_points)
     return torch.from_numpy(_over_processes(sums).log())
+
+
+def general_rate(posterior: Posterior) -> float | None:
+    """Pairs (latent, posterior) a second on the general path, timed on one small tile; None on the fast path."""
+    _need_density(posterior)
+    if isinstance(posterior, DiagonalGaussian):
+        return None
+    points = torch.arange(min(256, posterior.num_points))
+    z = posterior.sample_at(points[:16], torch.Generator().manual_seed(0))
+    posterior.log_prob_matrix(z[:1], points[:1])  # the first call pays for what later ones find ready
+    started = time.perf_counter()
+    posterior.log_prob_matrix(z, points)
+    return len(z) * len(points) / (time.perf_counter() - started)
 
 
 class RemovalLosses(NamedTuple):

@@ -17,6 +17,7 @@ from klprobe.cli.progress import bar, bars
 from klprobe.distributions import as_posterior
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.estimation import choose_methods, estimate
+from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.loading import load
 from klprobe.report import Report
 from klprobe.report.files import save
@@ -59,6 +60,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
     parallel.start(device)
     if parallel.rank_and_size()[0] > 0:  # started by torchrun to share the work of the first process, which answers
         return _help_along(encoded, prior, methods, common.seed)
+    _say_costs(methods, encoded.posterior)
     with bars("all methods", len(methods) + 1) as progress_of:
         report = estimate(
             encoded.posterior,
@@ -82,6 +84,14 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         save(report, common.out)
         print(f"klprobe: report written to {common.out}", file=sys.stderr)
     return code
+
+
+def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
+    """Before a long wait begins, say how long it will be."""
+    for estimator in methods:
+        cost = estimator.cost(as_posterior(posterior)) if isinstance(estimator, MonteCarlo) else None
+        if cost:
+            print(f"klprobe: monte-carlo: {cost}", file=sys.stderr)
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe.control_variates import Adjusted, GaussianControls, Regression, cross_fit
 from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, conditional_kl
-from klprobe.mixture import log_sum_others, removal_losses
+from klprobe.mixture import general_rate, log_sum_others, removal_losses
 from klprobe.partial import Keeper
 from klprobe.statistics import PointMean, point_mean, visits
 from klprobe.types import Bound, Estimate, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
@@ -93,6 +93,17 @@ class MonteCarlo:
         estimates = self._report(draws, time.perf_counter() - started)
         keeper.discard()
         return estimates
+
+    def cost(self, posterior: Posterior) -> str | None:
+        """What the run will take on the general path, in words; None for diagonal Gaussians, whose path is fast."""
+        rate = general_rate(posterior) if posterior.has_log_prob else None
+        if rate is None:
+            return None
+        pairs = (self.num_samples + min(self.num_samples, ROLE_DRAWS)) * posterior.num_points
+        return (
+            f"this posterior is no diagonal Gaussian, so every one of {pairs:.2g} densities is evaluated by itself, at about "
+            f"{rate:.2g} a second: {_duration(pairs / rate)}. Fewer --num-samples take less."
+        )
 
     def _draw(self, draws: _Draws, keeper: Keeper, progress: Progress) -> None:
         """Draw `num_samples` times, and on until the tolerance is met."""
@@ -284,3 +295,11 @@ class _Draws:
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:
     """Report a batch's share of posteriors visited as draws done."""
     return lambda columns, total, _="": progress(done + size * columns / total, goal, note)
+
+
+def _duration(seconds: float) -> str:
+    """About how long, as people say it."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {seconds:.0f} seconds" if seconds >= 2 else "a second or two"

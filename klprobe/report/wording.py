@@ -106,8 +106,9 @@ def headline(report: Report, target: Target) -> str:
     if high is None:
         return f"at least {_ends(floor, None)[0]} nats; no upper bound" if floor else "0 or more nats: no bound above 0"
     below, above = _ends(floor, high)
-    if floor > high and report.verdict in ("resolved", "floor-limited"):
-        return f"about {number((floor + high) / 2, max(errors, default=None)).value} nats"
+    close = high - floor < max(errors, default=0.0) if floor else high < 0
+    if report.verdict in ("resolved", "floor-limited") and close:
+        return f"about {number((floor + high) / 2, max(errors)).value} nats"
     if floor > high:
         return f"a contradiction: at least {below} and at most {above} nats"
     return f"between {below} and {above} nats" if floor else f"at most {above} nats"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.marginals import dimensionwise_kl
 from klprobe.problems import linear_gaussian_encoder
@@ -169,6 +169,16 @@ def test_unusable_settings_and_encoders_are_named():
         MonteCarlo(tolerance=0.0)
     with pytest.raises(CapabilityError, match="samples"):
         run(MonteCarlo(10), SampleOnly(torch.zeros(5, 2)), standard_normal(2))
+
+
+def test_a_posterior_without_a_fast_path_has_its_cost_said_before_the_run_and_a_gaussian_has_none():
+    mean = torch.zeros(3000, 2, dtype=torch.float64)
+    slow = as_posterior(MultivariateNormal(mean, scale_tril=torch.eye(2).double().expand(3000, 2, 2)))
+    words = str(MonteCarlo(num_samples=10_000).cost(slow))
+    assert "3.6e+07 densities" in words  # (10,000 + 2,048) x 3,000
+    assert "second" in words
+    assert MonteCarlo().cost(as_posterior(Independent(Normal(mean, torch.ones_like(mean)), 1))) is None
+    assert MonteCarlo().cost(SampleOnly(mean)) is None
 
 
 @pytest.mark.slow
