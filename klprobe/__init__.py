@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
     from klprobe.estimation import estimate
     from klprobe.report.document import Report
+    from klprobe.tracking import track
     from klprobe.types import CapabilityError, Estimate, InputError
 
 __version__ = "0.1.0"
 _HOME = {
     "estimate": "estimation",
+    "track": "tracking",
     "DiagonalGaussian": "distributions",
     "SampleOnly": "distributions",
     "standard_normal": "distributions",
@@ -34,6 +36,7 @@ __all__ = [
     "SampleOnly",
     "estimate",
     "standard_normal",
+    "track",
 ]
 
 

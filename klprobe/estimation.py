@@ -37,6 +37,7 @@ ALWAYS = "closed-form"
 WIDE = 512
 """Hidden units of a layer from which a fit is given all torch threads."""
 INTERRUPTED = "the run was interrupted"
+NOT_WANTED = "not asked for (marginals=False)"
 
 ProgressOf = Callable[[str], Progress]
 
@@ -50,6 +51,7 @@ def estimate(
     split: str = "unknown",
     trained_on: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
+    marginals: bool = True,
     progress: ProgressOf | None = None,
 ) -> Report:
     """KL[q(z)||p(z)] of a posterior and its prior, by several methods, as a bracketed report in nats.
@@ -66,6 +68,8 @@ def estimate(
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
         provenance: Recorded in the report as it is.
+        marginals: Whether to compute each latent's own KL by quadrature, and with it the total correlation: half a second
+            for 10,000 points of 32 latents, and in proportion to both.
         progress: Called with a method's name, gives the receiver of its progress.
 
     Raises:
@@ -86,7 +90,8 @@ def estimate(
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)
-    dimensions, reason = (None, INTERRUPTED) if interrupted else _dimensions(q, prior, tell("marginals"))
+    left_out = INTERRUPTED if interrupted else "" if marginals else NOT_WANTED
+    dimensions, reason = (None, left_out) if left_out else _dimensions(q, prior, tell("marginals"))
     no_density = "the encoder gives samples and no density" if not q.has_log_prob else "the method that gives it did not run"
     if isinstance(q, SampleOnly) and q.deterministic:
         no_density = "infinite: the encoder is deterministic"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from klprobe.encoders._inputs import Inputs, open_inputs
+from klprobe.encoders._inputs import open_inputs
 from klprobe.encoders._outputs import SPREAD_ROLES, Reading, Tensors, read, tensors_of
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.encoders._tensors import posterior_of
@@ -50,6 +50,15 @@ class Encoder:
     batch_size: int | None = None
 
 
+class Points(Protocol):
+    """Data points ready for an encoder."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> torch.Tensor:
+        """The points from `start` up to `stop`, shape (m, ...)."""
+
+
 def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], notes: tuple[str, ...] = ()) -> Encoded:
     """The posterior of the requested data.
 
@@ -58,18 +67,27 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(SEED)
-        reading = _probe(encoder, inputs, request)
-        tensors = _all_points(encoder, inputs, reading, request)
+    posterior, reading = encode_points(encoder, inputs, request)
     shape = tuple(facts["input_shape"])
     data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
     return Encoded(
-        _posterior(encoder.label, tensors),
+        posterior,
         split=inputs.split,
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
         notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note) if note),
     )
+
+
+def encode_points(encoder: Encoder, points: Points, request: Request) -> tuple[Distribution, Reading]:
+    """The posterior of points, and which outputs of the encoder it is made of; of the request, `outputs` and `progress`.
+
+    Raises:
+        InputError: as `encode_data`.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        reading = _probe(encoder, points, request)
+        return _posterior(encoder.label, _all_points(encoder, points, reading, request)), reading
 
 
 def wanted_by(module: nn.Module) -> str:
@@ -104,7 +122,7 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
     return {name: tensor[:m].cpu() for name, tensor in tensors_of(returned, len(padded)).items()}
 
 
-def _probe(encoder: Encoder, inputs: Inputs, request: Request) -> Reading:
+def _probe(encoder: Encoder, inputs: Points, request: Request) -> Reading:
     """Find out what the outputs are, and refuse an encoder that is in training mode."""
     size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
     x = inputs.batch(0, size)
@@ -134,7 +152,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return not bool(a.isfinite().all()) or bool(((a.double() - b.double()).abs() <= SAME * scale).all())
 
 
-def _all_points(encoder: Encoder, inputs: Inputs, reading: Reading, request: Request) -> Tensors:
+def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Request) -> Tensors:
     parts: dict[str, list[torch.Tensor]] = {role: [] for role in reading.roles}
     size = encoder.batch_size or POINTS_AT_ONCE
     for start in range(0, len(inputs), size):
