@@ -1,4 +1,4 @@
-"""Priors beyond torch's own: uniform on a sphere, and mixtures of Gaussians such as the VampPrior."""
+"""Priors beyond torch's own: uniform on a sphere, a cloud of samples, and mixtures of Gaussians such as the VampPrior."""
 
 from __future__ import annotations
 
@@ -52,6 +52,43 @@ class UniformSphere(Distribution):
         dim = self.event_shape[0]
         area = math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2) + (dim - 1) * math.log(self.radius)
         return torch.full(value.shape[:-1], -area, dtype=torch.float64)
+
+
+class Cloud(Distribution):
+    """A prior known by M samples and nothing else; with a posterior of samples, KL[q||p] of any two clouds of points.
+
+    It has no density, and no more samples than it holds: methods that learn split it in disjoint parts, as they split the data
+    points, and ask for `samples` themselves. `sample` draws with replacement, for a look at the cloud.
+
+    Args:
+        samples: Shape (M, D), finite, independent draws of p.
+    Raises:
+        InputError: another shape, or fewer than 2 samples.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_log_prob = False
+
+    def __init__(self, samples: torch.Tensor) -> None:
+        if samples.dim() != 2 or len(samples) < 2 or samples.shape[1] < 1:
+            raise InputError(f"A prior's samples must have shape (M, D) with M >= 2; got {tuple(samples.shape)}.")
+        self.samples = samples
+        super().__init__(torch.Size(), torch.Size([samples.shape[1]]), validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        """Draws with replacement, shape sample_shape + (D,), float64, by torch's global generator."""
+        return self.samples[torch.randint(len(self.samples), torch.Size(sample_shape))].double()
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """There is none: CapabilityError."""
+        raise CapabilityError(
+            f"This method needs the prior's density log p(z), but the prior is a cloud of {len(self.samples)} samples: use a "
+            "method that needs samples only (klprobe list), or give the prior's density (--prior normal, mixture:FILE)."
+        )
+
+    def __repr__(self) -> str:
+        return f"Cloud({len(self.samples)} samples in {self.samples.shape[1]} dimensions)"
 
 
 def mixture(components: DiagonalGaussian, weights: torch.Tensor | None = None) -> MixtureSameFamily:

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from klprobe.estimators._ratio import CHUNK, RatioNetwork, RatioSettings, Whitening
+from klprobe.estimators._ratio_losses import Loss, logistic
+from klprobe.estimators._ratio_start import start
+from klprobe.estimators._sides import Draw
 from klprobe.types import InputError, Progress
-
-Draw = Callable[[int], torch.Tensor]
-"""Gives that many fresh codes, shape (m, D), float64."""
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits at draws of q and at draws of p to the number that is minimised, shape ()."""
 
 MOMENT_DRAWS = 20_000
 """Codes of each side that the whitening is computed from."""
-START_DRAWS, START_PER_WEIGHT, START_NUMBERS, START_ROUNDS = (4_000, 10_000, 50_000), 100, 1.25e8, 12
-"""The convex start sees a hundred codes of each side for every weight, at least the second and at most the third; of many
-latents fewer, so that codes * D^2 stays below the fourth number, but never under the first. It ends after so many rounds of
-five iterations at the latest."""
 CURVE_POINTS = 100
 """Most points kept of a loss curve."""
-
-
-def logistic(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the labels, q's draws 1 and p's 0, both classes weighing the same; log 2 for a logit of 0."""
-    return 0.5 * (functional.softplus(-on_q).mean() + functional.softplus(on_p).mean())
 
 
 class Learned(NamedTuple):
@@ -79,45 +66,8 @@ def learn_ratio(
     network = RatioNetwork(whitening, settings, generator)
     stop = whitening(stop_q), whitening(stop_p)
     if settings.quadratic:
-        _start(network, draw_q, draw_p, stop, loss)
+        start(network, draw_q, draw_p, stop, loss)
     return _descend(network, draw_q, draw_p, stop, settings, generator, progress, method, loss)
-
-
-def _start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.Tensor, torch.Tensor], loss: Loss) -> None:
-    """Fit the quadratic part alone by L-BFGS: convex under the logistic loss, and done in seconds where Adam takes minutes.
-
-    The stop draws end it, which is all that keeps D^2 weights in check when there are few points.
-    """
-    dim = stop[0].shape[1]
-    least, usual, most = START_DRAWS
-    count = max(min(max(START_PER_WEIGHT * dim**2, usual), most, int(START_NUMBERS / dim**2)), least)
-    q, p = network.whitening(draw_q(count)), network.whitening(draw_p(count))
-    parameters = [network.form, network.linear, network.constant]
-    optimiser = torch.optim.LBFGS(parameters, max_iter=5, history_size=20, line_search_fn="strong_wolfe")
-
-    def logits(u: torch.Tensor) -> torch.Tensor:
-        return network.quadratic(u) + network.constant
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = loss(logits(q), logits(p))
-        value.backward()
-        return value
-
-    def stop_loss() -> float:
-        with torch.no_grad():
-            return loss(logits(stop[0]), logits(stop[1])).item()
-
-    best, kept = stop_loss(), [w.detach().clone() for w in parameters]
-    for _ in range(START_ROUNDS):
-        optimiser.step(closure)
-        value = stop_loss()
-        if not value < best - 1e-5:
-            break
-        best, kept = value, [w.detach().clone() for w in parameters]
-    with torch.no_grad():
-        for parameter, weights in zip(parameters, kept, strict=True):
-            parameter.copy_(weights)
 
 
 def _descend(

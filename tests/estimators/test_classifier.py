@@ -202,7 +202,7 @@ def test_the_paper_preset_sets_what_was_left_alone():
 
 def test_a_small_net_in_the_papers_manner_runs():
     posterior, prior, kl = gaussian(2, 1.4)
-    paper = Classifier("paper", width=16, steps=200, check_every=100, num_samples=2000, num_prior_samples=5000)
+    paper = Classifier(preset="paper", width=16, steps=200, check_every=100, num_samples=2000, num_prior_samples=5000)
     found = run(paper, posterior, prior)
     details = found["population", "mean-logit"].details
     assert details["chosen_step"] == details["steps_done"] == 200

@@ -1,0 +1,170 @@
+"""What classifier and critic share: a network whose output is log q/p, fitted on disjoint draws, and what it reports."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import time
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.distributions import Distribution
+
+from klprobe.estimators._calibration import calibrated
+from klprobe.estimators._ratio import Activation, RatioSettings
+from klprobe.estimators._ratio_fit import learn_ratio
+from klprobe.estimators._ratio_losses import Loss
+from klprobe.estimators._ratio_report import calibration, share_above_ceiling
+from klprobe.estimators._sides import Sides, evaluate
+from klprobe.types import Estimate, InputError, Progress, no_progress
+
+STOP_DRAWS = 20_000
+"""Codes of each side that choose the weights, and the calibration."""
+Calibration = Literal["none", "temperature", "isotonic"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RatioEstimator(abc.ABC):
+    """A network that learns log q/p; a subclass says by which loss."""
+
+    layers: int = 3
+    """Hidden layers; DMVI tries 3 to 10."""
+    width: int = 128
+    """Units of a hidden layer (paper: 5000)."""
+    activation: Activation = "silu"
+    """Of the hidden units (paper: leaky-relu); the smooth one learns fine structure in fewer steps."""
+    leaky_slope: float = 0.2
+    """Slope of the leaky ReLU below zero (DMVI appendix A.3)."""
+    quadratic: bool = True
+    """Add a quadratic form of the code to the logit, fitted first and convexly (paper: no)."""
+    whiten: bool = True
+    """Whiten the codes by the pooled covariance of both sides (paper: no)."""
+    dropout: float = 0.0
+    """Share of hidden units left out in a step (an option of DMVI Table 3, without its value)."""
+    activation_noise: float = 0.0
+    """Standard deviation of Gaussian noise on hidden units (an option of DMVI Tables 2 and 3, without its value)."""
+    gradient_penalty: float = 0.0
+    """Weight of (|gradient| - 1)^2 between the two clouds (an option of DMVI Table 2; 10 in Gulrajani et al. 2017)."""
+    steps: int = 8000
+    """Steps of Adam at most (paper: 500,000)."""
+    batch_size: int = 256
+    """Fresh codes of each side in a step (paper: not stated; 64 is DMVI's batch elsewhere)."""
+    lr: float = 3e-3
+    """Learning rate of Adam (paper: 5e-4)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of Adam's two averages (paper: both 0.9)."""
+    average: float = 0.998
+    """Decay rate, per step, of the running average of the weights that is reported on (paper: 0, none)."""
+    check_every: int = 200
+    """Steps between two looks at the stop draw (paper: 5000)."""
+    patience: int = 8
+    """Looks without an improvement before the fit stops; 0 takes all steps and keeps the last weights (paper: 0)."""
+    num_samples: int = 100_000
+    """Codes of q behind each reported expectation."""
+    num_prior_samples: int = 1_000_000
+    """Codes of p behind each reported expectation, n, or four times that where logits reach log n - 5."""
+
+    calibrate: Calibration = "none"
+    """Correct the log-ratio on the stop draw: divide it by a temperature, or map it by a clipped isotonic regression."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no answer."""
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not least <= number < most:
+                    raise InputError(
+                        f"{self.method} needs {name} from {least:g} up to, not including, {most:g}; got {number:g}."
+                    )
+
+    @property
+    def method(self) -> str:
+        """The command-line name: that of the file."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+
+    def settings(self) -> RatioEstimator:
+        """These settings, with a preset's numbers where there is one."""
+        return self
+
+    @abc.abstractmethod
+    def loss(self) -> Loss:
+        """What is minimised; its optimum must be log q/p."""
+
+    def estimate(
+        self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[Estimate, ...]:
+        """Mean log-ratio (no bound), NWJ and Donsker-Varadhan, clipped (lower bounds) and not, for both targets.
+
+        The data points are split in three: the network learns from fresh codes of the first part, the second chooses
+        its weights, the third is reported on, for the population. Fresh codes from all N points, independent of the
+        network given the points, bound the empirical KL; an encoder known by one fixed sample a point has no fresh
+        codes, so its estimates are of the population only. Needs samples, no density of either side.
+
+        Returns:
+            Five estimates for each target. `details` of the first: loss curves, settings, chosen step, calibration.
+        Raises:
+            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+        Reference: DMVI Algorithm 2 and appendix A.3; `_ratio_report` for the five numbers.
+        """
+        started, chosen = time.perf_counter(), self.settings()
+        sides = Sides.of(posterior, prior, generator, method=self.method)
+        stop_q = sides.once_q(sides.points.stop, STOP_DRAWS)
+        stop_p = sides.prior.stop(STOP_DRAWS).to(stop_q.device)
+        ratio = RatioSettings(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(RatioSettings)})
+        learned = learn_ratio(
+            sides.fit_q,
+            lambda count: sides.fit_p(count).to(stop_q.device),
+            stop_q,
+            stop_p,
+            ratio,
+            generator,
+            progress,
+            method=self.method,
+            loss=chosen.loss(),
+        )
+
+        def log_ratio(z: torch.Tensor) -> torch.Tensor:
+            return learned.network.log_ratio(z.to(stop_q.device))
+
+        on_stop = log_ratio(stop_q), log_ratio(stop_p)
+        cut = share_above_ceiling(on_stop[0], chosen.num_prior_samples)
+        logits = evaluate(sides, log_ratio, cut, chosen.num_samples, chosen.num_prior_samples)
+        details: dict[str, Any] = {
+            "curves": learned.curves,
+            "chosen_step": learned.best_step,
+            "steps_done": learned.steps_done,
+            "start_loss": learned.start_loss,
+            "calibration": calibration(logits.on_q[0].log_ratio, logits.on_p),
+            "settings": dataclasses.asdict(chosen),
+        }
+        if chosen.calibrate != "none":
+            change, facts = calibrated(chosen.calibrate, *on_stop)
+            logits = logits.mapped(change)
+            details["calibration_after"] = facts | calibration(logits.on_q[0].log_ratio, logits.on_p)
+        found = logits.estimates(self.method)
+        found[0] = dataclasses.replace(found[0], details=details)
+        progress(chosen.steps, chosen.steps, f"at least {found[1].value:.3g} nats")
+        seconds = time.perf_counter() - started
+        return tuple(dataclasses.replace(e, seconds=seconds) for e in found)
+
+
+_RANGES = (
+    ("layers", 1, 1000),
+    ("width", 1, 1e6),
+    ("leaky_slope", 0, 1),
+    ("dropout", 0, 1),
+    ("activation_noise", 0, 1e6),
+    ("gradient_penalty", 0, 1e6),
+    ("steps", 1, 1e9),
+    ("batch_size", 1, 1e7),
+    ("lr", 1e-30, 1e30),
+    ("betas", 0, 1),
+    ("average", 0, 1),
+    ("check_every", 1, 1e9),
+    ("patience", 0, 1e9),
+    ("num_samples", 4, 1e10),
+    ("num_prior_samples", 1000, 1e10),
+)
+"""Settings with the least value and the value that they stay below; a bound needs log n - 5 nats of prior codes."""

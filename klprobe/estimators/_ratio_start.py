@@ -1,0 +1,134 @@
+"""Where the quadratic part of a log-ratio begins: at the moments of both sides, then downhill, both judged on the stop draws.
+
+The quadratic part has D^2 weights. Moments find them in one pass over as many codes as there are, which in hundreds of latents
+is the only way to see enough of them; between two Gaussians they are all there is to find. Between others they are a guess,
+which the logistic regression that follows improves where the codes are many for its weights, and which is dropped where
+zero does better.
+
+Reference: Friedman (1989), Regularized discriminant analysis, for shrinking both covariances towards the pooled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from klprobe.estimators._ratio import RatioNetwork
+from klprobe.estimators._ratio_losses import Loss
+from klprobe.estimators._sides import Draw
+
+MOMENT_CODES, MOMENT_PER_WEIGHT, MOMENT_NUMBERS = (20_000, 400_000), 400, 2e8
+"""Least and most codes of each side that moments are taken from; codes for every weight; and codes times D at most."""
+BLOCK_NUMBERS = 8e6
+"""Numbers drawn together."""
+SHRINKAGES = (0.0, 0.03, 0.1, 0.3, 0.6)
+"""Shares of the pooled covariance that are tried."""
+START_DRAWS, START_PER_WEIGHT, START_NUMBERS, START_ROUNDS = (4_000, 10_000, 100_000), 100, 1e9, 12
+"""The descent sees a hundred codes of each side for every weight, at least the second and at most the third; of many latents
+fewer, so that codes * D^2 stays below the fourth number, but never under the first. It ends after so many rounds of five
+iterations at the latest."""
+LEAST_GAIN = 1e-5
+"""Nats of the stop loss that a better start must gain."""
+
+
+def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.Tensor, torch.Tensor], loss: Loss) -> None:
+    """Fit the quadratic part alone: the best on the stop draws of zero, the moments' one, and what L-BFGS makes of it.
+
+    Args:
+        network: Whose `form`, `linear` and `constant` are set.
+        draw_q, draw_p: Fresh codes to fit on.
+        stop: Whitened codes to choose by.
+        loss: Convex in the log-ratio.
+    """
+    parameters = [network.form, network.linear, network.constant]
+
+    def stop_loss() -> float:
+        with torch.no_grad():
+            return float(loss(*(network.quadratic(u) + network.constant for u in stop)))
+
+    best, kept = stop_loss(), _copies(parameters)
+    of_q, of_p = _moments(network, draw_q), _moments(network, draw_p)
+    for shrinkage in SHRINKAGES:
+        _set(parameters, _quadratic_ratio(of_q, of_p, shrinkage))
+        value = stop_loss()
+        if value < best - LEAST_GAIN:
+            best, kept = value, _copies(parameters)
+    _set(parameters, kept)
+    _set(parameters, _descend(network, parameters, draw_q, draw_p, loss, stop_loss, best))
+
+
+def _copies(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    return [w.detach().clone() for w in parameters]
+
+
+@torch.no_grad()
+def _set(parameters: list[nn.Parameter], weights: list[torch.Tensor]) -> None:
+    for parameter, new in zip(parameters, weights, strict=True):
+        parameter.copy_(new)
+
+
+def _moments(network: RatioNetwork, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of whitened codes, float64."""
+    dim = len(network.whitening.mean)
+    least, most = MOMENT_CODES
+    codes = max(min(MOMENT_PER_WEIGHT * dim**2, int(MOMENT_NUMBERS / dim), most), least)
+    size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for _ in range(0, codes, size):
+        u = network.whitening(draw(size)).double()
+        count, total, square = count + len(u), total + u.sum(0), square + u.T @ u
+    mean = total / count
+    return mean, square / count - torch.outer(mean, mean)
+
+
+def _quadratic_ratio(
+    q: tuple[torch.Tensor, torch.Tensor], p: tuple[torch.Tensor, torch.Tensor], shrinkage: float
+) -> list[torch.Tensor]:
+    """`form`, `linear` and `constant` of log N(mean_q, cov_q) - log N(mean_p, cov_p), covariances moved towards their mean."""
+    pooled = 0.5 * (q[1] + p[1])
+    dim = len(pooled)
+    floor = 1e-9 * torch.eye(dim, dtype=pooled.dtype, device=pooled.device) * pooled.trace() / dim
+    form, linear, constant = torch.zeros_like(pooled), torch.zeros_like(pooled[0]), torch.zeros_like(pooled[0, 0])
+    for sign, (mean, covariance) in ((1.0, q), (-1.0, p)):
+        factor, info = torch.linalg.cholesky_ex((1 - shrinkage) * covariance + shrinkage * pooled + floor)
+        if int(info):
+            return [torch.zeros_like(form), torch.zeros_like(linear), torch.zeros_like(constant)]
+        precision = torch.cholesky_inverse(factor)
+        form -= sign * 0.5 * precision
+        linear += sign * (precision @ mean)
+        constant -= sign * (0.5 * mean @ precision @ mean + factor.diagonal().log().sum())
+    return [form * dim, linear, constant]
+
+
+def _descend(
+    network: RatioNetwork,
+    parameters: list[nn.Parameter],
+    draw_q: Draw,
+    draw_p: Draw,
+    loss: Loss,
+    stop_loss: Callable[[], float],
+    best: float,
+) -> list[torch.Tensor]:
+    """L-BFGS, convex under the logistic loss and done in seconds where Adam takes minutes; the stop draws end it."""
+    dim = len(network.linear)
+    least, usual, most = START_DRAWS
+    count = max(min(max(START_PER_WEIGHT * dim**2, usual), most, int(START_NUMBERS / dim**2)), least)
+    q, p = network.whitening(draw_q(count)), network.whitening(draw_p(count))
+    optimiser = torch.optim.LBFGS(parameters, max_iter=5, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = loss(*(network.quadratic(u) + network.constant for u in (q, p)))
+        value.backward()
+        return value
+
+    kept = _copies(parameters)
+    for _ in range(START_ROUNDS):
+        optimiser.step(closure)
+        value = stop_loss()
+        if not value < best - LEAST_GAIN:
+            break
+        best, kept = value, _copies(parameters)
+    return kept
