@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from klprobe.categorical import Classes
     from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
     from klprobe.estimation import estimate
     from klprobe.report.document import Report
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "Classes": "categorical",
     "estimate": "estimation",
     "track": "tracking",
     "DiagonalGaussian": "distributions",
@@ -29,6 +31,7 @@ _HOME = {
 }
 __all__ = [
     "CapabilityError",
+    "Classes",
     "DiagonalGaussian",
     "Estimate",
     "InputError",

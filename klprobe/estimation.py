@@ -8,15 +8,18 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.distributions import Distribution
 
 from klprobe import diagnosis, registry
+from klprobe.categorical import Classes
 from klprobe.distributions import SampleOnly, as_posterior, check_prior, standard_normal
 from klprobe.inspection import active_units, check_posterior, radius_histogram
 from klprobe.marginals import dimensionwise_kl
+from klprobe.parts import check_parts, compare_parts, report_parts
 from klprobe.provenance import commit, versions
 from klprobe.report.document import NotDone, Report
 from klprobe.types import (
@@ -51,6 +54,7 @@ def estimate(
     split: str = "unknown",
     trained_on: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
+    parts: Mapping[str, slice | Classes] = MappingProxyType({}),
     marginals: bool = True,
     progress: ProgressOf | None = None,
 ) -> Report:
@@ -68,6 +72,7 @@ def estimate(
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
         provenance: Recorded in the report as it is.
+        parts: Latents to report by themselves too, by name: slices of the D latents, or categorical latents beside them.
         marginals: Whether to compute each latent's own KL by quadrature, and with it the total correlation: half a second
             for 10,000 points of 32 latents, and in proportion to both.
         progress: Called with a method's name, gives the receiver of its progress.
@@ -86,12 +91,21 @@ def estimate(
     if not isinstance(prior, Distribution):
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
     check_prior(q, prior)
+    check_parts(parts, q)
     data_checks = check_posterior(q)
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)
     left_out = INTERRUPTED if interrupted else "" if marginals else NOT_WANTED
     dimensions, reason = (None, left_out) if left_out else _dimensions(q, prior, tell("marginals"))
+    by_part = report_parts(
+        parts,
+        q,
+        prior,
+        [estimator for name, estimator in chosen if name in FIRST],
+        lambda name: _generator(seed, f"part/{name}"),
+        reason=INTERRUPTED if interrupted else None,
+    )
     no_density = "the encoder gives samples and no density" if not q.has_log_prob else "the method that gives it did not run"
     if isinstance(q, SampleOnly) and q.deterministic:
         no_density = "infinite: the encoder is deterministic"
@@ -109,7 +123,7 @@ def estimate(
         "empirical": diagnosis.bracket(estimates, "empirical"),
         "population": diagnosis.bracket(estimates, "population"),
     }
-    checks: list[Check] = [*diagnosis.check_estimates(facts, estimates), *data_checks]
+    checks: list[Check] = [*diagnosis.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks]
     verdict, advice = diagnosis.verdict(facts, estimates, brackets, checks)
     return Report(
         latent_dim=q.dim,
@@ -127,6 +141,7 @@ def estimate(
         checks=tuple(checks),
         not_done=tuple(not_done),
         radius=radius_histogram(q, prior, _generator(seed, "radius")),
+        parts=by_part,
         provenance={
             "seed": seed,
             "split": split,

@@ -23,11 +23,11 @@ LEVELS = (
         "parallel",
         "partial",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
-    ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates"),
+    ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates", "categorical"),
     ("checkpoint", "metrics_log", "training", "problems"),
     FOLDERS,
     (
-        *("marginals", "pairs", "inspection", "diagnosis", "holes", "report", "loading", "estimation", "experiments"),
+        *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),
         *("pictures", "tracking", "lightning"),
     ),
     ("cli",),

@@ -75,6 +75,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
                 "command": ["klprobe", *command],
                 "device": device,
             },
+            parts=encoded.parts,
             progress=progress_of,
         )
     parallel.stop()
@@ -96,7 +97,8 @@ def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
     """Run the methods that share their work over processes, and say nothing."""
-    estimate(encoded.posterior, prior, methods=[m for m in methods if getattr(m, "in_parallel", False)], seed=seed)
+    shared = [m for m in methods if getattr(m, "in_parallel", False)]
+    estimate(encoded.posterior, prior, methods=shared, seed=seed, parts=encoded.parts)
     parallel.stop()
     return cli.ANSWERED
 

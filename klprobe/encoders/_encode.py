@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution
 
 from klprobe.encoders._inputs import open_inputs
-from klprobe.encoders._outputs import SPREAD_ROLES, Reading, Tensors, read, tensors_of
+from klprobe.encoders._latents import Latents, Part, latents_of
+from klprobe.encoders._outputs import MATRICES, SPREAD_ROLES, Reading, read
+from klprobe.encoders._returned import Tensors, tensors_of
 from klprobe.encoders._shared import Encoded, Request
-from klprobe.encoders._tensors import posterior_of
 from klprobe.types import InputError
 
 POINTS_AT_ONCE = 1000
@@ -29,6 +30,8 @@ SAME = 1e-3
 """Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
 SEED = 0
 """Of the encoder's own random numbers; torch's global generator comes back as it was."""
+MOST_CHANNELS = 16
+"""Of spatial latents that are reported one by one: each costs as much as latents of its own."""
 Z_SCORES = 6.0
 """mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
 
@@ -67,14 +70,15 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
-    posterior, reading = encode_points(encoder, inputs, request)
+    latents, reading = _encode(encoder, inputs, request)
     shape = tuple(facts["input_shape"])
     data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
     return Encoded(
-        posterior,
+        latents.posterior,
         split=inputs.split,
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
-        notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note) if note),
+        notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note, *latents.notes) if note),
+        parts=latents.parts,
     )
 
 
@@ -84,10 +88,16 @@ def encode_points(encoder: Encoder, points: Points, request: Request) -> tuple[D
     Raises:
         InputError: as `encode_data`.
     """
+    latents, reading = _encode(encoder, points, request)
+    return latents.posterior, reading
+
+
+def _encode(encoder: Encoder, points: Points, request: Request) -> tuple[Latents, Reading]:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(SEED)
-        reading = _probe(encoder, points, request)
-        return _posterior(encoder.label, _all_points(encoder, points, reading, request)), reading
+        reading, channels = _probe(encoder, points, request)
+        latents = _latents(encoder.label, _all_points(encoder, points, reading, request))
+    return _by_channel(latents, channels), reading
 
 
 def wanted_by(module: nn.Module) -> str:
@@ -122,8 +132,8 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
     return {name: tensor[:m].cpu() for name, tensor in tensors_of(returned, len(padded)).items()}
 
 
-def _probe(encoder: Encoder, inputs: Points, request: Request) -> Reading:
-    """Find out what the outputs are, and refuse an encoder that is in training mode."""
+def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Reading, int | None]:
+    """Find out what the outputs are, and how many channels, and refuse an encoder that is in training mode."""
     size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
     x = inputs.batch(0, size)
     first, second = _call(encoder, x), _call(encoder, x)
@@ -144,7 +154,7 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> Reading:
                 f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
                 "training mode: call eval() before you save it."
             )
-    return reading
+    return reading, reading.channels(first)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -199,20 +209,25 @@ def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
     return spread.square() if role == "std" else spread
 
 
-def _posterior(label: str, tensors: Tensors) -> Distribution:
-    if "scale_tril" in tensors:
-        mean, tril = tensors["mean"].double(), tensors["scale_tril"].double()
-        if not (mean.isfinite().all() and tril.isfinite().all()):
-            raise InputError(
-                f"{label} gives means or covariances that are NaN or infinite: look for what diverged in the encoder."
-            )
-        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
-    if "logstd" in tensors:
-        tensors = {"mean": tensors["mean"], "logvar": 2 * tensors["logstd"]}
-    if len(tensors) > 1:
-        has_spread = any(role in SPREAD_ROLES for role in tensors)
-        tensors = {role: t for role, t in tensors.items() if (role != "samples" if has_spread else role == "samples")}
-    return posterior_of(label, tensors)
+def _latents(label: str, tensors: Tensors) -> Latents:
+    """Samples give way to mean and spread, and means alone to samples; log standard deviations are doubled."""
+    if "samples" in tensors and len(tensors) > 1:
+        has_spread = any(role in (*SPREAD_ROLES, *MATRICES) for role in tensors)
+        tensors = {role: t for role, t in tensors.items() if role != ("samples" if has_spread else "mean")}
+    doubled = {role.replace("logstd", "logvar"): 2 * t if role.startswith("logstd") else t for role, t in tensors.items()}
+    return latents_of(label, doubled)
+
+
+def _by_channel(latents: Latents, channels: int | None) -> Latents:
+    """The channels of spatial latents, (C, H, W), are their parts."""
+    if channels is None or channels == 1:
+        return latents
+    if channels > MOST_CHANNELS:
+        note = f"{channels} channels, which are more than {MOST_CHANNELS}: they are not reported one by one"
+        return latents._replace(notes=(*latents.notes, note))
+    places = latents.posterior.event_shape[0] // channels
+    parts: dict[str, Part] = {f"channel {c}": slice(c * places, (c + 1) * places) for c in range(channels)}
+    return latents._replace(parts={**parts, **latents.parts})
 
 
 def _place(name: str, half: int | None) -> str:

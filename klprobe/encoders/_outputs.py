@@ -1,25 +1,28 @@
-"""What an encoder returned, and which of it is the mean, which the spread and how that is parametrised.
+"""Which of the tensors that an encoder returned is the mean, which the spread and how that is parametrised.
 
-`tensors_of` takes apart whatever comes out; `read` gives each tensor its role, from `--outputs`, from its name, or, for
+`read` gives each tensor its role, from `--outputs`, from its name, or, for
 tensors without names, from what they look like. Where the looks leave two readings, it says both and stops.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch.distributions import Distribution, MultivariateNormal
 
-from klprobe.distributions import diagonal_normal
+from klprobe.categorical import SUM_TOLERANCE
+from klprobe.encoders._latents import CATEGORICAL, check_names
+from klprobe.encoders._levels import roles_by_level
+from klprobe.encoders._returned import Tensors
 from klprobe.types import InputError
 
-Tensors = dict[str, torch.Tensor]
-ROLES = ("mean", "logvar", "var", "std", "logstd", "scale_tril", "samples")
+ROLES = ("mean", "logvar", "var", "std", "logstd", "scale_tril", "covariance", "samples", "probs", "logits")
 SPREAD_ROLES = ("logvar", "var", "std", "logstd")
+MATRICES = ("scale_tril", "covariance")
+ROLE = re.compile(rf"({'|'.join(ROLES)})(_\d+)?")
 SYNONYMS = {
     "mean": "mean means mu mus loc qzm zmean zmu zloc embedding latentmean",
     "logvar": "logvar logvars logvariance logcovariance zlogvar zlogvariance logsigma2 logsigmasq logsigmasquared lnvar",
@@ -27,6 +30,8 @@ SYNONYMS = {
     "std": "std stddev sigma scale zstd zscale zsigma",
     "logstd": "logstd logstddev logsigma logscale zlogstd zlogsigma",
     "scale_tril": "scaletril",
+    "covariance": "covariance covariancematrix",
+    "probs": "probs probabilities",
     "samples": "sample samples z latent latents code codes",
 }
 ROLE_OF = {word: role for role, words in SYNONYMS.items() for word in words.split()}
@@ -47,48 +52,17 @@ class Reading:
         """The tensors by role, each of shape (m, D)."""
         taken = {}
         for role, (name, half) in self.roles.items():
-            flat = tensors[name] if role == "scale_tril" else tensors[name].flatten(1)
+            flat = tensors[name] if role in MATRICES else tensors[name].flatten(1)
             taken[role] = flat if half is None else flat.chunk(2, 1)[half]
         return taken
 
-
-def tensors_of(returned: Any, batch: int) -> Tensors:
-    """The tensors in whatever an encoder returned, by name, those with one row a point; a Distribution gives its parameters."""
-    return {
-        name: tensor
-        for name, tensor in _walk(returned, "")
-        if tensor.dim() and len(tensor) == batch and tensor.numel() and not tensor.is_complex()
-    }
-
-
-def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name or "0", value.detach()
-    elif isinstance(value, Distribution):
-        normal = diagonal_normal(value)
-        if normal is None and isinstance(value, torch.distributions.Normal):
-            normal = value.loc, value.scale
-        if normal is not None:
-            yield from (("mean", normal[0].detach()), ("std", normal[1].detach()))
-        elif isinstance(value, MultivariateNormal):
-            yield from (("mean", value.loc.detach()), ("scale_tril", value.scale_tril.detach()))
-        else:
-            yield "samples", value.sample().detach()
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _walk(inner, str(key))
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from _walk(dict(zip(value._fields, value, strict=True)), name)
-    elif isinstance(value, tuple | list):
-        for i, inner in enumerate(value):
-            yield from _walk(inner, f"{name}.{i}" if name else str(i))
-    elif isinstance(getattr(value, "mean", None), torch.Tensor):
-        spread = next((s for s in ("logvar", "std", "stddev", "var", "variance") if hasattr(value, s)), None)
-        yield "mean", value.mean.detach()
-        if spread:
-            yield spread, getattr(value, spread).detach()
-    elif dataclasses.is_dataclass(value):
-        yield from _walk(vars(value), name)
+    def channels(self, tensors: Tensors) -> int | None:
+        """C where the mean is one block of shape (C, H, W) a point with more than one place in it; else None."""
+        name, half = self.roles.get("mean", ("", None))
+        shape = tensors[name].shape if name else ()
+        if len(shape) < 4 or shape[1] % (1 if half is None else 2) or math.prod(shape[2:]) == 1:
+            return None
+        return shape[1] if half is None else shape[1] // 2
 
 
 def read(tensors: Tensors, random: set[str], asked: str | None, label: str) -> Reading:
@@ -106,31 +80,65 @@ def read(tensors: Tensors, random: set[str], asked: str | None, label: str) -> R
         raise InputError(f"{label} returns nothing with one row a data point: let it return mean and logvar.")
     if asked is not None:
         return _as_asked(tensors, [word.strip() for word in asked.split(",")], label)
-    named = {name: ROLE_OF.get(re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower())) for name in tensors}
+    steady = {name: tensor for name, tensor in tensors.items() if name not in random}
+    classes = _categorical(steady)
+    if levels := roles_by_level(steady, _role_of, label):
+        shown = ", ".join(f"{name} as {role}" for role, name in levels.items())
+        found = {role: (name, None) for role, name in levels.items()}
+        return Reading(found | classes, f"outputs read as the levels of a hierarchy: {shown}{_also(classes)}")
+    named = {name: _role_of(name) for name in tensors}
     if "mean" in named.values() or "samples" in named.values():
         roles: dict[str, tuple[str, int | None]] = {}
         for name, role in named.items():
-            if role is not None and role not in roles:
+            if role is not None and role != "probs" and role not in roles:
                 roles[role] = (name, None)
-        return _settle(roles, tensors, random, label)
-    return _by_looks(tensors, random, label)
+        reading = _settle(roles, tensors, random, label)
+    else:
+        taken = {name for name, _ in classes.values()}
+        reading = _by_looks({name: t for name, t in tensors.items() if name not in taken}, random, label)
+    return Reading({**reading.roles, **classes}, reading.note + _also(classes))
+
+
+def _role_of(name: str) -> str | None:
+    return ROLE_OF.get(re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower()))
+
+
+def _categorical(steady: Tensors) -> dict[str, tuple[str, int | None]]:
+    """Outputs called probs whose rows are distributions; a decoder's Bernoulli probabilities are none."""
+    found = [
+        name
+        for name, t in steady.items()
+        if _role_of(name) == "probs" and t.dim() == 2 and t.shape[1] > 1 and _sums_to_one(t.double())
+    ]
+    return {"probs" if len(found) == 1 else f"probs_{i}": (name, None) for i, name in enumerate(found)}
+
+
+def _sums_to_one(rows: torch.Tensor) -> bool:
+    return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < SUM_TOLERANCE).all())
+
+
+def _also(classes: Mapping[str, tuple[str, int | None]]) -> str:
+    return f"; {', '.join(name for name, _ in classes.values())} as categorical latents" if classes else ""
 
 
 def _as_asked(tensors: Tensors, words: list[str], label: str) -> Reading:
-    unknown = [word for word in words if word not in (*ROLES, "_")]
+    unknown = [word for word in words if word != "_" and not ROLE.fullmatch(word)]
     if unknown:
-        raise InputError(f"--outputs {unknown[0]!r} is not known: give {', '.join(ROLES)}, or _ for what is to be ignored.")
+        raise InputError(
+            f"--outputs {unknown[0]!r} is not known: give {', '.join(ROLES)}, numbered from 0 (mean_0) where there are several "
+            "levels, or _ for what is to be ignored."
+        )
     chosen = [word for word in words if word != "_"]
-    spreads = [word for word in chosen if word in (*SPREAD_ROLES, "scale_tril")]
-    if (
-        len(set(chosen)) < len(chosen)
-        or len(spreads) > 1
-        or not {"mean", "samples"} & set(chosen)
-        or (spreads and "mean" not in chosen)
+    spreads = [word for word in chosen if word in (*SPREAD_ROLES, *MATRICES)]
+    numbered = [word for word in chosen if word[-1].isdecimal() and word.partition("_")[0] not in CATEGORICAL]
+    if len(set(chosen)) < len(chosen) or (
+        not numbered and (len(spreads) > 1 or not {"mean", "samples"} & set(chosen) or (spreads and "mean" not in chosen))
     ):
         raise InputError(
             f"--outputs {','.join(words)}: give mean and one of {', '.join(SPREAD_ROLES)}, or samples, or mean alone."
         )
+    if numbered:
+        check_names("--outputs", [word.replace("logstd", "logvar") for word in chosen])
     names = list(tensors)
     if len(names) == 1 and len(words) == 2 and "_" not in words:
         width = tensors[names[0]].flatten(1).shape[1]
@@ -150,7 +158,7 @@ def _as_asked(tensors: Tensors, words: list[str], label: str) -> Reading:
 
 def _settle(roles: dict[str, tuple[str, int | None]], tensors: Tensors, random: set[str], label: str) -> Reading:
     """Names said what is what; keep one mean, one spread, and samples only where they are random."""
-    spreads = [role for role in (*SPREAD_ROLES, "scale_tril") if role in roles]
+    spreads = [role for role in (*SPREAD_ROLES, *MATRICES) if role in roles]
     if len(spreads) > 1 and {"std", "scale_tril"} != set(spreads):
         for extra in spreads[1:]:  # var beside logvar says the same twice
             del roles[extra]

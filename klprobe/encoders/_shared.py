@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch.distributions import Distribution
 
+from klprobe.categorical import Classes
 from klprobe.types import InputError, Progress, no_progress
 
 
@@ -65,6 +67,7 @@ class Encoded:
         trained_on: Split that the encoder was trained on, or `unknown`.
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: How data and outputs were understood, one sentence each, for the user to check.
+        parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
     """
 
     posterior: Distribution
@@ -73,6 +76,7 @@ class Encoded:
     trained_on: str = "unknown"
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, slice | Classes] = field(default_factory=dict)
 
 
 class Format(Protocol):

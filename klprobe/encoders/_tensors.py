@@ -22,17 +22,29 @@ def posterior_of(label: str, tensors: Mapping[str, torch.Tensor]) -> DiagonalGau
     Raises:
         InputError: shapes that disagree, NaN, infinity, a variance that is none; names tensor and remedy.
     """
+    check_tensors(label, tensors)
+    spreads = {name: t for name, t in tensors.items() if name in SPREADS}
+    if spreads:
+        return DiagonalGaussian(tensors["mean"], **spreads)
+    return SampleOnly(*tensors.values(), deterministic="mean" in tensors)
+
+
+def check_tensors(label: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError unless all have the same shape (N, D) and values that their names, numbered or not, allow."""
     for name, tensor in tensors.items():
         _check_shape(label, name, tensor)
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         listed = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
         raise InputError(f"{label}: shapes disagree: {listed}. All must be the same (N, D).")
     for name, tensor in tensors.items():
-        _check_values(label, name, tensor)
-    spreads = {name: t for name, t in tensors.items() if name in SPREADS}
-    if spreads:
-        return DiagonalGaussian(tensors["mean"], **spreads)
-    return SampleOnly(*tensors.values(), deterministic="mean" in tensors)
+        _check_values(label, name, name.rstrip("_0123456789"), tensor)
+
+
+def some_rows(bad: torch.Tensor) -> str:
+    """How many rows of a mask (N,) are set and which is the first, in words; empty when none is."""
+    count = int(bad.sum())
+    row = f"row {int(bad.byte().argmax())}"
+    return "" if count == 0 else row if count == 1 else f"{count:,} rows, the first of them {row}"
 
 
 def _check_shape(label: str, name: str, tensor: torch.Tensor) -> None:
@@ -50,18 +62,18 @@ def _check_shape(label: str, name: str, tensor: torch.Tensor) -> None:
         raise InputError(f"{label}: tensor {name!r} has shape {shape}, not (N, D): {problem}.")
 
 
-def _check_values(label: str, name: str, tensor: torch.Tensor) -> None:
+def _check_values(label: str, name: str, role: str, tensor: torch.Tensor) -> None:
     where = f"{label}: tensor {name!r}"
     if found := _find(tensor, lambda block: ~block.isfinite()):
         raise InputError(
             f"{where} has {found}, NaN or infinite: look for what diverged in the encoder, or leave those points out."
         )
-    if name == "logvar" and (found := _find(tensor, lambda block: block.abs() > LARGEST_LOGVAR)):
+    if role == "logvar" and (found := _find(tensor, lambda block: block.abs() > LARGEST_LOGVAR)):
         raise InputError(
             f"{where} has {found}, beyond +-{LARGEST_LOGVAR:g}, where a float64 variance ends: clamp it in the encoder, "
             "or hand over mean alone for a deterministic encoder."
         )
-    if name in ("var", "std"):
+    if role in ("var", "std"):
         if found := _find(tensor, lambda block: block < 0):
             raise InputError(f"{where} has {found}, negative: if it is a log-variance, call it 'logvar'.")
         if found := _find(tensor, lambda block: block == 0):

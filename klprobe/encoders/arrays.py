@@ -3,7 +3,11 @@
 `.npz`, `.safetensors`, or a folder of memory-mapped `.npy` files, holding
 - `mean` (N, D) and exactly one of `logvar`, `var`, `std` (N, D): diagonal Gaussians;
 - `samples` (N, D) alone: one draw a point of an encoder that can only be sampled;
-- `mean` (N, D) alone: a deterministic encoder.
+- `mean` (N, D) alone: a deterministic encoder;
+- `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
+- `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
+- beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
+  uniform, or `prior_probs` (K,).
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
 `.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are left alone.
 """
@@ -20,30 +24,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from klprobe.encoders import _npy
+from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
-from klprobe.encoders._tensors import SPREADS, posterior_of
 from klprobe.types import InputError
 
 __all__ = ["Arrays"]
 
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
-KNOWN = ("mean", *SPREADS, "samples")
 LABELS = ("split", "trained_on")
 LABEL_BYTES = 1024
-CONTENT = "either mean and exactly one of logvar, var, std, or samples alone, or mean alone, each of shape (N, D)"
 
 Read = Callable[[str], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Any encoder's output as mean and logvar, var or std, or samples: .npz, .safetensors, or a folder of .npy."""
+    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, or a folder of .npy."""
 
     def matches(self, path: Path) -> bool:
         """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
         if path.is_dir():
-            return any((path / f"{name}.npy").is_file() for name in KNOWN)
+            return bool(known(file.stem for file in path.glob("*.npy")))
         try:
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
@@ -51,7 +53,7 @@ class Arrays:
             if path.suffix.lower() == ".safetensors":
                 with safe_open(path, "pt") as file:
                     kind = (file.metadata() or {}).get("klprobe.kind")
-                    return kind == KIND or (kind is None and bool(set(file.keys()) & set(KNOWN)))
+                    return kind == KIND or (kind is None and bool(known(file.keys())))
         except (OSError, SafetensorError):
             pass
         return False
@@ -79,20 +81,22 @@ class Arrays:
             "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
-        return Encoded(posterior_of(path.name, tensors), split=split, trained_on=trained_on, provenance=provenance)
+        latents = latents_of(path.name, tensors)
+        return Encoded(
+            latents.posterior,
+            split=split,
+            trained_on=trained_on,
+            provenance=provenance,
+            notes=latents.notes,
+            parts=latents.parts,
+        )
 
 
 def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
     """Read the tensors that make a posterior; InputError when the names make none, or more than one."""
     found = list(found)
-    known = [name for name in KNOWN if name in found]
-    spreads = [name for name in known if name in SPREADS]
-    if len(spreads) > 1:
-        raise InputError(f"{path.name} holds {' and '.join(spreads)} at once: keep exactly one of logvar, var, std.")
-    if known not in (["mean", *spreads], ["samples"]):
-        listed = ", ".join(repr(name) for name in found[:8]) + (", ..." if len(found) > 8 else "")
-        raise InputError(f"{path.name} holds {listed or 'nothing'}; klprobe needs {CONTENT}. Rename, add or remove tensors.")
-    return {name: read(name) for name in known}
+    check_names(path.name, found)
+    return {name: read(name) for name in known(found)}
 
 
 def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -34,6 +34,28 @@ class RadiusHistogram:
 
 
 @dataclasses.dataclass(frozen=True)
+class PartReport:
+    """What is known of some of the latents by themselves, against their own part of the prior.
+
+    Attributes:
+        name: As `level 0`, `channel 3`, `classes`.
+        kind: `latents`, some of the continuous ones, or `classes`, a categorical latent.
+        size: How many latents, or classes.
+        average_kl, mutual_information, brackets, estimates: As in the report, of this part alone; `estimates` holds all three.
+        reason: Why there are no numbers; None when there are.
+    """
+
+    name: str
+    kind: str
+    size: int
+    average_kl: Quantity
+    mutual_information: Quantity
+    brackets: Mapping[str, Bracket]
+    estimates: tuple[Estimate, ...]
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What `klprobe.estimate` returns. All values are nats; brackets are of the empirical and the population KL.
 
@@ -49,6 +71,7 @@ class Report:
         verdict, advice: The answer in one word, and in sentences a reader can act on.
         checks: What had to hold, and whether it did.
         not_done: Methods that gave nothing, with the reason.
+        parts: Levels, channels, categorical latents: what was also looked at by itself.
         provenance: Settings, seed, versions, commit, device, input.
     """
 
@@ -67,6 +90,7 @@ class Report:
     checks: tuple[Check, ...]
     not_done: tuple[NotDone, ...] = ()
     radius: RadiusHistogram | None = None
+    parts: tuple[PartReport, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Screen:
             yield say(f"±: one standard error; *: an end of the bracket{note}", "dim")
         yield Text()
         yield say(wording.identity(self.report))
+        yield from _parts(self.report, say)
         yield from _failures(self.report, say)
 
 
@@ -128,6 +129,22 @@ def _table(report: Report, say: Say, optional: tuple[str, ...]) -> Table:
         table.add_row(*(say(cell) for cell in cells))
         previous = e.method
     return table
+
+
+def _parts(report: Report, say: Say) -> Iterator[Text | Table]:
+    """The table by part, where there are parts."""
+    if not report.parts:
+        return
+    yield Text()
+    yield say(wording.PARTS_TITLE, "bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in wording.PARTS_COLUMNS:
+        table.add_column(say(name))
+    for row in wording.parts(report):
+        table.add_row(*map(say, row))
+    yield table
+    yield say(wording.parts_note(report), "dim")
+    yield Text()
 
 
 def _failures(report: Report, say: Say) -> Iterator[Text | Padding]:

@@ -95,7 +95,10 @@ def meaning(report: Report, target: Target) -> str:
 
 def headline(report: Report, target: Target) -> str:
     """The bracket as a person would say it."""
-    bracket = report.brackets.get(target)
+    return _in_words(report.brackets.get(target), report.verdict)
+
+
+def _in_words(bracket: Bracket | None, verdict: Verdict) -> str:
     low, high = (_value(bracket.lower), _value(bracket.upper)) if bracket else (None, None)
     if bracket is None or (low is None and high is None):
         return "not known: no method gave a bound"
@@ -107,7 +110,7 @@ def headline(report: Report, target: Target) -> str:
         return f"at least {_ends(floor, None)[0]} nats; no upper bound" if floor else "0 or more nats: no bound above 0"
     below, above = _ends(floor, high)
     close = high - floor < max(errors, default=0.0) if floor else high < 0
-    if report.verdict in ("resolved", "floor-limited") and close:
+    if verdict in ("resolved", "floor-limited") and close:
         return f"about {number((floor + high) / 2, max(errors)).value} nats"
     if floor > high:
         return f"a contradiction: at least {below} and at most {above} nats"
@@ -203,6 +206,40 @@ def decomposition(report: Report) -> dict[str, str]:
         "dimension-wise KL, summed": total,
     }
     return {name: quantity(part) for name, part in parts.items()}
+
+
+PARTS_TITLE = "By part, in nats"
+PARTS_MEANING = (
+    "Each part is q's marginal over those latents, against the same part of p. Where p does not factorise over the parts, "
+    "as in a ladder VAE, that is not KL to the model's own prior."
+)
+CLASSES_MEANING = (
+    "Classes are summed over, not drawn: exact for the points given; on average the plug-in KL is above the population's, and "
+    "the leave-one-out value below."
+)
+
+
+PARTS_COLUMNS = ("part", "average KL", "mutual information", *(SYMBOL[target] for target in TARGETS))
+
+
+def parts(report: Report) -> list[tuple[str, ...]]:
+    """One row a part under `PARTS_COLUMNS`; or the reason why not."""
+    rows = []
+    for part in report.parts:
+        name = f"{part.name} ({part.size:,} {part.kind if part.size > 1 else part.kind.removesuffix('s')})"
+        kls = (_in_words(part.brackets.get(target), report.verdict).removesuffix(" nats") for target in TARGETS)
+        rows.append(
+            (name, quantity(part.average_kl), quantity(part.mutual_information), *kls)
+            if part.reason is None
+            else (name, f"not known ({part.reason})", "", "", "")
+        )
+    return rows
+
+
+def parts_note(report: Report) -> str:
+    """What the numbers by part are, and are not."""
+    kinds = {part.kind for part in report.parts}
+    return " ".join([PARTS_MEANING] + [CLASSES_MEANING] * ("classes" in kinds))
 
 
 def missing(report: Report) -> dict[str, list[tuple[str, str]]]:

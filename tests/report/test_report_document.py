@@ -33,6 +33,7 @@ TOP = {
 }
 EXTRA = {
     "not_done": list,
+    "parts": list,
     "radius": (dict, type(None)),
     "dimensionwise_kl_reason": str,
     "active_units_reason": str,
