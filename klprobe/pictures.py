@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from klprobe.distributions import SampleOnly
+from klprobe.distributions import ConditionalDistribution, SampleOnly
 from klprobe.types import InputError
 
 GAP = 1
@@ -62,6 +62,9 @@ def reconstruct(algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise:
     q = algorithm.encode(networks, x, noise)
     if isinstance(q, SampleOnly):
         z = q.samples
+    elif isinstance(q, ConditionalDistribution):
+        seed = int(torch.randint(2**62, (), generator=noise, device=noise.device))
+        z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(seed)).to(x)
     else:
         z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
     return algorithm.decode(networks, z)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
-from klprobe.distributions import DiagonalGaussian, SampleOnly, diagonal_normal
+from klprobe.distributions import ConditionalDistribution, DiagonalGaussian, SampleOnly, diagonal_normal
 from klprobe.encoders._inputs import open_inputs
 from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
@@ -69,12 +69,16 @@ class KlprobeCheckpoint:
         )
 
 
-def encode(
-    trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress
-) -> DiagonalGaussian | SampleOnly:
-    """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU; one sample a point without a density."""
+def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> ConditionalDistribution:
+    """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU; one sample a point without a density.
+
+    A posterior that runs its network for every density keeps the data, on the device, and the network.
+    """
     noise, parts, done = torch.Generator(device).manual_seed(NOISE_SEED), [], 0
     with torch.no_grad():
+        some = trained.algorithm.encode(trained.networks, data.floats(slice(0, 2)).to(device), torch.Generator(device))
+        if isinstance(some, ConditionalDistribution) and not isinstance(some, SampleOnly):
+            return trained.algorithm.encode(trained.networks, data.floats(slice(0, len(data))).to(device))
         # blocks of nearly equal size: the last one never holds a single point, which is no posterior
         for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
             q = trained.algorithm.encode(trained.networks, data.floats(slice(done, done + len(indices))).to(device), noise)
