@@ -29,6 +29,8 @@ from klprobe.types import InputError, Progress, no_progress
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
+WORTH_SHARING = 5e7
+"""Multiply-adds of the largest dense layer in a mini-batch from which several threads are used."""
 PROGRESS_EVERY = 0.1
 """Seconds between two calls of the progress receiver."""
 
@@ -165,9 +167,10 @@ def train(
     path = out / CHECKPOINT
     settings = _settings(algorithm, data, seed=seed, device=device)
     _check(algorithm, data, steps)
-    with torch.random.fork_rng(), _interrupt_after_step() as interrupted:
+    with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
+        few_for(networks, algorithm.batch_size)
         seats = _seats(algorithm.players(networks), networks)
         state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
         start = _begin(path, resume, steps, state)
@@ -300,6 +303,26 @@ def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
         raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
     state.save(path, 0)
     return 0
+
+
+@contextmanager
+def _threads() -> Iterator[Callable[[nn.Module, int], None]]:
+    """Gives one torch thread to networks whose products are too small to share, and the old number back at the end.
+
+    Measured on two cores that other work kept busy, a small DRAW: 6.5 s of processor time with one thread, 20.8 s with two.
+    """
+    before = torch.get_num_threads()
+
+    def few_for(network: nn.Module, batch_size: int) -> None:
+        convolves = any(p.dim() > 2 for p in network.parameters())
+        largest = max((p.numel() for p in network.parameters()), default=0)
+        if not convolves and largest * batch_size < WORTH_SHARING:
+            torch.set_num_threads(1)
+
+    try:
+        yield few_for
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
