@@ -1,4 +1,4 @@
-"""metrics.csv: the players' losses as training goes on."""
+"""metrics.csv, and TensorBoard events where they are wanted: the players' losses as training goes on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from klprobe.types import InputError
 
 
 class MetricsLog:
@@ -18,10 +21,14 @@ class MetricsLog:
     Args:
         path: The CSV file; a fresh run replaces it.
         resumed_at: Steps of the checkpoint that the run goes on from: later rows belong to work that was lost, and go.
+        tensorboard: Whether the folder of `path` also gets TensorBoard events.
+    Raises:
+        InputError: TensorBoard is wanted and not installed.
     """
 
-    def __init__(self, path: Path, resumed_at: int) -> None:
+    def __init__(self, path: Path, resumed_at: int, tensorboard: bool = False) -> None:
         self.path = path
+        self.events = _events(path.parent, resumed_at) if tensorboard else None
         self.rows = _read(path, resumed_at) if resumed_at else []
         self.values: dict[str, list[torch.Tensor]] = {}
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if self.rows else 0.0)
@@ -43,7 +50,20 @@ class MetricsLog:
                 writer.writerows(self.rows)
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
         self.values = {}
+        if self.events is not None:
+            for column, mean in means.items():
+                self.events.add_scalar(column.replace(".", "/"), mean, step)
+            self.events.flush()
         return ", ".join(f"{c.removesuffix('.loss')} {v:.4g}" for c, v in means.items() if c.endswith(".loss"))
+
+
+def _events(folder: Path, resumed_at: int) -> Any:
+    """Writer of TensorBoard events; what was written after the checkpoint is hidden."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(f"TensorBoard is not installed ({error}): pip install 'klprobe[tensorboard]'.") from error
+    return SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
 
 
 def _read(path: Path, last_step: int) -> list[list[str]]:

@@ -136,6 +136,7 @@ def train(
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
     log_every: int = 100,
+    tensorboard: bool = False,
     watch: Watch | None = None,
     watch_every: int = 1000,
 ) -> Path:
@@ -152,8 +153,9 @@ def train(
         seed: Of all randomness: initial weights, order of the data, noise.
         device: Device of networks and data.
         resume: Go on from `out`/checkpoint.safetensors; on a CPU the weights come out as if never interrupted.
-        progress: Told the steps done, the steps in all, and the players' mean losses.
+        progress: Told the steps done, the steps in all, the steps per second and the players' mean losses.
         checkpoint_every, log_every: Steps between two checkpoints, and between two rows of metrics.csv.
+        tensorboard: Whether `out` also gets TensorBoard events.
         watch: Called every `watch_every` steps with the step and the networks in eval mode, as after loading a checkpoint;
             it must leave them as they are.
         watch_every: Steps between two calls of `watch`.
@@ -175,9 +177,9 @@ def train(
         state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
         start = _begin(path, resume, steps, state)
         indices = _shuffled(len(data), algorithm.batch_size, seed, start * sum(s.player.updates for s in seats))
-        data, log = data.to(torch.device(device)), MetricsLog(out / METRICS, start)
+        data, log = data.to(torch.device(device)), MetricsLog(out / METRICS, start, tensorboard)
         noise, layers = torch.Generator(device), _global_generator(torch.device(device))
-        told, note = -math.inf, ""
+        begun, told, note = time.monotonic(), -math.inf, ""
         for step in range(start + 1, steps + 1):
             noise.manual_seed(_seed(seed, 1, step))
             layers.manual_seed(_seed(seed, 2, step))
@@ -195,7 +197,7 @@ def train(
                 networks.train()
             if last or time.monotonic() - told >= PROGRESS_EVERY:
                 told = time.monotonic()
-                progress(step, steps, note)
+                progress(step, steps, f"{(step - start) / max(told - begun, 1e-9):.3g} steps/s  {note}")
             if stop:
                 break  # the context manager raises
     return path

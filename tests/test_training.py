@@ -13,6 +13,7 @@ from torch import nn
 from klprobe import checkpoint
 from klprobe.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from klprobe.datasets._shared import Data
+from klprobe.metrics_log import MetricsLog
 from klprobe.trainers.vae import VAE
 from klprobe.training import Player, train
 from klprobe.types import InputError
@@ -219,6 +220,7 @@ def test_progress_hears_the_end_with_the_losses(data, tmp_path):
     heard = []
     train(Game(), data, steps=5, out=tmp_path, progress=lambda done, total, note="": heard.append((done, total, note)))
     assert heard[-1][:2] == (5, 5)
+    assert "steps/s" in heard[-1][2]
     assert "critic" in heard[-1][2]
     assert "maker" in heard[-1][2]
 
@@ -366,3 +368,18 @@ def test_a_checkpoint_is_made_of_tensors_and_text_alone(data, tmp_path):
     assert isinstance(load_checkpoint(path), Checkpoint)
     assert {name.split(".")[0] for name in tensors} == {"networks", "optimizer"}
     assert isinstance(settings, dict)
+
+
+def test_tensorboard_events_hold_what_metrics_csv_holds_and_forget_what_a_resume_undoes(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra [tensorboard] is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path / "metrics.csv", 0, tensorboard=True)
+    for step in (10, 20, 30):
+        log.add("vae", {"loss": torch.tensor(float(step))})
+        log.flush(step)
+    resumed = MetricsLog(tmp_path / "metrics.csv", 20, tensorboard=True)
+    resumed.add("vae", {"loss": torch.tensor(-1.0)})
+    resumed.flush(40)
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("vae/loss")
+    assert [(event.step, event.value) for event in events] == [(10, 10.0), (20, 20.0), (40, -1.0)]

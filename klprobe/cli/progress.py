@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Display
     from rich.progress import Task
 
-NOTE_WIDTH = 40
+NOTE_WIDTH = 48
 
 
 @contextlib.contextmanager

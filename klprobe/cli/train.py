@@ -41,6 +41,8 @@ class Training:
     """Steps between two checkpoints."""
     log_every: int = 100
     """Steps between two rows of metrics.csv."""
+    tensorboard: bool = False
+    """Write TensorBoard events beside metrics.csv; needs the extra [tensorboard]."""
     pictures_every: int = 1000
     """Steps between two pictures of samples (and of reconstructions), for data that have pictures; 0: none."""
 
@@ -76,6 +78,7 @@ def run(arguments: list[str]) -> int:
                 progress=progress,
                 checkpoint_every=training.checkpoint_every,
                 log_every=training.log_every,
+                tensorboard=training.tensorboard,
                 watch=watch,
                 watch_every=training.pictures_every,
             )
