@@ -35,6 +35,9 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
             checkpoint = registry.load("encoders", name)()
             if checkpoint.matches(path):
                 return checkpoint.load(path, request or Request())
+        if request is not None and request.allow_pickle and path.is_file() and _is_pickle(path):
+            trusted: Encoded = registry.load("encoders", "pickled-module")().load(path, request)
+            return trusted
         raise InputError(_unknown(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -57,10 +60,10 @@ def _unknown(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in PICKLED or _is_pickle(path):
         return (
-            f"{path} is a pickle, which may run any code when read, so klprobe never opens one. In the program that made it, "
+            f"{path} is a pickle, which may run any code when read, so klprobe opens none. In the program that made it, "
             f"run the encoder over your data and save what it returns: {FROM_ARRAYS}. "
             "Or export it: torch.jit.script(encoder).save('encoder.pt'). If it holds weights alone, --encoder "
-            "package.module:factory names the network they belong to."
+            "package.module:factory names the network they belong to. A whole torch module that you trust: --allow-pickle."
         )
     if suffix == ".npy":
         return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."

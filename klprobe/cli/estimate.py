@@ -45,6 +45,8 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
     if common.out is not None:
         check_writable(common.out)
     device = choose_device(common.device)
+    if source.allow_pickle:
+        print(f"klprobe: --allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.", file=sys.stderr)
     with bar(f"reading {source.checkpoint.name}") as progress:
         request = _request(source, device, progress)
         encoded = load(source.checkpoint, request)
@@ -121,6 +123,7 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         value_range=(low, high) if source.range else None,
         gray=source.gray,
         flatten=source.flatten,
+        allow_pickle=source.allow_pickle,
     )
 
 

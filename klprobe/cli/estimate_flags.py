@@ -27,6 +27,8 @@ class Source:
     """An encoder, or arrays of mean and logvar, var or std, in any format of `klprobe list`."""
     encoder: str | None = None
     """package.module:factory of the network whose weights the checkpoint holds; imports and runs that code."""
+    allow_pickle: bool = False
+    """Open a whole pickled torch module, or checkpoint, that you trust: opening it runs whatever code it holds."""
     outputs: str | None = None
     """What the encoder returns, as mean,logvar or mean,_,std (_ is ignored); by default looked at and said."""
     data: str | None = None

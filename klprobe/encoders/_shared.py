@@ -30,6 +30,7 @@ class Request:
         value_range: Range that bytes, or numbers in [0, 1], are mapped to.
         gray: Whether colours become one grey channel.
         flatten: Whether a point becomes a vector.
+        allow_pickle: Whether the file may run the code in it: the user trusts it.
     """
 
     data: str | None = None
@@ -43,6 +44,7 @@ class Request:
     value_range: tuple[float, float] | None = None
     gray: bool = False
     flatten: bool = False
+    allow_pickle: bool = False
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}

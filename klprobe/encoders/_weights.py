@@ -21,8 +21,8 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
 LISTED = 6
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, without running anything.
+def read_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by name, without running anything unless `allow_pickle`.
 
     Raises:
         InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
@@ -32,16 +32,26 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         if names_in(path):
             check_archive(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks Python for {asked[1]}" if asked else "is more than tensors"
         raise InputError(
             f"{path.name} {what}, which klprobe does not run. If the file is yours, save its weights alone: "
             "torch.save(model.state_dict(), 'weights.pt'), for a Lightning checkpoint "
-            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')."
+            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt'); or let it run with --allow-pickle."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        ImportError,
+    ) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.name} is damaged, or no file of weights ({said[:200]}): save or copy it again.") from error
     return _tensors(held, path.name)

@@ -1,7 +1,7 @@
 """Weights without a program: a state dict or Lightning checkpoint, and the Python factory of the network they belong to.
 
 The weights are read by torch's restricted unpickler (`weights_only=True`), which makes tensors and containers and calls nothing
-else. The factory is the user's own code, and is imported because `--encoder` names it.
+else, unless `--allow-pickle` says otherwise. The factory is the user's own code, and is imported because `--encoder` names it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StateDict:
             raise InputError(
                 f"{path.name} holds weights alone: say which network they belong to, --encoder package.module:factory."
             )
-        weights = read_weights(path)
+        weights = read_weights(path, allow_pickle=request.allow_pickle)
         with torch.random.fork_rng():
             module = _build(request.encoder)
         prefix, leftover = fit(module, weights, path.name, request.encoder)
