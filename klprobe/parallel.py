@@ -62,6 +62,25 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
 
 
+def average(tensors: Sequence[torch.Tensor]) -> None:
+    """Put the mean over all processes in the place of each tensor, all of one dtype, in one exchange."""
+    _, size = rank_and_size()
+    if size == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    local = flat if dist.get_backend() == "nccl" else flat.cpu()
+    dist.all_reduce(local)
+    with torch.no_grad():
+        for tensor, mean in zip(tensors, (local / size).to(flat).split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if rank_and_size()[1] > 1:
+        dist.barrier()
+
+
 def one_blas_thread() -> AbstractContextManager[object]:
     """One thread a BLAS call, for work that is shared out in Python or too small to share.
 

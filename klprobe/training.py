@@ -1,8 +1,9 @@
-"""Players, and the one loop that plays them all.
+"""Players, and the one loop that plays them all; over several processes where there are some.
 
 An algorithm is a list of players; each owns some of its networks. In every step each player in turn takes fresh
 mini-batches, computes its loss, differentiates it with respect to its own parameters alone, and lets its optimiser act.
 The randomness of a step depends on (seed, step) and nothing else, so a resumed run repeats an uninterrupted one bit by bit.
+Several processes (klprobe.parallel) share every mini-batch, and average gradients and batch statistics.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from klprobe import parallel
 from klprobe.checkpoint import TrainingState, read
 from klprobe.metrics_log import MetricsLog
 from klprobe.provenance import commit, versions
@@ -120,6 +122,7 @@ class _Seat:
 
     player: Player
     parameters: list[nn.Parameter]
+    statistics: list[torch.Tensor]
     foreign: list[torch.Tensor]
     optimizer: torch.optim.Optimizer
 
@@ -169,6 +172,7 @@ def train(
     path = out / CHECKPOINT
     settings = _settings(algorithm, data, seed=seed, device=device)
     _check(algorithm, data, steps)
+    rank, size = parallel.rank_and_size()
     with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
@@ -176,43 +180,81 @@ def train(
         seats = _seats(algorithm.players(networks), networks)
         state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
         start = _begin(path, resume, steps, state)
+        parallel.wait_for_all()
         indices = _shuffled(len(data), algorithm.batch_size, seed, start * sum(s.player.updates for s in seats))
-        data, log = data.to(torch.device(device)), MetricsLog(out / METRICS, start, tensorboard)
+        data = data.to(torch.device(device))
+        scribe = None
+        if rank == 0:
+            log = MetricsLog(out / METRICS, start, tensorboard)
+            scribe = _Scribe(state, path, log, progress, watch, start, steps, checkpoint_every, log_every, watch_every)
         noise, layers = torch.Generator(device), _global_generator(torch.device(device))
-        begun, told, note = time.monotonic(), -math.inf, ""
         for step in range(start + 1, steps + 1):
-            noise.manual_seed(_seed(seed, 1, step))
-            layers.manual_seed(_seed(seed, 2, step))
+            noise.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
+            layers.manual_seed(_seed(seed, 2, step, *([rank] if rank else [])))
             for seat in seats:
                 for _ in range(seat.player.updates):
-                    log.add(seat.player.name, _move(seat, data.batch(next(indices)), noise, step, path))
-            stop = interrupted()
-            last = stop or step == steps
-            if last or step % log_every == 0 or step % checkpoint_every == 0:
-                note = log.flush(step)
-            if last or step % checkpoint_every == 0:
-                state.save(path, step)
-            if watch is not None and step % watch_every == 0:
-                watch(step, networks.eval())
-                networks.train()
-            if last or time.monotonic() - told >= PROGRESS_EVERY:
-                told = time.monotonic()
-                progress(step, steps, f"{(step - start) / max(told - begun, 1e-9):.3g} steps/s  {note}")
+                    values = _move(seat, data.batch(next(indices)[rank::size]), noise, step, path)
+                    if scribe is not None:
+                        scribe.log.add(seat.player.name, values)
+            stop = _any(interrupted())
+            if scribe is not None:
+                scribe.after(step, stop or step == steps)
             if stop:
                 break  # the context manager raises
     return path
+
+
+@dataclasses.dataclass
+class _Scribe:
+    """What the first process writes and says, for all, after a step."""
+
+    state: TrainingState
+    path: Path
+    log: MetricsLog
+    progress: Progress
+    watch: Watch | None
+    start: int
+    steps: int
+    checkpoint_every: int
+    log_every: int
+    watch_every: int
+
+    def __post_init__(self) -> None:
+        self.begun, self.told, self.note = time.monotonic(), -math.inf, ""
+
+    def after(self, step: int, last: bool) -> None:
+        """Log, save, show and tell where it is time to; all of it after the last step."""
+        if last or step % self.log_every == 0 or step % self.checkpoint_every == 0:
+            self.note = self.log.flush(step)
+        if last or step % self.checkpoint_every == 0:
+            self.state.save(self.path, step)
+        if self.watch is not None and step % self.watch_every == 0:
+            self.watch(step, self.state.networks.eval())
+            self.state.networks.train()
+        now = time.monotonic()
+        if last or now - self.told >= PROGRESS_EVERY:
+            self.told = now
+            rate = (step - self.start) / max(now - self.begun, 1e-9)
+            self.progress(step, self.steps, f"{rate:.3g} steps/s  {self.note}")
+
+
+def _any(here: bool) -> bool:
+    """Whether it is so in any process."""
+    return any(bool(part) for part in parallel.gather(torch.tensor(here)))
 
 
 def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path) -> dict[str, torch.Tensor]:
     """One update of one player. Whatever it runs of the others' networks, their buffers (batch statistics) come back."""
     before = [buffer.clone() for buffer in seat.foreign]
     loss, logged = seat.player.loss(batch, noise)
-    if not math.isfinite(loss.item()):
+    gradients = torch.autograd.grad(loss, seat.parameters)
+    value = loss.detach()
+    parallel.average([value, *gradients, *seat.statistics])
+    if not math.isfinite(value.item()):  # the same for all processes: none waits for one that has stopped
         raise InputError(
-            f"The loss of player {seat.player.name!r} is {loss.item()} at step {step}: lower the learning rate. "
+            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate. "
             f"The last finite checkpoint is kept: {path}."
         )
-    gradients = torch.autograd.grad(loss, seat.parameters)
     for parameter, gradient in zip(seat.parameters, gradients, strict=True):
         parameter.grad = _laid_out_like(parameter, gradient)
     seat.optimizer.step()
@@ -220,7 +262,7 @@ def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Pa
     with torch.no_grad():
         for buffer, old in zip(seat.foreign, before, strict=True):
             buffer.copy_(old)
-    return {"loss": loss.detach(), **logged}
+    return {"loss": value, **logged}
 
 
 def _laid_out_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -236,7 +278,8 @@ def _seats(players: Sequence[Player], networks: nn.ModuleDict) -> list[_Seat]:
     for player in players:
         parameters = [p for name in player.networks for p in networks[name].parameters()]
         foreign = [b for name, network in networks.items() if name not in player.networks for b in network.buffers()]
-        seats.append(_Seat(player, parameters, foreign, player.optimizer(parameters)))
+        statistics = [b for name in player.networks for b in networks[name].buffers() if b.is_floating_point()]
+        seats.append(_Seat(player, parameters, statistics, foreign, player.optimizer(parameters)))
     return seats
 
 
@@ -288,6 +331,11 @@ def _check(algorithm: Algorithm, data: TrainingData, steps: int) -> None:
             f"{data.name} ({data.split}) has {len(data)} points, fewer than one batch of {algorithm.batch_size}: "
             "lower the batch size."
         )
+    _, size = parallel.rank_and_size()
+    if algorithm.batch_size % size or algorithm.batch_size < 2 * size:
+        raise InputError(
+            f"{size} processes cannot share batches of {algorithm.batch_size}: take a multiple of {size}, at least 2 each."
+        )
 
 
 def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
@@ -303,7 +351,8 @@ def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
-    state.save(path, 0)
+    if parallel.rank_and_size()[0] == 0:
+        state.save(path, 0)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from klprobe import registry
+from klprobe import parallel, registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar
@@ -62,6 +62,7 @@ def run(arguments: list[str]) -> int:
     check_writable(training.out)
     data = registry.load("datasets", training.dataset)().load(training.split, training.data_root)
     device = choose_device(training.device)
+    parallel.start(device)
     watch = None
     if training.pictures_every and has_picture(data.shape):
         watch = painter(algorithm, data, training.out, training.seed, device)
@@ -84,7 +85,10 @@ def run(arguments: list[str]) -> int:
             )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped; --resume goes on from the checkpoint in {training.out}.") from stop
-    emit(lambda: print(path))
+    first = parallel.rank_and_size()[0] == 0
+    parallel.stop()
+    if first:
+        emit(lambda: print(path))
     return 0
 
 
