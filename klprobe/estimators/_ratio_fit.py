@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from typing import NamedTuple
-
 import torch
-from torch import nn
 
+from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._ratio import CHUNK, RatioNetwork, RatioSettings, Whitening
 from klprobe.estimators._ratio_losses import Loss, logistic
 from klprobe.estimators._ratio_start import start
 from klprobe.estimators._sides import Draw
-from klprobe.types import InputError, Progress
+from klprobe.types import Progress
 
 MOMENT_DRAWS = 20_000
 """Codes of each side that the whitening is computed from."""
-CURVE_POINTS = 100
-"""Most points kept of a loss curve."""
-
-
-class Learned(NamedTuple):
-    """A fitted network and how it got there.
-
-    Attributes:
-        curves: `train` and `validation`, each a list of [step, loss], at most 100 of them.
-        start_loss: Loss on the stop draw after the convex start, before the first step.
-        best_step: Step whose weights were kept.
-        steps_done: Steps taken until nothing got better.
-    """
-
-    network: RatioNetwork
-    curves: dict[str, list[list[float]]]
-    start_loss: float
-    best_step: int
-    steps_done: int
 
 
 def learn_ratio(
@@ -49,7 +26,7 @@ def learn_ratio(
     *,
     method: str,
     loss: Loss = logistic,
-) -> Learned:
+) -> Fitted[RatioNetwork]:
     """Learn log q/p from fresh draws; keep the weights that do best on the stop draws.
 
     Args:
@@ -67,61 +44,20 @@ def learn_ratio(
     stop = whitening(stop_q), whitening(stop_p)
     if settings.quadratic:
         start(network, draw_q, draw_p, stop, loss)
-    return _descend(network, draw_q, draw_p, stop, settings, generator, progress, method, loss)
 
-
-def _descend(
-    network: RatioNetwork,
-    draw_q: Draw,
-    draw_p: Draw,
-    stop: tuple[torch.Tensor, torch.Tensor],
-    settings: RatioSettings,
-    generator: torch.Generator,
-    progress: Progress,
-    method: str,
-    loss: Loss,
-) -> Learned:
-    """Adam on fresh batches; judged, kept and returned is a running average of the weights, which needs no decayed lr."""
-    averaged = copy.deepcopy(network)
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr, betas=settings.betas)
-
-    def stop_loss() -> float:
-        with torch.no_grad():
-            on_q, on_p = (torch.cat([averaged(rows) for rows in u.split(CHUNK)]) for u in stop)
-            return loss(on_q, on_p).item()
-
-    best_loss, best_step, best_weights = stop_loss(), 0, copy.deepcopy(averaged.state_dict())
-    train: list[list[float]] = []
-    validation: list[list[float]] = [[0, best_loss]]
-    recent, step = 0.0, 0
-    for step in range(1, settings.steps + 1):
-        u_q, u_p = (network.whitening(draw(settings.batch_size)) for draw in (draw_q, draw_p))
-        on_q, on_p = network(torch.cat([u_q, u_p]), generator).split(settings.batch_size)
-        value = objective = loss(on_q, on_p)
+    def batch_loss(network: RatioNetwork) -> torch.Tensor:
+        u_q, u_p = (whitening(draw(settings.batch_size)) for draw in (draw_q, draw_p))
+        value = loss(*network(torch.cat([u_q, u_p]), generator).split(settings.batch_size))
         if settings.gradient_penalty:
-            objective = value + settings.gradient_penalty * _slope_excess(network, u_q, u_p, generator)
-        if not torch.isfinite(objective):
-            raise InputError(
-                f"the fit of {method} diverged: its loss is {objective.item()} at step {step} of {settings.steps}. "
-                f"Lower --{method}.lr, now {settings.lr:g}."
-            )
-        optimiser.zero_grad()
-        objective.backward()
-        optimiser.step()
-        _follow(averaged, network, min(settings.average, (1 + step) / (10 + step)))
-        recent += value.item()
-        if step % settings.check_every and step < settings.steps:
-            continue
-        train.append([step, recent / ((step - 1) % settings.check_every + 1)])
-        validation.append([step, stop_loss()])
-        recent = 0.0
-        progress(step, settings.steps, f"loss {validation[-1][1]:.4f}")
-        if validation[-1][1] < best_loss or not settings.patience:
-            best_loss, best_step, best_weights = validation[-1][1], step, copy.deepcopy(averaged.state_dict())
-        elif step - best_step >= settings.patience * settings.check_every:
-            break
-    averaged.load_state_dict(best_weights)
-    return Learned(averaged, {"train": _thin(train), "validation": _thin(validation)}, validation[0][1], best_step, step)
+            value = value + settings.gradient_penalty * _slope_excess(network, u_q, u_p, generator)
+        return value
+
+    def stop_loss(network: RatioNetwork) -> float:
+        on_q, on_p = (torch.cat([network(rows) for rows in u.split(CHUNK)]) for u in stop)
+        return loss(on_q, on_p).item()
+
+    schedule = Schedule(**{name: getattr(settings, name) for name in Schedule._fields})
+    return descend(network, batch_loss, stop_loss, schedule, progress, method=method)
 
 
 def _slope_excess(network: RatioNetwork, u_q: torch.Tensor, u_p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -130,16 +66,3 @@ def _slope_excess(network: RatioNetwork, u_q: torch.Tensor, u_p: torch.Tensor, g
     between = (share * u_q + (1 - share) * u_p).requires_grad_()
     (slope,) = torch.autograd.grad(network(between, generator).sum(), between, create_graph=True)
     return (slope.norm(dim=1) - 1).square().mean()
-
-
-@torch.no_grad()
-def _follow(averaged: nn.Module, network: nn.Module, share: float) -> None:
-    """Move the average towards the network: it keeps `share` of itself."""
-    for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
-        kept.lerp_(new, 1 - share)
-
-
-def _thin(curve: list[list[float]]) -> list[list[float]]:
-    """At most 100 points of a curve, its last among them."""
-    stride = math.ceil(len(curve) / CURVE_POINTS)
-    return curve[::-1][::stride][::-1]

@@ -15,16 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from klprobe.estimators._moments import SHRINKAGES, Moments, moments
 from klprobe.estimators._ratio import RatioNetwork
 from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._sides import Draw
 
-MOMENT_CODES, MOMENT_PER_WEIGHT, MOMENT_NUMBERS = (20_000, 400_000), 400, 2e8
-"""Least and most codes of each side that moments are taken from; codes for every weight; and codes times D at most."""
-BLOCK_NUMBERS = 8e6
-"""Numbers drawn together."""
-SHRINKAGES = (0.0, 0.03, 0.1, 0.3, 0.6)
-"""Shares of the pooled covariance that are tried."""
 START_DRAWS, START_PER_WEIGHT, START_NUMBERS, START_ROUNDS = (4_000, 10_000, 100_000), 100, 1e9, 12
 """The descent sees a hundred codes of each side for every weight, at least the second and at most the third; of many latents
 fewer, so that codes * D^2 stays below the fourth number, but never under the first. It ends after so many rounds of five
@@ -49,9 +44,9 @@ def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.T
             return float(loss(*(network.quadratic(u) + network.constant for u in stop)))
 
     best, kept = stop_loss(), _copies(parameters)
-    of_q, of_p = _moments(network, draw_q), _moments(network, draw_p)
-    for shrinkage in SHRINKAGES:
-        _set(parameters, _quadratic_ratio(of_q, of_p, shrinkage))
+    of_q, of_p = moments(draw_q, network.whitening), moments(draw_p, network.whitening)
+    for share in SHRINKAGES:
+        _set(parameters, _quadratic_ratio(of_q.towards(of_p, share), of_p.towards(of_q, share)))
         value = stop_loss()
         if value < best - LEAST_GAIN:
             best, kept = value, _copies(parameters)
@@ -69,36 +64,18 @@ def _set(parameters: list[nn.Parameter], weights: list[torch.Tensor]) -> None:
         parameter.copy_(new)
 
 
-def _moments(network: RatioNetwork, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of whitened codes, float64."""
-    dim = len(network.whitening.mean)
-    least, most = MOMENT_CODES
-    codes = max(min(MOMENT_PER_WEIGHT * dim**2, int(MOMENT_NUMBERS / dim), most), least)
-    size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for _ in range(0, codes, size):
-        u = network.whitening(draw(size)).double()
-        count, total, square = count + len(u), total + u.sum(0), square + u.T @ u
-    mean = total / count
-    return mean, square / count - torch.outer(mean, mean)
-
-
-def _quadratic_ratio(
-    q: tuple[torch.Tensor, torch.Tensor], p: tuple[torch.Tensor, torch.Tensor], shrinkage: float
-) -> list[torch.Tensor]:
-    """`form`, `linear` and `constant` of log N(mean_q, cov_q) - log N(mean_p, cov_p), covariances moved towards their mean."""
-    pooled = 0.5 * (q[1] + p[1])
-    dim = len(pooled)
-    floor = 1e-9 * torch.eye(dim, dtype=pooled.dtype, device=pooled.device) * pooled.trace() / dim
-    form, linear, constant = torch.zeros_like(pooled), torch.zeros_like(pooled[0]), torch.zeros_like(pooled[0, 0])
-    for sign, (mean, covariance) in ((1.0, q), (-1.0, p)):
-        factor, info = torch.linalg.cholesky_ex((1 - shrinkage) * covariance + shrinkage * pooled + floor)
+def _quadratic_ratio(q: Moments, p: Moments) -> list[torch.Tensor]:
+    """`form`, `linear` and `constant` of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero where a covariance is flat."""
+    dim = len(q.mean)
+    form, linear, constant = torch.zeros_like(q.covariance), torch.zeros_like(q.mean), torch.zeros_like(q.mean[0])
+    for sign, side in ((1.0, q), (-1.0, p)):
+        factor, info = torch.linalg.cholesky_ex(side.covariance)
         if int(info):
             return [torch.zeros_like(form), torch.zeros_like(linear), torch.zeros_like(constant)]
         precision = torch.cholesky_inverse(factor)
         form -= sign * 0.5 * precision
-        linear += sign * (precision @ mean)
-        constant -= sign * (0.5 * mean @ precision @ mean + factor.diagonal().log().sum())
+        linear += sign * (precision @ side.mean)
+        constant -= sign * (0.5 * side.mean @ precision @ side.mean + factor.diagonal().log().sum())
     return [form * dim, linear, constant]
 
 

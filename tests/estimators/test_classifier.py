@@ -7,8 +7,9 @@ import torch
 from torch.distributions import Independent, Laplace, MixtureSameFamily, Normal
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
+from klprobe.estimators._descent import Fitted
 from klprobe.estimators._ratio import RatioNetwork, RatioSettings, Whitening
-from klprobe.estimators._ratio_fit import Learned, _slope_excess, learn_ratio
+from klprobe.estimators._ratio_fit import _slope_excess, learn_ratio
 from klprobe.estimators.classifier import Classifier
 from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import InputError, no_progress
@@ -279,7 +280,7 @@ def test_the_convex_start_finds_the_log_ratio_of_two_gaussians():
 
     settings = dataclasses.replace(ratio_settings(), steps=1, patience=0, lr=1e-9, average=0.0)
     learned = learn_ratio(draw_q, draw_p, draw_q(20_000), draw_p(20_000), settings, generator, no_progress, method="test")
-    assert isinstance(learned, Learned)
+    assert isinstance(learned, Fitted)
     z = draw_q(2000)
     truth = Normal(0.5, 1.5).log_prob(z).sum(1) - prior.log_prob(z)
     # 50,000 draws of each side and 6 weights: an error of about sqrt(6 / 10,000)

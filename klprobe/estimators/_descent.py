@@ -1,0 +1,114 @@
+"""The descent that all networks that learn from fresh draws share: Adam, a running average of the weights, a stop draw."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from klprobe.types import InputError, Progress
+
+CURVE_POINTS = 100
+"""Most points kept of a loss curve."""
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Schedule(NamedTuple):
+    """How long and how fast; the estimators say what each means to their users."""
+
+    steps: int
+    lr: float
+    betas: tuple[float, float]
+    average: float
+    check_every: int
+    patience: int
+
+
+class Fitted(NamedTuple, Generic[Network]):
+    """The network that was kept and how it came about.
+
+    Attributes:
+        curves: `train` and `validation`, each a list of [step, loss], at most 100 of them.
+        start_loss: Loss on the stop draw before the first step.
+        best_step: Step whose weights were kept.
+        steps_done: Steps taken until nothing got better.
+    """
+
+    network: Network
+    curves: dict[str, list[list[float]]]
+    start_loss: float
+    best_step: int
+    steps_done: int
+
+
+def descend(
+    network: Network,
+    batch_loss: Callable[[Network], torch.Tensor],
+    stop_loss: Callable[[Network], float],
+    schedule: Schedule,
+    progress: Progress,
+    *,
+    method: str,
+) -> Fitted[Network]:
+    """Adam on fresh batches; judged, kept and returned is a running average of the weights, which needs no decayed lr.
+
+    Args:
+        network: What is trained, in place.
+        batch_loss: Of a fresh batch, shape ().
+        stop_loss: On draws that are never trained on; chooses the step. With no patience the last step is kept.
+        method: Who asks, for messages.
+    Raises:
+        InputError: the loss is not finite.
+    """
+    averaged = copy.deepcopy(network)
+    optimiser = torch.optim.Adam(network.parameters(), lr=schedule.lr, betas=schedule.betas)
+
+    def judge() -> float:
+        with torch.no_grad():
+            return stop_loss(averaged)
+
+    best_loss, best_step, kept = judge(), 0, copy.deepcopy(averaged.state_dict())
+    train: list[list[float]] = []
+    validation: list[list[float]] = [[0, best_loss]]
+    recent, step = 0.0, 0
+    for step in range(1, schedule.steps + 1):
+        loss = batch_loss(network)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the fit of {method} diverged: its loss is {loss.item()} at step {step} of {schedule.steps}. "
+                f"Lower --{method}.lr, now {schedule.lr:g}."
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        _follow(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
+        recent += loss.item()
+        if step % schedule.check_every and step < schedule.steps:
+            continue
+        train.append([step, recent / ((step - 1) % schedule.check_every + 1)])
+        validation.append([step, judge()])
+        recent = 0.0
+        progress(step, schedule.steps, f"loss {validation[-1][1]:.4f}")
+        if validation[-1][1] < best_loss or not schedule.patience:
+            best_loss, best_step, kept = validation[-1][1], step, copy.deepcopy(averaged.state_dict())
+        elif step - best_step >= schedule.patience * schedule.check_every:
+            break
+    averaged.load_state_dict(kept)
+    return Fitted(averaged, {"train": _thin(train), "validation": _thin(validation)}, validation[0][1], best_step, step)
+
+
+@torch.no_grad()
+def _follow(averaged: nn.Module, network: nn.Module, share: float) -> None:
+    """Move the average towards the network: it keeps `share` of itself."""
+    for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
+        kept.lerp_(new, 1 - share)
+
+
+def _thin(curve: list[list[float]]) -> list[list[float]]:
+    """At most 100 points of a curve, its last among them."""
+    stride = math.ceil(len(curve) / CURVE_POINTS)
+    return curve[::-1][::stride][::-1]

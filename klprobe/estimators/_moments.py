@@ -1,0 +1,43 @@
+"""Mean and covariance of draws, in one pass over as many as are needed and fit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from klprobe.estimators._ratio import Whitening
+from klprobe.estimators._sides import Draw
+
+CODES, CODES_PER_WEIGHT, NUMBERS = (20_000, 400_000), 400, 2e8
+"""Least and most codes; codes for every weight of a quadratic form; and codes times D at most."""
+BLOCK_NUMBERS = 8e6
+"""Numbers drawn together."""
+SHRINKAGES = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0)
+"""Shares of the pooled covariance that are worth a try where codes are few (Friedman 1989)."""
+
+
+class Moments(NamedTuple):
+    """Mean, shape (D,), and covariance, shape (D, D), float64."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+    def towards(self, other: Moments, share: float) -> Moments:
+        """With the covariance moved by that share towards the pooled one of the two."""
+        pooled = 0.5 * (self.covariance + other.covariance)
+        return Moments(self.mean, (1 - share) * self.covariance + share * pooled)
+
+
+def moments(draw: Draw, whitening: Whitening) -> Moments:
+    """Of whitened codes."""
+    dim = len(whitening.mean)
+    codes = max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
+    size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
+    count = 0
+    total, square = torch.zeros_like(whitening.mean), torch.zeros_like(whitening.rotation)
+    for _ in range(0, codes, size):
+        u = whitening(draw(size)).double()
+        count, total, square = count + len(u), total + u.sum(0), square + u.T @ u
+    mean = total / count
+    return Moments(mean, square / count - torch.outer(mean, mean))

@@ -1,0 +1,211 @@
+"""KL as an integral over noise levels of how much worse p's denoiser does than q's own on draws of q."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import ClassVar
+
+import torch
+from torch.distributions import Distribution, MultivariateNormal
+
+from klprobe.distributions import SampleOnly, diagonal_normal
+from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
+from klprobe.estimators._descent import Fitted, Schedule, descend
+from klprobe.estimators._moments import SHRINKAGES, Moments, moments
+from klprobe.estimators._ratio import Whitening
+from klprobe.estimators._ratio_fit import MOMENT_DRAWS
+from klprobe.estimators._ratio_report import RatioOnQ
+from klprobe.estimators._shared import visit_evenly
+from klprobe.estimators._sides import Sides
+from klprobe.types import Estimate, InputError, Progress, Target, no_progress
+
+__all__ = ["Denoising"]
+
+METHOD = "denoising"
+STOP_DRAWS = 4000
+"""Codes of each side that choose shrinkage and weights, at all levels."""
+NUMBERS = 8_000_000
+"""Numbers evaluated together: codes times levels times D."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """Difference of denoising errors of q and p over noise levels: works for large KL and many latents; no bound."""
+
+    lowest: float = -6.0
+    """Log of the least signal-to-noise ratio, codes being whitened."""
+    highest: float = 9.0
+    """Log of the greatest: finer structure than exp(-highest / 2) standard deviations is guessed from the last level."""
+    levels: int = 11
+    """Noise levels, evenly apart in the logarithm."""
+    width: int = 256
+    """Units of a hidden layer of the network that learns what is not linear."""
+    layers: int = 2
+    """Hidden layers."""
+    steps: int = 4000
+    """Steps of Adam at most."""
+    batch_size: int = 512
+    """Fresh codes of each side in a step, spread over the levels."""
+    lr: float = 2e-3
+    """Learning rate of Adam."""
+    average: float = 0.998
+    """Decay rate, per step, of the running average of the weights that is reported on."""
+    check_every: int = 200
+    """Steps between two looks at the stop draw."""
+    patience: int = 4
+    """Looks without an improvement before the fit stops."""
+    num_samples: int = 50_000
+    """Codes of q behind each reported value, each at all levels."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no answer."""
+        for name, least in (("levels", 3), ("width", 1), ("layers", 1), ("steps", 0), ("check_every", 1), ("num_samples", 4)):
+            if getattr(self, name) < least:
+                raise InputError(f"{METHOD} needs {name} to be at least {least}; got {getattr(self, name)}.")
+        if not self.lowest < self.highest or not self.lr > 0 or not 0 <= self.average < 1 or self.batch_size < self.levels:
+            raise InputError(
+                f"{METHOD} needs lowest < highest, lr > 0, average in [0, 1), and a batch_size of at least one code a level; "
+                f"got {self.lowest:g}, {self.highest:g}, {self.lr:g}, {self.average:g}, {self.batch_size}."
+            )
+
+    def estimate(
+        self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[Estimate, ...]:
+        """KL[q||p] = 1/2 int_0^inf E_q |z - D_p(z_g)|^2 - |z - D_q(z_g)|^2 dg, z_g = z + N(0, I/g), D the best denoisers.
+
+        A worse denoiser of q lowers the value and a worse one of p mostly raises it, so it is no bound; neither meets the
+        ceiling log n of methods that average e^f. Denoisers learn from fresh codes of the first part of the points and
+        prior draws, the second part chooses, the third is reported on. A Gaussian prior's denoiser is exact.
+
+        Returns:
+            One estimate of the population's KL and, unless the encoder is known by its samples, one of the empirical's.
+        Raises:
+            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+        Reference: Verdu (2010), Mismatched estimation and relative entropy; Kong, Brekelmans and Ver Steeg (2023);
+            Franzese, Bounoua and Michiardi (2024).
+        """
+        started = time.perf_counter()
+        sides = Sides.of(posterior, prior, generator, method=METHOD)
+        stop = sides.once_q(sides.points.stop, STOP_DRAWS), sides.prior.stop(STOP_DRAWS)
+        pooled = torch.cat([sides.fit_q(MOMENT_DRAWS), sides.fit_p(MOMENT_DRAWS)])
+        whitening = Whitening.of(pooled)
+        draws = tuple(whitening(codes) for codes in stop)
+        levels = Levels.even(self.lowest, self.highest, self.levels, pooled)
+        known = _gaussian_moments(prior, whitening)
+        of_q = moments(sides.fit_q, whitening)
+        of_p = moments(sides.fit_p, whitening) if known is None else known
+        residual = Residual(pooled.shape[1], levels, self.width, self.layers, generator)
+        noises = [torch.randn(len(levels), len(u), u.shape[1], generator=generator) for u in draws]
+        linear_q, share_q = _best_linear(of_q, of_p, levels, draws[0], noises[0], residual, 0)
+        linear_p, share_p = (
+            (Linear.of(known, levels), 0.0) if known else _best_linear(of_p, of_q, levels, draws[1], noises[1], residual, 1)
+        )
+        denoisers = Denoisers(levels, (linear_q, linear_p), residual, known is not None)
+        fitted = self._fit(denoisers, sides, whitening, draws, noises, progress)
+        denoisers = denoisers._replace(residual=fitted.network)
+        found = [self._report(denoisers, sides, whitening, "population")]
+        if not isinstance(sides.q, SampleOnly):
+            found.append(self._report(denoisers, sides, whitening, "empirical"))
+        details = {
+            "curves": fitted.curves,
+            "chosen_step": fitted.best_step,
+            "steps_done": fitted.steps_done,
+            "shrinkage_q": share_q,
+            "shrinkage_p": share_p,
+            "prior_denoiser": "exact" if known else "learned",
+            "settings": dataclasses.asdict(self),
+        }
+        progress(self.steps, self.steps, f"about {found[0].value:.3g} nats")
+        seconds = time.perf_counter() - started
+        return tuple(dataclasses.replace(e, seconds=seconds, details={**e.details, **details}) for e in found)
+
+    def _fit(
+        self,
+        denoisers: Denoisers,
+        sides: Sides,
+        whitening: Whitening,
+        stop: tuple[torch.Tensor, ...],
+        noises: list[torch.Tensor],
+        progress: Progress,
+    ) -> Fitted[Residual]:
+        """The network, on fresh codes; kept are the weights that do best on the stop draws of both sides."""
+        learners = (0,) if denoisers.exact_p else (0, 1)
+        draws, rows = (sides.fit_q, sides.fit_p), self.batch_size // self.levels
+
+        def batch_loss(network: Residual) -> torch.Tensor:
+            loss, now = torch.zeros(()), denoisers._replace(residual=network)
+            for side in learners:
+                u = whitening(draws[side](rows * self.levels)).reshape(self.levels, rows, -1)
+                loss = loss + now.losses(u, torch.randn(u.shape, generator=sides.generator), side).mean()
+            return loss
+
+        def stop_loss(network: Residual) -> float:
+            now = denoisers._replace(residual=network)
+            return float(sum(_mean_loss(now, stop[side], noises[side], side) @ denoisers.levels.weights for side in learners))
+
+        schedule = Schedule(self.steps, self.lr, (0.9, 0.99), self.average, self.check_every, self.patience)
+        return descend(denoisers.residual, batch_loss, stop_loss, schedule, progress, method=METHOD)
+
+    def _report(self, denoisers: Denoisers, sides: Sides, whitening: Whitening, target: Target) -> Estimate:
+        """The integral at codes that nothing has seen, with its error over points."""
+        q, generator, weights = sides.q, sides.generator, denoisers.levels.weights
+        if target == "empirical":
+            points = visit_evenly(torch.arange(q.num_points), self.num_samples // 2, generator).repeat(2)
+        else:
+            held_out = sides.points.report
+            points = held_out if isinstance(q, SampleOnly) else visit_evenly(held_out, self.num_samples, generator)
+        values, levels = [], torch.zeros_like(weights)
+        with torch.no_grad():
+            for rows in points.split(_rows(self.levels, q.dim)):
+                u = whitening(q.sample_at(rows, generator))
+                part = denoisers.integrand(u, torch.randn(self.levels, *u.shape, generator=generator))
+                values.append(weights @ part)
+                levels += part.sum(1) / len(points)
+        mean = RatioOnQ(target, torch.cat(values), points, q.num_points).mean(torch.cat(values))
+        details = {
+            "integrand": [[float(t), float(v)] for t, v in zip(denoisers.levels.log_snr, levels, strict=True)],
+            "beyond_the_grid": float(sum(levels[i] * (weights[i] - weights[1]) for i in (0, -1))),
+        }
+        return Estimate(METHOD, target, "none", mean.value, mean.std_error, "kl", len(points), details=details)
+
+
+def _gaussian_moments(prior: Distribution, whitening: Whitening) -> Moments | None:
+    """Mean and covariance of whitened prior codes where the prior is a Gaussian that says so, else None."""
+    normal = diagonal_normal(prior)
+    if normal is not None:
+        mean, covariance = normal[0].double(), torch.diag(normal[1].double().square())
+    elif isinstance(prior, MultivariateNormal):
+        mean, covariance = prior.loc.double(), prior.covariance_matrix.double()
+    else:
+        return None
+    to_white = whitening.rotation / whitening.std[:, None]
+    return Moments((mean - whitening.mean) @ to_white, to_white.T @ covariance @ to_white)
+
+
+def _best_linear(
+    own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor, residual: Residual, side: int
+) -> tuple[Linear, float]:
+    """The linear denoiser with the shrinkage of its covariance that does best on the stop draws."""
+    found = []
+    for share in SHRINKAGES:
+        linear = Linear.of(own.towards(other, share), levels)
+        loss = _mean_loss(Denoisers(levels, (linear, linear), residual, True), u, noise, 1)
+        found.append((float(loss @ levels.weights), share, linear))
+    _, share, linear = min(found, key=lambda item: item[0])
+    return linear, share
+
+
+@torch.no_grad()
+def _mean_loss(denoisers: Denoisers, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean squared error at each level, shape (levels,), float64."""
+    size = _rows(len(denoisers.levels), u.shape[1])
+    parts = zip(u.split(size), noise.split(size, 1), strict=True)
+    return sum((denoisers.losses(v, e, side).double().sum(1) for v, e in parts), torch.zeros(())) / len(u)
+
+
+def _rows(levels: int, dim: int) -> int:
+    """Codes evaluated together."""
+    return max(NUMBERS // (levels * dim), 16)
