@@ -123,14 +123,16 @@ def save_checkpoint(path: Path | str, trained: Checkpoint) -> None:
     write(Path(path), _weights(trained.networks), trained.settings)
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> None:
+def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], *, kind: str = KIND) -> None:
     """Write a checkpoint under another name, then rename it: a full disk or a crash leaves the old file whole.
+
+    Another `kind` of file with tensors and settings is written alike.
 
     Raises:
         InputError: the file cannot be written.
     """
     draft = path.with_name(path.name + ".draft")
-    metadata = {"klprobe.kind": KIND, "klprobe.settings": json.dumps(settings, allow_nan=False)}
+    metadata = {"klprobe.kind": kind, "klprobe.settings": json.dumps(settings, allow_nan=False)}
     try:
         # not save_file, which gives the file to its owner alone whatever the umask
         draft.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))

@@ -83,6 +83,8 @@ def _unknown_safetensors(path: Path) -> str:
             names, kind = list(file.keys()), (file.metadata() or {}).get("klprobe.kind")
     except SafetensorError as error:
         return f"{path} is damaged or truncated ({error}): save or copy it again."
+    if kind == "flow":
+        return f"{path} is a flow that --maf.save kept, a prior and no posterior: give it as --prior flow:{path}."
     if kind is not None:
         return f"{path} says klprobe.kind = {kind[:40]!r}, which this version does not know: update klprobe."
     listed = ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")

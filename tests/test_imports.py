@@ -24,7 +24,7 @@ LEVELS = (
         "partial",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
     ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates", "categorical"),
-    ("checkpoint", "metrics_log", "training", "problems"),
+    ("checkpoint", "metrics_log", "training", "problems", "flows"),
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),

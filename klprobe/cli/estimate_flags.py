@@ -58,7 +58,7 @@ class Common:
     tolerance: float | None = None
     """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
     prior: str = "own"
-    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, package.module:prior."""
+    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, flow:FILE, module:prior."""
     device: DeviceName = "auto"
     """Where the encoder runs, and every method that has a device."""
     seed: int = 0

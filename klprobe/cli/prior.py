@@ -15,6 +15,7 @@ from torch.distributions import Distribution, Independent, Normal
 from klprobe.distributions import DiagonalGaussian, standard_normal
 from klprobe.encoders._named import import_named
 from klprobe.encoders._npy import read_member
+from klprobe.flows import load_flow
 from klprobe.loading import load
 from klprobe.priors import UniformSphere, mixture
 from klprobe.types import InputError
@@ -87,6 +88,11 @@ def _vampprior(path: str, encode: Encode) -> Distribution:
     return mixture(_components(f"vampprior:{path}", encode(path)))
 
 
+def _flow(path: str, encode: Encode) -> Distribution:
+    """A flow that --maf.save kept."""
+    return load_flow(Path(path))
+
+
 def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
     if not isinstance(posterior, DiagonalGaussian):
         raise InputError(f"--prior {spec} needs diagonal Gaussians, mean and logvar, as components.")
@@ -108,7 +114,7 @@ def _python(spec: str, dim: int) -> Distribution:
 
 PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
 """What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
-FILES: dict[str, Callable[[str, Encode], Distribution]] = {"mixture": _mixture, "vampprior": _vampprior}
+FILES: dict[str, Callable[[str, Encode], Distribution]] = {"mixture": _mixture, "vampprior": _vampprior, "flow": _flow}
 """The same for priors that come from a file."""
 
 

@@ -19,8 +19,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from klprobe.distributions import SampleOnly, as_posterior, check_prior
-from klprobe.estimators._density_fit import Schedule, Whitening, log_density, maximise, whiten
+from klprobe.estimators._density_fit import Schedule, log_density, maximise, whiten
 from klprobe.estimators._shared import Split, draw_evenly, mean_error, split_points
+from klprobe.flows import Whitening
 from klprobe.statistics import point_mean, visits
 from klprobe.types import Estimate, InputError, Posterior, Progress, no_progress
 

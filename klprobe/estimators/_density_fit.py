@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from klprobe.flows import Whitening
 from klprobe.types import InputError, Progress
 
 EVALUATIONS = 50
@@ -27,19 +28,6 @@ SHRINKAGES = (0.0, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the identity tried in the correlation matrix; 1 standardises each latent by itself."""
 SMALLEST_EIGENVALUE = 1e-12
 """Of a correlation matrix; below it lies the rounding of float64."""
-
-
-class Whitening(NamedTuple):
-    """u = ((z - mean) / std) @ rotation and the exact log|det du/dz|, all float64."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    rotation: torch.Tensor
-    log_det: float
-    shrinkage: float
-
-    def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        return ((z - self.mean) / self.std) @ self.rotation
 
 
 def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) -> Whitening:

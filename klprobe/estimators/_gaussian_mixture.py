@@ -1,4 +1,4 @@
-"""The Gaussian mixture with diagonal components: a density by itself (gmm), and what a flow starts from (maf)."""
+"""Fitting a Gaussian mixture with diagonal components: a density by itself (gmm), and what a flow starts from (maf)."""
 
 from __future__ import annotations
 
@@ -7,34 +7,8 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from torch import nn
 
-from klprobe.distributions import LOG_2PI
-
-
-class Mixture(nn.Module):
-    """sum_k weight_k N(u; mean_k, diag(std_k^2)).
-
-    Keep it in float64: the quadratic form is a difference of numbers of size 1 / variance.
-
-    Args:
-        weights: Shape (K,), positive, summing to one.
-        means, variances: Shape (K, D).
-    """
-
-    def __init__(self, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(weights.log())
-        self.means = nn.Parameter(means)
-        self.log_stds = nn.Parameter(0.5 * variances.log())
-
-    def forward(self, u: torch.Tensor) -> torch.Tensor:
-        """log t(u) in nats, shape (m,), for u of shape (m, D)."""
-        precisions = torch.exp(-2 * self.log_stds)
-        scaled = self.means * precisions
-        squares = u.square() @ precisions.T - 2 * u @ scaled.T + (self.means * scaled).sum(1)
-        log_normal = -0.5 * squares - self.log_stds.sum(1) - 0.5 * u.shape[1] * LOG_2PI
-        return torch.logsumexp(self.logits.log_softmax(0) + log_normal, 1)
+from klprobe.flows import Mixture
 
 
 def start_mixture(

@@ -4,8 +4,9 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from klprobe.distributions import DiagonalGaussian, standard_normal
-from klprobe.estimators._gaussian_mixture import Mixture, fit_by_em, start_mixture
+from klprobe.estimators._gaussian_mixture import fit_by_em, start_mixture
 from klprobe.estimators.gmm import Gmm
+from klprobe.flows import Mixture
 
 
 def reference(mixture):
