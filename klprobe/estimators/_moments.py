@@ -1,4 +1,4 @@
-"""Mean and covariance of draws, in one pass over as many as are needed and fit."""
+"""Mean and covariance of draws, in one pass over as many as are needed and fit, and the log-ratio that they suggest."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ def moments(draw: Draw, whitening: Whitening) -> Moments:
         count, total, square = count + len(u), total + u.sum(0), square + u.T @ u
     mean = total / count
     return Moments(mean, square / count - torch.outer(mean, mean))
+
+
+def quadratic_ratio(q: Moments, p: Moments) -> list[torch.Tensor]:
+    """Form (times D), linear part, constant of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero where a covariance is flat."""
+    dim = len(q.mean)
+    form, linear, constant = torch.zeros_like(q.covariance), torch.zeros_like(q.mean), torch.zeros_like(q.mean[0])
+    for sign, side in ((1.0, q), (-1.0, p)):
+        factor, info = torch.linalg.cholesky_ex(side.covariance)
+        if int(info):
+            return [torch.zeros_like(form), torch.zeros_like(linear), torch.zeros_like(constant)]
+        precision = torch.cholesky_inverse(factor)
+        form -= sign * 0.5 * precision
+        linear += sign * (precision @ side.mean)
+        constant -= sign * (0.5 * side.mean @ precision @ side.mean + factor.diagonal().log().sum())
+    return [form * dim, linear, constant]

@@ -68,8 +68,13 @@ class Whitening(NamedTuple):
         """Leaves codes as they are."""
         return cls(torch.zeros_like(z[0]), torch.ones_like(z[0]), torch.eye(z.shape[1], dtype=z.dtype, device=z.device))
 
+    def white(self, z: torch.Tensor) -> torch.Tensor:
+        """Whitened codes, float64."""
+        return ((z - self.mean) / self.std) @ self.rotation
+
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        return (((z - self.mean) / self.std) @ self.rotation).float()
+        """Whitened codes, float32, as networks take them."""
+        return self.white(z).float()
 
 
 class RatioNetwork(nn.Module):

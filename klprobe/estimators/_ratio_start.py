@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from klprobe.estimators._moments import SHRINKAGES, Moments, moments
+from klprobe.estimators._moments import SHRINKAGES, moments, quadratic_ratio
 from klprobe.estimators._ratio import RatioNetwork
 from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._sides import Draw
@@ -24,6 +24,8 @@ START_DRAWS, START_PER_WEIGHT, START_NUMBERS, START_ROUNDS = (4_000, 10_000, 100
 """The descent sees a hundred codes of each side for every weight, at least the second and at most the third; of many latents
 fewer, so that codes * D^2 stays below the fourth number, but never under the first. It ends after so many rounds of five
 iterations at the latest."""
+FEWEST_PER_WEIGHT = 0.25
+"""Codes for every weight below which a descent could only learn them by heart, and the moments stand."""
 LEAST_GAIN = 1e-5
 """Nats of the stop loss that a better start must gain."""
 
@@ -46,12 +48,16 @@ def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.T
     best, kept = stop_loss(), _copies(parameters)
     of_q, of_p = moments(draw_q, network.whitening), moments(draw_p, network.whitening)
     for share in SHRINKAGES:
-        _set(parameters, _quadratic_ratio(of_q.towards(of_p, share), of_p.towards(of_q, share)))
+        _set(parameters, quadratic_ratio(of_q.towards(of_p, share), of_p.towards(of_q, share)))
         value = stop_loss()
         if value < best - LEAST_GAIN:
             best, kept = value, _copies(parameters)
     _set(parameters, kept)
-    _set(parameters, _descend(network, parameters, draw_q, draw_p, loss, stop_loss, best))
+    codes = _codes(len(network.linear))
+    if codes < FEWEST_PER_WEIGHT * len(network.linear) ** 2:
+        return
+    q, p = network.whitening(draw_q(codes)), network.whitening(draw_p(codes))
+    _set(parameters, _descend(network, parameters, q, p, loss, stop_loss, best))
 
 
 def _copies(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
@@ -64,35 +70,22 @@ def _set(parameters: list[nn.Parameter], weights: list[torch.Tensor]) -> None:
         parameter.copy_(new)
 
 
-def _quadratic_ratio(q: Moments, p: Moments) -> list[torch.Tensor]:
-    """`form`, `linear` and `constant` of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero where a covariance is flat."""
-    dim = len(q.mean)
-    form, linear, constant = torch.zeros_like(q.covariance), torch.zeros_like(q.mean), torch.zeros_like(q.mean[0])
-    for sign, side in ((1.0, q), (-1.0, p)):
-        factor, info = torch.linalg.cholesky_ex(side.covariance)
-        if int(info):
-            return [torch.zeros_like(form), torch.zeros_like(linear), torch.zeros_like(constant)]
-        precision = torch.cholesky_inverse(factor)
-        form -= sign * 0.5 * precision
-        linear += sign * (precision @ side.mean)
-        constant -= sign * (0.5 * side.mean @ precision @ side.mean + factor.diagonal().log().sum())
-    return [form * dim, linear, constant]
+def _codes(dim: int) -> int:
+    """Codes of each side that the descent sees."""
+    least, usual, most = START_DRAWS
+    return max(min(max(START_PER_WEIGHT * dim**2, usual), most, int(START_NUMBERS / dim**2)), least)
 
 
 def _descend(
     network: RatioNetwork,
     parameters: list[nn.Parameter],
-    draw_q: Draw,
-    draw_p: Draw,
+    q: torch.Tensor,
+    p: torch.Tensor,
     loss: Loss,
     stop_loss: Callable[[], float],
     best: float,
 ) -> list[torch.Tensor]:
     """L-BFGS, convex under the logistic loss and done in seconds where Adam takes minutes; the stop draws end it."""
-    dim = len(network.linear)
-    least, usual, most = START_DRAWS
-    count = max(min(max(START_PER_WEIGHT * dim**2, usual), most, int(START_NUMBERS / dim**2)), least)
-    q, p = network.whitening(draw_q(count)), network.whitening(draw_p(count))
     optimiser = torch.optim.LBFGS(parameters, max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

@@ -1,0 +1,126 @@
+"""Nearest neighbours: how much farther q's codes have it to codes of p than to each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
+
+from klprobe.distributions import as_posterior, check_prior, sample_prior
+from klprobe.estimators._ratio import Whitening
+from klprobe.estimators._shared import MeanError
+from klprobe.priors import Cloud
+from klprobe.types import Estimate, InputError, Progress, no_progress
+
+__all__ = ["Knn"]
+
+METHOD = "knn"
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn:
+    """Ratio of nearest-neighbour distances, bias-corrected: nothing to train, for few latents; no bound."""
+
+    neighbours: int = 5
+    """Least number of neighbours, k; more lower the variance and smooth the densities."""
+    adaptive: bool = True
+    """Count both sides' neighbours in the same ball, the larger of the two k-th distances (Wang et al. 2009, section III)."""
+    num_samples: int = 20_000
+    """Codes of each side at most, one a data point."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no answer."""
+        if self.neighbours < 1 or self.num_samples < 2 * self.neighbours + 2:
+            raise InputError(
+                f"{METHOD} needs at least 1 neighbour and more than twice as many codes; got neighbours = {self.neighbours}, "
+                f"num_samples = {self.num_samples}."
+            )
+
+    def estimate(
+        self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[Estimate, ...]:
+        """KL[q||p] from the distances of q's codes to their nearest neighbours among q's other codes and among p's.
+
+        Nothing is fitted, so all data points serve: each gives one code (two codes of a point would be each other's
+        neighbours), and no code is its own neighbour. Consistent, but slowly where there are many latents: balls that
+        hold k codes are then as wide as the cloud, and the answer comes out too small. Codes are whitened by the pooled
+        moments, which leaves the KL as it is and distances comparable.
+
+        Returns:
+            One estimate of the population's KL. Its error is that of a mean of m terms and holds no bias.
+        Raises:
+            InputError: fewer codes than neighbours, or codes that coincide.
+        Reference: Wang, Kulkarni and Verdu (2009), Divergence estimation for multidimensional densities via k-nearest-neighbor
+            distances; Perez-Cruz (2008).
+        """
+        started = time.perf_counter()
+        q = as_posterior(posterior)
+        check_prior(q, prior)
+        z_q = q.sample_at(torch.randperm(q.num_points, generator=generator)[: self.num_samples], generator)
+        if isinstance(prior, Cloud):
+            z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
+        else:
+            z_p = sample_prior(prior, self.num_samples, generator)
+        if min(len(z_q), len(z_p)) < 2 * self.neighbours + 2:
+            raise InputError(
+                f"{METHOD} needs more than {2 * self.neighbours + 1} codes of each side for its {self.neighbours} neighbours; "
+                f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
+            )
+        whitening = Whitening.of(torch.cat([z_q, z_p]))
+        u_q, u_p = (whitening.white(z).cpu().numpy() for z in (z_q, z_p))
+        progress(0, 1, "looking for neighbours")
+        terms = (_same_ball if self.adaptive else _same_count)(u_q, u_p, self.neighbours)
+        if not np.isfinite(terms).all():
+            raise InputError(
+                f"{METHOD} met codes that coincide, so that a distance is 0 and its logarithm infinite: q or p is discrete, or "
+                f"repeats its samples. Use --methods classifier."
+            )
+        mean = MeanError(float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms)))
+        progress(1, 1, f"about {mean.value:.3g} nats")
+        details: dict[str, Any] = {"prior_samples": len(z_p), "settings": dataclasses.asdict(self)}
+        seconds = time.perf_counter() - started
+        return (Estimate(METHOD, "population", "none", *mean, "kl", len(z_q), seconds, details),)
+
+
+def _trees(u_q: Array, u_p: Array) -> tuple[Any, Any]:
+    from sklearn.neighbors import NearestNeighbors
+
+    kind = "kd_tree" if u_q.shape[1] <= 12 else "brute"
+    return tuple(NearestNeighbors(algorithm=kind).fit(u) for u in (u_q, u_p))
+
+
+def _same_count(u_q: Array, u_p: Array, k: int) -> Array:
+    """d log(nu_k / rho_k) + log(m / (n - 1)): the k-th neighbour on either side, where the biases of the two cancel."""
+    near_q, near_p = _trees(u_q, u_p)
+    rho = near_q.kneighbors(n_neighbors=k)[0][:, -1]
+    nu = near_p.kneighbors(u_q, n_neighbors=k)[0][:, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return u_q.shape[1] * np.log(nu / rho) + math.log(len(u_p) / (len(u_q) - 1))
+
+
+def _same_ball(u_q: Array, u_p: Array, k: int) -> Array:
+    """psi(l) - psi(m) + log(M / (n - 1)) + d log(nu_m / rho_l), l and m the neighbours of either side within one ball.
+
+    The ball is the larger of the two k-th distances; distances are those of the last neighbours inside it, so that both
+    densities are smoothed over nearly the same ball.
+    """
+    near_q, near_p = _trees(u_q, u_p)
+    most_q, most_p = min(8 * k, len(u_q) - 1), min(8 * k, len(u_p))
+    to_q = near_q.kneighbors(n_neighbors=most_q)[0]
+    to_p = near_p.kneighbors(u_q, n_neighbors=most_p)[0]
+    ball = np.maximum(to_q[:, k - 1], to_p[:, k - 1])[:, None]
+    in_q, in_p = (to_q <= ball).sum(1), (to_p <= ball).sum(1)
+    rows = np.arange(len(u_q))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distances = u_q.shape[1] * np.log(to_p[rows, in_p - 1] / to_q[rows, in_q - 1])
+    psi_q, psi_p = (torch.digamma(torch.from_numpy(count).double()).numpy() for count in (in_q, in_p))
+    return psi_q - psi_p + distances + math.log(len(u_p) / (len(u_q) - 1))

@@ -1,0 +1,193 @@
+"""Telescoping density ratio: a chain of waymarks between q and p, one easy ratio for each link, and their sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch.distributions import Distribution
+
+from klprobe.estimators._chain import Chain, waymark_moments, waymarks
+from klprobe.estimators._descent import Fitted, Schedule, descend
+from klprobe.estimators._moments import SHRINKAGES, Moments, moments
+from klprobe.estimators._ratio import CHUNK, Whitening
+from klprobe.estimators._ratio_fit import MOMENT_DRAWS
+from klprobe.estimators._ratio_losses import logistic
+from klprobe.estimators._ratio_report import calibration, share_above_ceiling
+from klprobe.estimators._shared import clip, mean_error, nwj
+from klprobe.estimators._sides import Sides, evaluate
+from klprobe.types import Estimate, InputError, Progress, no_progress
+
+__all__ = ["Telescoping"]
+
+METHOD = "telescoping"
+STOP_DRAWS = 8_000
+"""Codes of each side that choose the number of links and the weights."""
+EASY_LOSS = 0.4
+"""Log-loss of the hardest link above which a chain is long enough: links of about 1.3 nats, told apart four times in five."""
+
+
+class Start(NamedTuple):
+    """What the fit begins with."""
+
+    whitening: Whitening
+    of_q: Moments
+    of_p: Moments
+    stop_q: torch.Tensor
+    stop_p: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Telescoping:
+    """Density ratio as a sum over a chain of waymarks between q and p, each link certified, for KL beyond log n."""
+
+    links: int = 0
+    """Links of the chain; 0 doubles them until the hardest is easy, `most_links` at most."""
+    most_links: int = 32
+    """Of a chain that chooses its length."""
+    layers: int = 3
+    """Hidden layers of the trunk that all links share."""
+    width: int = 128
+    """Units of a hidden layer."""
+    steps: int = 4000
+    """Steps of Adam at most."""
+    batch_size: int = 256
+    """Fresh codes of each side in a step, seen at every waymark."""
+    lr: float = 3e-3
+    """Learning rate of Adam."""
+    average: float = 0.998
+    """Decay rate, per step, of the running average of the weights that is reported on."""
+    check_every: int = 200
+    """Steps between two looks at the stop draw."""
+    patience: int = 6
+    """Looks without an improvement before the fit stops."""
+    num_samples: int = 100_000
+    """Codes of q behind each reported expectation."""
+    num_prior_samples: int = 1_000_000
+    """Codes of p behind each reported expectation, n, or four times that where log-ratios reach log n - 5."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no answer."""
+        least = {"most_links": 1, "layers": 1, "width": 1, "steps": 0, "batch_size": 1, "check_every": 1, "num_samples": 4}
+        for name, number in (least | {"links": 0, "num_prior_samples": 1000}).items():
+            if getattr(self, name) < number:
+                raise InputError(f"{METHOD} needs {name} to be at least {number}; got {getattr(self, name)}.")
+        if not self.lr > 0 or not 0 <= self.average < 1:
+            raise InputError(f"{METHOD} needs lr > 0 and average in [0, 1); got {self.lr:g} and {self.average:g}.")
+
+    def estimate(
+        self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[Estimate, ...]:
+        """Mean of the summed log-ratio (no bound), and its NWJ and Donsker-Varadhan bounds, for both targets.
+
+        Waymarks are mixtures cos(a) z_q + sin(a) z_p of independent draws. Each link's classifier tells one waymark from
+        the next, which stays possible where q and p never meet. The sum is log q/p, read at draws of q, where the links
+        near p are asked about codes that they seldom saw: the mean is no bound. NWJ and Donsker-Varadhan of the sum are,
+        up to log n. `details` has a lower bound of KL[waymark || next waymark] for each link, on codes that nothing saw.
+
+        Returns:
+            Five estimates for each target, as of `classifier`.
+        Raises:
+            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+        Reference: Rhodes, Xu and Gutmann (2020), Telescoping density-ratio estimation.
+        """
+        started = time.perf_counter()
+        sides = Sides.of(posterior, prior, generator, method=METHOD)
+        begin = _begin(sides)
+        chain = self._long_enough(begin, sides)
+        fitted = self._fit(chain, begin, sides, progress)
+        cut = share_above_ceiling(fitted.network.log_ratio(sides.once_q(sides.points.stop, STOP_DRAWS)), self.num_prior_samples)
+        logits = evaluate(sides, fitted.network.log_ratio, cut, self.num_samples, self.num_prior_samples)
+        found = logits.estimates(METHOD)
+        details: dict[str, Any] = {
+            "curves": fitted.curves,
+            "chosen_step": fitted.best_step,
+            "steps_done": fitted.steps_done,
+            "start_loss": fitted.start_loss,
+            "links": _certificates(fitted.network, sides),
+            "calibration": calibration(logits.on_q[0].log_ratio, logits.on_p),
+            "settings": dataclasses.asdict(self),
+        }
+        found[0] = dataclasses.replace(found[0], details=details)
+        progress(self.steps, self.steps, f"about {found[0].value:.3g} nats")
+        seconds = time.perf_counter() - started
+        return tuple(dataclasses.replace(e, seconds=seconds) for e in found)
+
+    def _long_enough(self, begin: Start, sides: Sides) -> Chain:
+        """The shortest chain of 1, 2, 4, ... links whose hardest is easy for its quadratic part, or of `links`."""
+        links = self.links or 1
+        while True:
+            chain = Chain(begin.whitening, links, self.width, self.layers, sides.generator)
+            _start(chain, begin)
+            hardest = min(_link_losses(chain, begin.stop_q, begin.stop_p).tolist())
+            if self.links or hardest > EASY_LOSS or 2 * links > self.most_links:
+                return chain
+            links *= 2
+
+    def _fit(self, chain: Chain, begin: Start, sides: Sides, progress: Progress) -> Fitted[Chain]:
+        """All links together, each with the logistic loss of its two waymarks."""
+
+        def batch_loss(network: Chain) -> torch.Tensor:
+            u_q, u_p = (begin.whitening(draw(self.batch_size)) for draw in (sides.fit_q, sides.fit_p))
+            return logistic(*network(waymarks(u_q, u_p, network.links)))
+
+        def stop_loss(network: Chain) -> float:
+            return float(_link_losses(network, begin.stop_q, begin.stop_p).mean())
+
+        schedule = Schedule(self.steps, self.lr, (0.9, 0.99), self.average, self.check_every, self.patience)
+        return descend(chain, batch_loss, stop_loss, schedule, progress, method=METHOD)
+
+
+def _begin(sides: Sides) -> Start:
+    stop = sides.once_q(sides.points.stop, STOP_DRAWS), sides.prior.stop(STOP_DRAWS)
+    whitening = Whitening.of(torch.cat([sides.fit_q(MOMENT_DRAWS), sides.fit_p(MOMENT_DRAWS)]))
+    count = min(len(codes) for codes in stop)
+    stop_q, stop_p = (whitening(codes[:count]) for codes in stop)
+    return Start(whitening, moments(sides.fit_q, whitening), moments(sides.fit_p, whitening), stop_q, stop_p)
+
+
+def _start(chain: Chain, begin: Start) -> None:
+    """Quadratic parts from the waymarks' moments, with the shrinkage that does best on the stop draws, or none at all."""
+    best, kept = float(_link_losses(chain, begin.stop_q, begin.stop_p).mean()), None
+    for share in SHRINKAGES:
+        of_q, of_p = begin.of_q.towards(begin.of_p, share), begin.of_p.towards(begin.of_q, share)
+        marks = waymark_moments(of_q, of_p, chain.links)
+        chain.set_quadratic(marks)
+        loss = float(_link_losses(chain, begin.stop_q, begin.stop_p).mean())
+        if loss < best:
+            best, kept = loss, marks
+    if kept is None:
+        kept = [Moments(begin.of_q.mean, begin.of_q.covariance)] * (chain.links + 1)  # no link tells anything apart
+    chain.set_quadratic(kept)
+
+
+@torch.no_grad()
+def _link_losses(chain: Chain, u_q: torch.Tensor, u_p: torch.Tensor) -> torch.Tensor:
+    """Log-loss of every link at waymarks of these codes, shape (links,), float64."""
+    total = torch.zeros(chain.links, dtype=torch.float64)
+    size = max(CHUNK // (chain.links + 1), 1)
+    for part_q, part_p in zip(u_q.split(size), u_p.split(size), strict=True):
+        near, far = chain(waymarks(part_q, part_p, chain.links))
+        for k in range(chain.links):
+            total[k] += logistic(near[k], far[k]).double() * len(part_q) / len(u_q)
+    return total
+
+
+@torch.no_grad()
+def _certificates(chain: Chain, sides: Sides) -> list[dict[str, float]]:
+    """For each link, NWJ's lower bound of the KL between its waymarks, at held-out codes of q and unseen ones of p."""
+    z_q = sides.once_q(sides.points.report, STOP_DRAWS)
+    z_p = sides.prior.centre(len(z_q))
+    count = min(len(z_q), len(z_p))
+    near, far = chain(waymarks(chain.whitening(z_q[:count]), chain.whitening(z_p[:count]), chain.links))
+    found = []
+    for on_near, on_far in zip(near.double(), far.double(), strict=True):
+        bound = nwj(mean_error(clip(on_near, count)), clip(on_far, count))
+        accuracy = 0.5 * float((on_near > 0).double().mean() + (on_far < 0).double().mean())
+        found.append({"lower": bound.value, "std_error": bound.std_error, "accuracy": accuracy, "ceiling": math.log(count) - 5})
+    return found
