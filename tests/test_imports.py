@@ -94,7 +94,7 @@ def test_only_the_command_line_parses_prints_and_exits(module):
 
 def test_what_is_imported_from_others_is_what_pyproject_declares():
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][name] for name in ("onnx", "pythae", "diffusers", "lightning")]
+    extras = [project["optional-dependencies"][name] for name in ("onnx", "pythae", "diffusers", "scvi", "lightning")]
     declared = sum(extras, project["dependencies"])
     found = set()
     for module in MODULES:
@@ -104,7 +104,7 @@ def test_what_is_imported_from_others_is_what_pyproject_declares():
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module).split(".")[0])
     others = {
-        {"sklearn": "scikit-learn", "PIL": "pillow", "pytorch_lightning": "lightning"}.get(name, name)
+        {"sklearn": "scikit-learn", "PIL": "pillow", "pytorch_lightning": "lightning", "scvi": "scvi-tools"}.get(name, name)
         for name in found - set(sys.stdlib_module_names) - {"klprobe"}
     }
     assert others == {re.match(r"[\w-]+", requirement)[0] for requirement in declared}
