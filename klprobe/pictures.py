@@ -9,7 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from klprobe.distributions import ConditionalDistribution, SampleOnly
@@ -35,7 +37,7 @@ def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     """
     sets = [points.detach().float().cpu() for points in rows.values()]
     shape = tuple(sets[0].shape[1:])
-    content = _scatter(dict(zip(rows, sets, strict=True))) if shape == (2,) else _tiles([_images(s, shape) for s in sets])
+    content = _scatter(dict(zip(rows, sets, strict=True))) if shape == (2,) else _png(_tiles([_images(s, shape) for s in sets]))
     draft = path.with_name(path.name + ".draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,15 @@ def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
         os.replace(draft, path)
     except OSError as error:
         raise InputError(f"The picture {path} cannot be written ({error}).") from error
+
+
+def tiled(points: torch.Tensor) -> NDArray[np.uint8]:
+    """Images and square vectors, shape (n, *shape), as one image of tiles, shape (height, width, 3) or (height, width).
+
+    Raises:
+        InputError: data of a shape that has no tiles.
+    """
+    return _tiles([_images(points.detach().float().cpu(), tuple(points.shape[1:]))])
 
 
 def has_picture(shape: tuple[int, ...]) -> bool:
@@ -100,9 +111,7 @@ def _images(points: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return images.repeat_interleave(enlarged, -1).repeat_interleave(enlarged, -2)
 
 
-def _tiles(sets: list[torch.Tensor]) -> bytes:
-    from PIL import Image
-
+def _tiles(sets: list[torch.Tensor]) -> NDArray[np.uint8]:
     num, channels, height, width = sets[0].shape
     columns = math.ceil(math.sqrt(num * len(sets)))
     blocks = math.ceil(num / columns)
@@ -113,8 +122,14 @@ def _tiles(sets: list[torch.Tensor]) -> bytes:
             top, left = row * (height + GAP), column * (width + GAP)
             canvas[:, top : top + height, left : left + width] = image
     pixels = (canvas.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return pixels[:, :, 0] if channels == 1 else pixels
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
     file = BytesIO()
-    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 

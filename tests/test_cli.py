@@ -242,7 +242,7 @@ def test_ctrl_c_before_any_answer_gives_130(checkpoint, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "load", stop)
+    monkeypatch.setattr("klprobe.cli.source.load", stop)
     assert estimate(checkpoint) == 130
     out, err = capsys.readouterr()
     assert out == ""
@@ -325,7 +325,7 @@ def test_a_method_that_the_input_does_not_allow_gives_no_answer(tmp_path, capsys
 
 @pytest.mark.parametrize("where", ["file", "below a file", "/proc/klprobe"])
 def test_an_unwritable_out_is_found_before_anything_is_computed(checkpoint, tmp_path, capsys, monkeypatch, where):
-    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("it computed first"))
+    monkeypatch.setattr("klprobe.cli.source.load", lambda *_: pytest.fail("it computed first"))
     out = {"file": checkpoint, "below a file": checkpoint / "out"}.get(where, where)
     refused(capsys, estimate(checkpoint, "--out", out), "--out", str(out), "cannot be written")
 

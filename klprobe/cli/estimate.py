@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from typing import Any
 
@@ -12,17 +11,16 @@ from torch.distributions import Distribution
 from klprobe import cli, parallel
 from klprobe.cli.estimate_flags import Common, Source, parse_groups
 from klprobe.cli.machine import check_writable, choose_device, emit
-from klprobe.cli.prior import parse_prior
-from klprobe.cli.progress import bar, bars
+from klprobe.cli.progress import bars
+from klprobe.cli.source import read_source
 from klprobe.distributions import as_posterior
-from klprobe.encoders._shared import Encoded, Request
+from klprobe.encoders._shared import Encoded
 from klprobe.estimation import choose_methods, estimate
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.loading import load
 from klprobe.report import Report
 from klprobe.report.files import save
 from klprobe.report.terminal import print_report
-from klprobe.types import Estimator, InputError, Progress
+from klprobe.types import Estimator, InputError
 
 PARTIAL = "monte-carlo.partial.npz"
 """Where a run keeps its draws under --out until it is done."""
@@ -45,19 +43,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
     if common.out is not None:
         check_writable(common.out)
     device = choose_device(common.device)
-    if source.allow_pickle:
-        print(f"klprobe: --allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.", file=sys.stderr)
-    with bar(f"reading {source.checkpoint.name}") as progress:
-        request = _request(source, device, progress)
-        encoded = load(source.checkpoint, request)
-    for note in encoded.notes:
-        print(f"klprobe: {note}", file=sys.stderr)
-
-    def encode(path: str) -> Distribution:
-        plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
-        return load(source.checkpoint, plain).posterior
-
-    prior = parse_prior(common.prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    encoded, prior = read_source(source, common.prior, device)
     methods = _methods(common, configured, encoded, prior, device)
     parallel.start(device)
     if parallel.rank_and_size()[0] > 0:  # started by torchrun to share the work of the first process, which answers
@@ -103,28 +89,6 @@ def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator],
     estimate(encoded.posterior, prior, methods=shared, seed=seed, parts=encoded.parts)
     parallel.stop()
     return cli.ANSWERED
-
-
-def _request(source: Source, device: str, progress: Progress) -> Request:
-    """What the flags ask of the encoder and its data."""
-    size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", source.resize or "1")
-    if size is None:
-        raise InputError(f"--resize {source.resize!r} is no size: give 32, or 32x24 for height and width.")
-    low, high = map(float, (source.range or "0,1").split(","))
-    return Request(
-        source.data,
-        source.split,
-        source.data_root,
-        device,
-        progress,
-        encoder=source.encoder,
-        outputs=source.outputs,
-        resize=(int(size[1]), int(size[2] or size[1])) if source.resize else None,
-        value_range=(low, high) if source.range else None,
-        gray=source.gray,
-        flatten=source.flatten,
-        allow_pickle=source.allow_pickle,
-    )
 
 
 def exit_code(report: Report) -> int:

@@ -128,7 +128,7 @@ def finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON types only: non-finite floats become None, records become dicts."""
     if isinstance(value, Quantity | Side | Estimate):
         return _with_reason(value)
@@ -137,20 +137,20 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _fields(value)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
     if hasattr(value, "tolist"):  # numpy and torch arrays and scalars
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value)
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    return {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    return {f.name: plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
 
 
 def _with_reason(record: Quantity | Side | Estimate) -> dict[str, Any]:

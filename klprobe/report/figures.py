@@ -79,9 +79,9 @@ def draw(report: Report) -> tuple[Plot, ...]:
         if report.estimates or finite(report.average_kl.value):
             plots.append(_estimates(report, Figure()))
         if report.dimensionwise_kl and any(finite(value) for value in report.dimensionwise_kl):
-            plots.append(_dimensions(report.dimensionwise_kl, Figure(figsize=(9, 3.6))))
+            plots.append(draw_dimensions(report.dimensionwise_kl, Figure(figsize=(9, 3.6))))
         if report.radius:
-            plots.append(_radius(report.radius, Figure(figsize=(9, 3.6))))
+            plots.append(draw_radius(report.radius, Figure(figsize=(9, 3.6))))
         if methods:
             plots.append(_losses(methods, Figure()))
     return tuple(plots)
@@ -98,7 +98,7 @@ def _estimates(report: Report, figure: Figure) -> Plot:
     )
 
 
-def _dimensions(values: Sequence[float], figure: Figure) -> Plot:
+def draw_dimensions(values: Sequence[float], figure: Figure) -> Plot:
     """KL of each latent's marginal from the prior's, the largest first."""
     axes = figure.subplots()
     ranked = sorted(((v, d) for d, v in enumerate(values) if finite(v)), reverse=True)
@@ -126,7 +126,8 @@ def _dimensions(values: Sequence[float], figure: Figure) -> Plot:
     )
 
 
-def _radius(radius: RadiusHistogram, figure: Figure) -> Plot:
+def draw_radius(radius: RadiusHistogram, figure: Figure) -> Plot:
+    """Length of codes, as a density, against the prior's."""
     axes = figure.subplots()
     axes.stairs(radius.posterior, radius.edges, fill=True, color=BLUE, alpha=0.35, label="q_N(z)")
     axes.stairs(radius.posterior, radius.edges, color=BLUE, linewidth=1)

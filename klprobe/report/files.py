@@ -25,7 +25,7 @@ def save(report: Report, out: Path) -> list[Path]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = [_write(out / name, content) for name, content in _contents(report)]
+        written = [write_whole(out / name, content) for name, content in _contents(report)]
         for path in (out / name for plot in figures.NAMES for name in _names(plot)):
             if path not in written:
                 path.unlink(missing_ok=True)
@@ -47,7 +47,8 @@ def _names(plot: str) -> tuple[str, str]:
     return f"report-{plot}.png", f"report-{plot}.svg"
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that it appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)

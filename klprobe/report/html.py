@@ -37,24 +37,25 @@ def fragment(report: Report, plots: Sequence[figures.Plot] | None = None) -> str
 def _render(template: str, report: Report, plots: Sequence[figures.Plot]) -> str:
     document = report.to_dict()
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             report=report,
             wording=wording,
-            plots=[{"caption": p.caption, "alt": p.alt, "image": _data_address("image/svg+xml", p.svg)} for p in plots],
+            plots=[{"caption": p.caption, "alt": p.alt, "image": data_address("image/svg+xml", p.svg)} for p in plots],
             bounds=_unique([e.bound for e in report.estimates]),
             quantities=_unique([e.quantity for e in report.estimates if e.quantity in wording.QUANTITY_MEANING]),
             checks=sorted(report.checks, key=lambda check: (check.passed, check.severity)),
             learned=_learned(document["estimates"]),
             provenance=_pretty(document["provenance"]),
-            document=_data_address("application/json", report.to_json().encode()),
+            document=data_address("application/json", report.to_json().encode()),
         )
     )
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the templates of this folder are found."""
     import jinja2
 
     return jinja2.Environment(
@@ -66,7 +67,8 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _data_address(kind: str, content: bytes) -> str:
+def data_address(kind: str, content: bytes) -> str:
+    """An address that holds its content, such as a picture, inside the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -1,0 +1,151 @@
+"""`klprobe holes`: where the prior draws codes that no data point encodes to, and the reverse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from klprobe import cli
+from klprobe.checkpoint import KIND, load_checkpoint, metadata
+from klprobe.cli.estimate_flags import Bare, Source
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.progress import bar
+from klprobe.cli.source import read_source
+from klprobe.holes import Draws, Holes, find_holes
+from klprobe.pictures import has_picture
+from klprobe.provenance import commit, versions
+from klprobe.report import holes as report
+from klprobe.report import wording
+from klprobe.report.holes_figures import draw_holes, embed
+from klprobe.types import InputError
+
+WIDTH = 100
+DECODED = 64
+"""Codes of each kind that are decoded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked about them, and where the answer goes."""
+
+    num_samples: int = 10_000
+    """Draws of the prior, and as many of the codes."""
+    quantile: float = 0.01
+    """Of the codes' density: what lies below it counts as a hole."""
+    prior: str = "own"
+    """own: the checkpoint's, else N(0, I); or as in klprobe estimate."""
+    tsne: bool = False
+    """Draw a t-SNE as well: half a minute more."""
+    device: DeviceName = "auto"
+    """Where the encoder and the decoder run."""
+    seed: int = 0
+    """Of all randomness."""
+    out: Path | None = None
+    """Folder for holes.html, holes.json, holes.npz (the ranked codes) and figures."""
+    json: bool = False
+    """Print the document klprobe.holes/1 on stdout, and nothing else there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Where the prior draws codes that no data point encodes to, and the reverse: shares of mass, and the worst places ranked.
+
+    klprobe holes --checkpoint runs/vae/checkpoint.safetensors --out holes
+    """
+
+    source: Annotated[Source, Bare]
+    options: Annotated[Options, Bare] = dataclasses.field(default_factory=Options)
+
+
+def run(arguments: list[str]) -> int:
+    """Find holes; print them, and write them under --out."""
+    flags = parse(Flags, arguments, prog="klprobe holes")
+    source, options = flags.source, flags.options
+    if options.out is not None:
+        check_writable(options.out)
+    elif options.tsne:
+        raise InputError("--tsne draws a figure: give --out a folder for it.")
+    device = choose_device(options.device)
+    encoded, prior = read_source(source, options.prior, device)
+    with bar("looking for holes") as progress:
+        holes = find_holes(
+            encoded.posterior,
+            prior,
+            num_samples=options.num_samples,
+            level=options.quantile,
+            generator=torch.Generator().manual_seed(options.seed),
+            progress=progress,
+        )
+    about = {
+        "input": str(source.checkpoint),
+        "split": encoded.split,
+        "trained_on": encoded.trained_on,
+        **encoded.provenance,
+        "prior": str(prior),
+        "seed": options.seed,
+        "device": device,
+        "command": ["klprobe", "holes", *arguments],
+        "versions": versions(),
+        "commit": commit(),
+    }
+    content = report.document(holes, about)
+    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if options.json else screen(holes, source)))
+    if options.out is not None:
+        with bar("drawing"):
+            plots = draw_holes(
+                holes, _decoded(source.checkpoint, holes, device), embed(holes, options.seed) if options.tsne else None
+            )
+        report.save(holes, source.checkpoint.name, content, plots, options.out)
+        print(f"klprobe: holes written to {options.out}", file=sys.stderr)
+    return cli.ANSWERED
+
+
+def screen(holes: Holes, source: Source) -> str:
+    """One screen of text; plain ASCII where stdout shows no more."""
+    lines = [report.TITLE, f"Given: {report.given(holes, source.checkpoint.name)}.", ""]
+    lines += [f"{share:>15}  {what}" for what, share in report.shares(holes).items()]
+    lines += ["", *textwrap.wrap(report.answer(holes), WIDTH), ""]
+    lines += _table("Deepest holes, draws of the prior", holes.deepest(report.SHOWN))
+    lines += _table("Most crowded codes, one a data point", holes.crowded(report.SHOWN))
+    lines += ["Latents that differ most from the prior (KL, nats)"]
+    lines += [f"  {which:<19} {nats}" for which, nats in report.latents(holes)]
+    text = "\n".join(lines)
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    return text if utf8 else wording.ascii_only(text)
+
+
+def _table(title: str, draws: Draws) -> list[str]:
+    """Rows of log-densities, right-aligned under their names."""
+    rows = report.top(draws, report.SHOWN)
+    lines = [title, "".join(f"{name:>12}" for name in (*rows[0], "difference"))]
+    for row in rows:
+        numbers = [str(value) if name == "point" else f"{value:.1f}" for name, value in row.items()]
+        lines.append("".join(f"{number:>12}" for number in (*numbers, f"{abs(row['log_p'] - row['log_q']):.1f}")))
+    return [*lines, ""]
+
+
+def _decoded(checkpoint: Path, holes: Holes, device: str) -> dict[str, torch.Tensor] | None:
+    """What klprobe's own systems make of codes, ordinary draws of the prior, and the deepest holes."""
+    if not (checkpoint.is_file() and metadata(checkpoint).get("klprobe.kind") == KIND):
+        return None
+    trained = load_checkpoint(checkpoint, device)
+    if not has_picture(tuple(trained.settings["input_shape"])):
+        return None
+    kinds = {
+        "codes, z ~ q": holes.codes.take(torch.arange(min(DECODED, len(holes.codes.z)))),
+        "draws of the prior, in no hole": holes.ordinary(DECODED),
+        "deepest holes": holes.deepest(DECODED),
+    }
+    with torch.no_grad():
+        return {
+            name: trained.algorithm.decode(trained.networks, draws.z.float().to(device)).cpu()
+            for name, draws in kinds.items()
+            if len(draws.z)
+        }
