@@ -29,6 +29,7 @@ KNOWN = ("SCVI", "LinearSCVI")
 """Models whose latents have a diagonal Gaussian posterior and the prior N(0, I)."""
 BY_HAND = "mean, var = model.get_latent_representation(return_dist=True), then numpy.savez('posterior.npz', mean=mean, var=var)"
 NEEDED = ("model_state_dict", "var_names", "attr_dict")
+LOOKED_AT = 1 << 24
 GROWTH = 16
 """Arrays of objects take 8 bytes an entry, which a pickle may say in one; nothing else grows."""
 DTYPES = ("O", "U1", "S1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
@@ -58,8 +59,8 @@ class Scvi:
     """A folder that a scvi-tools model saved, with adata.h5ad or --data cells.h5ad; pip install 'klprobe[scvi]'."""
 
     def matches(self, path: Path) -> bool:
-        """Whether this is a folder with a model.pt and no configuration of pythae."""
-        return (path / MODEL).is_file() and not (path / "model_config.json").exists()
+        """Whether this is a folder whose model.pt names what scvi-tools keeps in one."""
+        return (path / MODEL).is_file() and not (path / "model_config.json").exists() and _mentions(path / MODEL, NEEDED)
 
     def load(self, path: Path, request: Request) -> Encoded:
         """Give scvi-tools a clean copy of the model, and ask it for mean and variance of the latents of every cell.
@@ -123,6 +124,13 @@ def _encode(label: str, held: dict[str, Any], name: str, cells: Path, accelerato
     return torch.as_tensor(mean), torch.as_tensor(var)
 
 
+def _mentions(path: Path, words: tuple[str, ...]) -> bool:
+    """Whether the first megabytes, where torch puts the pickle as it is, hold these words; it is looked at and not opened."""
+    with path.open("rb") as stream:
+        head = stream.read(LOOKED_AT)
+    return all(word.encode() in head for word in words)
+
+
 def _restricted(path: Path) -> dict[str, Any]:
     """What the file holds, of tensors, arrays and containers alone."""
     check_archive(path)
@@ -138,8 +146,9 @@ def _restricted(path: Path) -> dict[str, Any]:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.parent.name}/{path.name} is damaged ({said[:200]}): save or copy it again.") from error
-    if not isinstance(held, dict) or set(NEEDED) - set(held) or not isinstance(held["attr_dict"], dict):
-        raise InputError(f"{path.parent.name} is no model folder of scvi-tools: {path.name} lacks {' or '.join(NEEDED)}.")
+    kinds = {"model_state_dict": dict, "attr_dict": dict, "var_names": np.ndarray}
+    if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
+        raise InputError(f"{path.parent.name} is no model folder of scvi-tools: {path.name} lacks {', '.join(NEEDED)}.")
     if size > GROWTH * path.stat().st_size:
         raise InputError(f"{path.parent.name}/{path.name} claims arrays of {size:,} bytes, far beyond its own: it is damaged.")
     _check_sizes(path.parent.name, held)

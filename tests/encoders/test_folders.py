@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import klprobe
 from klprobe.distributions import DiagonalGaussian
 from klprobe.encoders._shared import Request
 from klprobe.loading import load
@@ -100,3 +101,9 @@ def test_a_diffusers_folder_gives_flattened_latents_and_says_how_to_scale_them(i
     torch.testing.assert_close(std.float(), q.std.flatten(1), rtol=1e-3, atol=1e-4)
     assert any("--prior normal:scale=5.4899" in note for note in encoded.notes)
     assert encoded.provenance["scaling_factor"] == pytest.approx(0.18215)
+    assert encoded.parts == {"channel 0": slice(0, 64), "channel 1": slice(64, 128)}
+    report = klprobe.estimate(encoded.posterior, methods=["closed-form"], parts=encoded.parts)
+    with torch.no_grad():
+        by_channel = 0.5 * (q.mean.square() + q.var - 1 - q.logvar).sum((2, 3)).mean(0)
+    for part, kl in zip(report.parts, by_channel, strict=True):
+        assert part.average_kl.value == pytest.approx(float(kl), rel=1e-3)

@@ -107,6 +107,13 @@ def test_a_malicious_model_runs_nothing_even_with_the_flag_for_pickles(tmp_path,
     assert not malice.mark.exists()
 
 
+def test_a_folder_with_another_model_in_it_is_not_taken_for_scvi_tools(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"without mean.npy.*") as caught:
+        load(tmp_path)
+    assert "scvi" not in str(caught.value)
+
+
 def test_numpys_arrays_and_numbers_are_read_and_a_defaultdict_is_a_dict(tmp_path):
     from klprobe.encoders.scvi import _restricted
 
