@@ -292,12 +292,20 @@ def _centre(q: DiagonalGaussian) -> Array:
     return q.rows(some)[0].mean(0).numpy()
 
 
+def _rows(q: DiagonalGaussian, part: slice) -> tuple[Array, Array]:
+    """`q.rows` without torch, whose threads would crowd those of the pool that calls this."""
+    mean, spread = q.mean[part].numpy().astype(np.float64), q.spread[part].numpy().astype(np.float64)
+    if q.parametrization == "logvar":
+        return mean, np.exp(0.5 * spread)
+    return mean, np.sqrt(spread) if q.parametrization == "var" else spread
+
+
 class _Chunk:
     """Consecutive posteriors, prepared for products: log q(z|x_n) = features(z) @ weights[:, n]."""
 
     def __init__(self, q: DiagonalGaussian, start: int, rows: _Rows) -> None:
         self.start = start
-        self.mean, std = (t.cpu().numpy() for t in q.rows(slice(start, start + COLUMNS)))
+        self.mean, std = _rows(q, slice(start, start + COLUMNS))
         self.log_norm = -np.log(std).sum(1) - 0.5 * q.dim * LOG_2PI
         shifted = self.mean - rows.centre
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
