@@ -48,7 +48,7 @@ DEVICE_TILE = 8192
 UNIT_ROUNDOFF_32 = 2.0**-24
 SMALL_SHARE = 1e-3
 """Share w of a sum below which -log(1 - w) is w, to one part in 2,000."""
-PAIRS_AT_ONCE = 1 << 15
+PAIRS_AT_ONCE = 1 << 13
 """Survivors evaluated together: bounds memory."""
 
 
@@ -317,6 +317,8 @@ class _Chunk:
             self.weights = np.concatenate([(-0.5 * precision).T, linear.T, constant[None], np.ones((1, len(constant)))])
             self.weights32 = self.weights[:-1].astype(np.float32)  # its constants are set anew for each block
         self.magnitude = np.abs(self.weights[:-1])
+        self.tile = np.empty((ROWS, len(self.mean)))  # written anew for each block: fresh memory costs as much as a product
+        self.tile32 = np.empty((ROWS, len(self.mean)), np.float32)
 
     def evaluate(self, z: Array, row: Index, column: Index) -> Array:
         """log q(z_row|x_column) by differences, shape of `row`."""
@@ -331,7 +333,10 @@ class _Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """exp(term - reference of its row): a whole matrix, or the (row, column) pairs that matter."""
+    """exp(term - reference of its row): a whole matrix, or the (row, column) pairs that matter.
+
+    A matrix lives in its chunk's memory, until the next tile of the chunk.
+    """
 
     shape: tuple[int, int]
     reference: Array
@@ -391,7 +396,7 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
         row, column = row[keep], column[keep]
     else:
         chunk.weights32[-1] = np.nextafter((chunk.weights[-2] + slack).astype(np.float32), np.float32(np.inf))
-        upper = rows.features32[block] @ chunk.weights32
+        upper = np.matmul(rows.features32[block], chunk.weights32, out=chunk.tile32[: shape[0]])
         _leave_out(upper, own)
         best = upper.argmax(1)
         found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)
@@ -410,13 +415,15 @@ def _dense(chunk: _Chunk, rows: _Rows, block: slice, floor: Array) -> _Tile:
     """All terms of a tile by one product, the reference taken off inside it."""
     own = rows.own[block] - chunk.start
     if np.isfinite(floor).all():
-        matrix = np.concatenate([rows.features[block], -floor[:, None]], 1) @ chunk.weights
+        matrix = np.matmul(
+            np.concatenate([rows.features[block], -floor[:, None]], 1), chunk.weights, out=chunk.tile[: len(own)]
+        )
         _leave_out(matrix, own)
         with np.errstate(over="ignore"):
             tile = _Tile(matrix.shape, floor, np.exp(matrix, out=matrix))
         if np.isfinite(tile.row_sums).all():
             return tile
-    matrix = rows.features[block] @ chunk.weights[:-1]
+    matrix = np.matmul(rows.features[block], chunk.weights[:-1], out=chunk.tile[: len(own)])
     _leave_out(matrix, own)
     reference = np.maximum(floor, matrix.max(1))
     matrix -= _finite(reference)[:, None]
