@@ -1,1 +1,16 @@
-"""One file = one sample-quality metric."""
+"""One file = one sample-quality metric.
+
+Three layers: `_features` turns images into features by a net, `_statistics` turns features into moments and errors, and a
+metric turns those into scores. A metric is a frozen dataclass of settings with one method, `measure`; the names of its
+arguments say what it looks at, and `klprobe.evaluation` hands it over:
+
+    samples, data      points of shape (m, *shape), made by the model and held out, images in [0, 1]
+    sample_features, data_features      `Features` of the same points
+    sample_labels      classes that the samples were asked to be of, shape (m,)
+    model              `Model`: what a trained system can be asked for
+    codes              draws of the aggregate posterior, one a data point, shape (n, D)
+    centres, std       of the modes, where the data have some
+    perceptual         a net whose layers judge likeness
+    generator          source of all randomness
+    progress           told how far the work is
+"""

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
+from klprobe.metrics._shared import Score
 from klprobe.types import InputError
 
 __all__ = ["Modes"]
-
-
-class ModeCount(NamedTuple):
-    """What samples show of the modes.
-
-    Attributes:
-        modes: Modes that are the nearest to at least one high-quality sample.
-        high_quality: Share of samples within `reach` standard deviations of a mode.
-        std_error: Standard error of `high_quality`, over independent samples.
-    """
-
-    modes: int
-    high_quality: float
-    std_error: float
 
 
 @dataclass(frozen=True)
@@ -39,8 +25,8 @@ class Modes:
     reach: float = 3.0
     """Standard deviations within which a sample is of high quality (both papers: 3)."""
 
-    def measure(self, samples: torch.Tensor, centres: torch.Tensor, std: float) -> ModeCount:
-        """Count.
+    def measure(self, samples: torch.Tensor, centres: torch.Tensor, std: float) -> tuple[Score, ...]:
+        """`modes` that are the nearest to a high-quality sample, and `high-quality`, the share within `reach` deviations of one.
 
         Args:
             samples: Shape (m, D).
@@ -51,11 +37,17 @@ class Modes:
         """
         if samples.dim() != 2 or centres.dim() != 2 or samples.shape[1] != centres.shape[1] or not len(samples):
             raise InputError(
-                f"modes are counted with samples (m, D) and centres (modes, D); got {tuple(samples.shape)}, {tuple(centres.shape)}."
+                "modes are counted with samples (m, D) and centres (modes, D); got "
+                f"{tuple(samples.shape)}, {tuple(centres.shape)}."
             )
         if not std > 0:
             raise InputError(f"the modes' standard deviation must be positive; got {std}.")
         distance, nearest = torch.cdist(samples.double(), centres.double()).min(1)
         good = distance <= self.reach * std
         share = float(good.double().mean())
-        return ModeCount(len(nearest[good].unique()), share, math.sqrt(share * (1 - share) / len(samples)))
+        details = {"samples": len(samples), "modes": len(centres), "reach": self.reach}
+        lucky = "a mode that one sample more would find is not counted: no error is known"
+        return (
+            Score("modes", len(nearest[good].unique()), None, "higher", reason=lucky, details=details),
+            Score("high-quality", share, math.sqrt(share * (1 - share) / len(samples)), "closer", details=details),
+        )

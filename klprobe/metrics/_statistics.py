@@ -1,0 +1,96 @@
+"""Moments of features, the Fréchet distance between them, and errors by leaving groups out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+SMALL = 1e-10
+"""Variances below this share of the largest count as none."""
+
+
+class Moments(NamedTuple):
+    """Mean, shape (dim,), and unbiased covariance, shape (dim, dim)."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+
+class Frechet(NamedTuple):
+    """Squared Fréchet distance between two normals, and the maps that carry the one onto the other.
+
+    Attributes:
+        distance: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2).
+        forth, back: Optimal linear maps from the first to the second and back, shape (dim, dim).
+    """
+
+    distance: float
+    forth: torch.Tensor
+    back: torch.Tensor
+
+
+def moments(x: torch.Tensor) -> Moments:
+    """Of points of shape (n, dim), in float64."""
+    x = x.double()
+    mean = x.mean(0)
+    centred = x - mean
+    return Moments(mean, centred.T @ centred / (len(x) - 1))
+
+
+def frechet(first: Moments, second: Moments) -> Frechet:
+    """Squared Fréchet (2-Wasserstein) distance of normals; singular covariances are fine.
+
+    The trace of the root is the sum of the singular values of S2^1/2 S1^1/2: no root of an unsymmetric matrix, which loses
+    half of the digits or turns complex.
+
+    Reference: Dowson and Landau (1982).
+    """
+    root1, inverse1 = _roots(first.covariance)
+    root2, inverse2 = _roots(second.covariance)
+    left, singular, right = torch.linalg.svd(root2 @ root1)
+    apart = (first.mean - second.mean).square().sum()
+    distance = apart + first.covariance.trace() + second.covariance.trace() - 2 * singular.sum()
+    forth = inverse1 @ (right.T * singular) @ right @ inverse1
+    back = inverse2 @ (left * singular) @ left.T @ inverse2
+    return Frechet(float(distance), forth, back)
+
+
+def frechet_influence(x: torch.Tensor, own: Moments, other: Moments, carry: torch.Tensor) -> torch.Tensor:
+    """How much each point of x moves the squared distance, shape (n,): the derivative by its share of the sample.
+
+    Args:
+        x: Points, shape (n, dim), with moments `own`.
+        carry: Optimal map from `own` to `other`.
+    """
+    centred = x.double() - own.mean
+    bend = torch.eye(len(carry)).to(carry) - carry
+    values = 2 * centred @ (own.mean - other.mean) + ((centred @ bend) * centred).sum(1)
+    return values - values.mean()
+
+
+def _roots(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Square root and pseudo-inverse square root of a symmetric matrix."""
+    variances, axes = torch.linalg.eigh(covariance)
+    root = variances.clamp(min=0).sqrt()
+    kept = variances > SMALL * variances.max()
+    inverse = torch.where(kept, 1 / root.clamp(min=torch.finfo(root.dtype).tiny), 0.0)
+    return (axes * root) @ axes.T, (axes * inverse) @ axes.T
+
+
+def mean_error(values: torch.Tensor) -> float:
+    """Standard error of the mean of independent values, shape (n,)."""
+    return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def jackknife_error(statistic: Callable[[int], torch.Tensor], groups: int) -> torch.Tensor:
+    """Standard errors of statistics from their values with one random group of points left out after the other.
+
+    Args:
+        statistic: From a group's number to the statistics without it, shape (k,).
+    Reference: Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 11.5.
+    """
+    left = torch.stack([statistic(g) for g in range(groups)]).double()
+    return (left.var(0, correction=0) * (groups - 1)).sqrt()
