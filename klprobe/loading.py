@@ -1,4 +1,4 @@
-"""From a path to a posterior: the first checkpoint format that knows the file reads it."""
+"""From a path to a posterior: the first checkpoint format that knows the file reads it; from a name or path to a data set."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import zipfile
 from pathlib import Path
 
 from klprobe import registry
+from klprobe.datasets._shared import Dataset
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.types import InputError
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of a name, settings included, such as `celeba:size=128`; or of one's own folder of images, .npy or .npz.
+
+    Raises:
+        InputError: nothing by that name, or a setting that it does not have.
+    """
+    path = Path(name)
+    if path.exists() and name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
+        kind = "array-file" if path.suffix.lower() in (".npy", ".npz") else "image-folder"
+        return registry.load("datasets", kind)(path=name)  # type: ignore[no-any-return]
+    return registry.create("datasets", name)  # type: ignore[no-any-return]
 
 
 def load(path: str | Path, request: Request | None = None) -> Encoded:
@@ -58,6 +72,8 @@ def _unknown(path: Path) -> str:
     if path.stat().st_size == 0:
         return f"{path} is empty (0 bytes): save or copy it again."
     suffix = path.suffix.lower()
+    if _is_cut(path):
+        return f"{path} begins as a zip file and does not end as one, so it is truncated or damaged: save or copy it again."
     if suffix in PICKLED or _is_pickle(path):
         return (
             f"{path} is a pickle, which may run any code when read, so klprobe opens none. In the program that made it, "
@@ -92,6 +108,12 @@ def _unknown_safetensors(path: Path) -> str:
         f"{path} holds the tensors {listed or 'none'}, no posterior: a network's weights alone do not say how to run it. "
         f"Run the encoder over your data and save what it returns: {FROM_ARRAYS}."
     )
+
+
+def _is_cut(path: Path) -> bool:
+    """A zip file without the directory at its end."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
 
 
 def _is_pickle(path: Path) -> bool:
