@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from klprobe.estimators._moments import Moments, quadratic_ratio
-from klprobe.estimators._ratio import CHUNK, Whitening
+from klprobe.estimators._ratio import CHUNK
+from klprobe.estimators._whitening import Whitening
 
 
 def waymarks(u_q: torch.Tensor, u_p: torch.Tensor, links: int) -> torch.Tensor:

@@ -12,6 +12,8 @@ from torch import nn
 
 from klprobe.types import InputError, Progress
 
+DROPS, DROP = 2, 0.2
+"""Times that the learning rate falls, by that factor and from the best weights on, before patience is at its end."""
 CURVE_POINTS = 100
 """Most points kept of a loss curve."""
 Network = TypeVar("Network", bound=nn.Module)
@@ -54,7 +56,10 @@ def descend(
     *,
     method: str,
 ) -> Fitted[Network]:
-    """Adam on fresh batches; judged, kept and returned is a running average of the weights, which needs no decayed lr.
+    """Adam on fresh batches; judged, kept and returned is a running average of the weights.
+
+    Where nothing gets better for a while the learning rate falls: what a good start needs is often smaller than the noise of
+    the steps that a bad one needs.
 
     Args:
         network: What is trained, in place.
@@ -74,7 +79,7 @@ def descend(
     best_loss, best_step, kept = judge(), 0, copy.deepcopy(averaged.state_dict())
     train: list[list[float]] = []
     validation: list[list[float]] = [[0, best_loss]]
-    recent, step = 0.0, 0
+    recent, step, since, drops = 0.0, 0, 0, 0
     for step in range(1, schedule.steps + 1):
         loss = batch_loss(network)
         if not torch.isfinite(loss):
@@ -95,8 +100,15 @@ def descend(
         progress(step, schedule.steps, f"loss {validation[-1][1]:.4f}")
         if validation[-1][1] < best_loss or not schedule.patience:
             best_loss, best_step, kept = validation[-1][1], step, copy.deepcopy(averaged.state_dict())
-        elif step - best_step >= schedule.patience * schedule.check_every:
-            break
+            since = step
+        elif step - since >= schedule.patience * schedule.check_every:
+            if drops == DROPS:
+                break
+            since, drops = step, drops + 1
+            for part in (network, averaged):
+                part.load_state_dict(kept)
+            for group in optimiser.param_groups:
+                group["lr"] *= DROP
     averaged.load_state_dict(kept)
     return Fitted(averaged, {"train": _thin(train), "validation": _thin(validation)}, validation[0][1], best_step, step)
 
@@ -110,5 +122,5 @@ def _follow(averaged: nn.Module, network: nn.Module, share: float) -> None:
 
 def _thin(curve: list[list[float]]) -> list[list[float]]:
     """At most 100 points of a curve, its last among them."""
-    stride = math.ceil(len(curve) / CURVE_POINTS)
+    stride = max(math.ceil(len(curve) / CURVE_POINTS), 1)
     return curve[::-1][::stride][::-1]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from klprobe.estimators._ratio import Whitening
+from klprobe.estimators._gaussianization import Preparation
 from klprobe.estimators._sides import Draw
 
 CODES, CODES_PER_WEIGHT, NUMBERS = (20_000, 400_000), 400, 2e8
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
         return Moments(self.mean, (1 - share) * self.covariance + share * pooled)
 
 
-def moments(draw: Draw, whitening: Whitening) -> Moments:
+def moments(draw: Draw, whitening: Preparation) -> Moments:
     """Of whitened codes."""
     dim = len(whitening.mean)
     codes = max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])

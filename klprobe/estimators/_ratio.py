@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from klprobe.estimators._gaussianization import Preparation
+
 Activation = Literal["silu", "leaky-relu"]
 
-SMALLEST_EIGENVALUE = 1e-10
-"""Of the pooled correlation matrix: flatter directions carry rounding, and are left as they are."""
 CHUNK = 4_096
 """Codes evaluated together: what fits the processor's cache."""
 
@@ -33,7 +33,6 @@ class RatioSettings:
     activation: Activation
     leaky_slope: float
     quadratic: bool
-    whiten: bool
     dropout: float
     activation_noise: float
     gradient_penalty: float
@@ -46,41 +45,10 @@ class RatioSettings:
     patience: int
 
 
-class Whitening(NamedTuple):
-    """u = ((z - mean) / std) @ rotation, float64."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    rotation: torch.Tensor
-
-    @classmethod
-    def of(cls, z: torch.Tensor) -> Whitening:
-        """From pooled codes of both sides; each latent is first standardised, so that scales may differ by 10^9."""
-        mean, std = z.mean(0), z.std(0)
-        std = torch.where(std > 0, std, torch.ones_like(std))
-        standard = (z - mean) / std
-        eigenvalues, vectors = torch.linalg.eigh(standard.T @ standard / len(z))
-        scale = torch.where(eigenvalues > SMALLEST_EIGENVALUE, eigenvalues, torch.ones_like(eigenvalues)).rsqrt()
-        return cls(mean, std, (vectors * scale) @ vectors.T)
-
-    @classmethod
-    def none(cls, z: torch.Tensor) -> Whitening:
-        """Leaves codes as they are."""
-        return cls(torch.zeros_like(z[0]), torch.ones_like(z[0]), torch.eye(z.shape[1], dtype=z.dtype, device=z.device))
-
-    def white(self, z: torch.Tensor) -> torch.Tensor:
-        """Whitened codes, float64."""
-        return ((z - self.mean) / self.std) @ self.rotation
-
-    def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        """Whitened codes, float32, as networks take them."""
-        return self.white(z).float()
-
-
 class RatioNetwork(nn.Module):
     """logit(u) = MLP(u) + u'Au + b'u + c at whitened codes u; zero everywhere before it is fitted."""
 
-    def __init__(self, whitening: Whitening, settings: RatioSettings, generator: torch.Generator) -> None:
+    def __init__(self, whitening: Preparation, settings: RatioSettings, generator: torch.Generator) -> None:
         super().__init__()
         self.whitening, self.settings = whitening, settings
         dim = len(whitening.mean)

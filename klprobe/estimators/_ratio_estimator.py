@@ -11,11 +11,13 @@ import torch
 from torch.distributions import Distribution
 
 from klprobe.estimators._calibration import calibrated
+from klprobe.estimators._gaussianization import Preparation
 from klprobe.estimators._ratio import Activation, RatioSettings
 from klprobe.estimators._ratio_fit import learn_ratio
 from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._ratio_report import calibration, share_above_ceiling
 from klprobe.estimators._sides import Sides, evaluate
+from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
@@ -37,8 +39,6 @@ class RatioEstimator(abc.ABC):
     """Slope of the leaky ReLU below zero (DMVI appendix A.3)."""
     quadratic: bool = True
     """Add a quadratic form of the code to the logit, fitted first and convexly (paper: no)."""
-    whiten: bool = True
-    """Whiten the codes by the pooled covariance of both sides (paper: no)."""
     dropout: float = 0.0
     """Share of hidden units left out in a step (an option of DMVI Table 3, without its value)."""
     activation_noise: float = 0.0
@@ -57,14 +57,15 @@ class RatioEstimator(abc.ABC):
     """Decay rate, per step, of the running average of the weights that is reported on (paper: 0, none)."""
     check_every: int = 200
     """Steps between two looks at the stop draw (paper: 5000)."""
-    patience: int = 8
-    """Looks without an improvement before the fit stops; 0 takes all steps and keeps the last weights (paper: 0)."""
+    patience: int = 4
+    """Looks without an improvement before the learning rate falls, and the third time the fit stops; 0 takes all steps and
+    keeps the last weights (paper: 0)."""
     num_samples: int = 100_000
     """Codes of q behind each reported expectation."""
     num_prior_samples: int = 1_000_000
     """Codes of p behind each reported expectation, n, or four times that where logits reach log n - 5."""
 
-    calibrate: Calibration = "none"
+    calibrate: Calibration = "temperature"
     """Correct the log-ratio on the stop draw: divide it by a temperature, or map it by a clipped isotonic regression."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -87,6 +88,10 @@ class RatioEstimator(abc.ABC):
     def settings(self) -> RatioEstimator:
         """These settings, with a preset's numbers where there is one."""
         return self
+
+    def prepare(self, z: torch.Tensor, generator: torch.Generator) -> Preparation:
+        """The invertible map of the codes before the network, from pooled codes of both sides."""
+        return Whitening.of(z)
 
     @abc.abstractmethod
     def loss(self) -> Loss:
@@ -123,6 +128,7 @@ class RatioEstimator(abc.ABC):
             progress,
             method=self.method,
             loss=chosen.loss(),
+            prepare=lambda z: chosen.prepare(z, generator),
         )
 
         def log_ratio(z: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from klprobe.estimators._descent import Fitted, Schedule, descend
-from klprobe.estimators._ratio import CHUNK, RatioNetwork, RatioSettings, Whitening
+from klprobe.estimators._gaussianization import Preparation
+from klprobe.estimators._ratio import CHUNK, RatioNetwork, RatioSettings
 from klprobe.estimators._ratio_losses import Loss, logistic
 from klprobe.estimators._ratio_start import start
 from klprobe.estimators._sides import Draw
+from klprobe.estimators._whitening import Whitening
 from klprobe.types import Progress
 
 MOMENT_DRAWS = 20_000
@@ -26,6 +30,7 @@ def learn_ratio(
     *,
     method: str,
     loss: Loss = logistic,
+    prepare: Callable[[torch.Tensor], Preparation] = Whitening.of,
 ) -> Fitted[RatioNetwork]:
     """Learn log q/p from fresh draws; keep the weights that do best on the stop draws.
 
@@ -34,12 +39,12 @@ def learn_ratio(
         stop_q, stop_p: Codes to stop by, of other data points, shapes (m, D) and (n, D).
         method: Who asks, for messages.
         loss: What is minimised; its optimum must be the log-ratio.
+        prepare: From pooled codes to the invertible map before the network.
 
     Raises:
         InputError: the loss is not finite.
     """
-    pooled = torch.cat([draw_q(MOMENT_DRAWS), draw_p(MOMENT_DRAWS)])
-    whitening = Whitening.of(pooled) if settings.whiten else Whitening.none(pooled)
+    whitening = prepare(torch.cat([draw_q(MOMENT_DRAWS), draw_p(MOMENT_DRAWS)]))
     network = RatioNetwork(whitening, settings, generator)
     stop = whitening(stop_q), whitening(stop_p)
     if settings.quadratic:

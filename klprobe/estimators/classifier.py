@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from klprobe.estimators._ratio_estimator import RatioEstimator
 from klprobe.estimators._ratio_losses import Loss, logistic
+from klprobe.estimators._whitening import Whitening
 
 __all__ = ["Classifier"]
 
@@ -18,6 +21,8 @@ class Classifier(RatioEstimator):
 
     preset: Literal["default", "paper"] = "default"
     """Numbers for settings left alone: `default` fits two CPU cores, `paper` is DMVI's Table 2 (hours, a GPU)."""
+    whiten: bool = True
+    """Whiten the codes by the pooled covariance of both sides (paper: no)."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "width": 5000,
@@ -31,6 +36,7 @@ class Classifier(RatioEstimator):
         "average": 0.0,
         "check_every": 5000,
         "patience": 0,
+        "calibrate": "none",
     }
     """What `preset="paper"` sets."""
 
@@ -44,3 +50,7 @@ class Classifier(RatioEstimator):
     def loss(self) -> Loss:
         """Cross-entropy of the label, q's draws 1."""
         return logistic
+
+    def prepare(self, z: torch.Tensor, generator: torch.Generator) -> Whitening:
+        """Whitening, or nothing."""
+        return Whitening.of(z) if self.whiten else Whitening.none(z)

@@ -13,11 +13,11 @@ from klprobe.distributions import SampleOnly, diagonal_normal
 from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
 from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._moments import SHRINKAGES, Moments, moments
-from klprobe.estimators._ratio import Whitening
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_report import RatioOnQ
 from klprobe.estimators._shared import visit_evenly
 from klprobe.estimators._sides import Sides
+from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, Target, no_progress
 
 __all__ = ["Denoising"]
@@ -53,8 +53,8 @@ class Denoising:
     """Decay rate, per step, of the running average of the weights that is reported on."""
     check_every: int = 200
     """Steps between two looks at the stop draw."""
-    patience: int = 4
-    """Looks without an improvement before the fit stops."""
+    patience: int = 2
+    """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
     num_samples: int = 50_000
     """Codes of q behind each reported value, each at all levels."""
 

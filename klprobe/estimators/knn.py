@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions import as_posterior, check_prior, sample_prior
-from klprobe.estimators._ratio import Whitening
 from klprobe.estimators._shared import MeanError
+from klprobe.estimators._whitening import Whitening
 from klprobe.priors import Cloud
 from klprobe.types import Estimate, InputError, Progress, no_progress
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.distributions import Distribution
 
-from klprobe.estimators._ratio import CHUNK, Whitening
+from klprobe.estimators._ratio import CHUNK
 from klprobe.estimators._ratio_report import calibration, share_above_ceiling
 from klprobe.estimators._sides import Sides, evaluate
+from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["LeastSquares"]

@@ -25,7 +25,7 @@ PLACE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Lstm(DensityEstimator):
-    """Gaussian-autoregressive LSTM (Algorithm 3), the best of DMVI's density models; the slowest here."""
+    """Gaussian-autoregressive LSTM (Algorithm 3): each latent given those before it; slow."""
 
     layers: int = 2
     """Recurrent layers."""

@@ -28,7 +28,7 @@ EM_ITERATIONS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Maf(DensityEstimator):
-    """Masked autoregressive flow (Algorithm 3): the sharpest lower bound where latents depend on each other."""
+    """Masked autoregressive flow (Algorithm 3), for latents that depend on each other."""
 
     flows: int = 3
     """Affine autoregressive transforms in a row, the order of the latents reversed after each."""

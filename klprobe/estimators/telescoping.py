@@ -13,12 +13,13 @@ from torch.distributions import Distribution
 from klprobe.estimators._chain import Chain, waymark_moments, waymarks
 from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._moments import SHRINKAGES, Moments, moments
-from klprobe.estimators._ratio import CHUNK, Whitening
+from klprobe.estimators._ratio import CHUNK
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_losses import logistic
 from klprobe.estimators._ratio_report import calibration, share_above_ceiling
 from klprobe.estimators._shared import clip, mean_error, nwj
 from klprobe.estimators._sides import Sides, evaluate
+from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["Telescoping"]
@@ -62,8 +63,8 @@ class Telescoping:
     """Decay rate, per step, of the running average of the weights that is reported on."""
     check_every: int = 200
     """Steps between two looks at the stop draw."""
-    patience: int = 6
-    """Looks without an improvement before the fit stops."""
+    patience: int = 3
+    """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
     num_samples: int = 100_000
     """Codes of q behind each reported expectation."""
     num_prior_samples: int = 1_000_000

@@ -8,8 +8,9 @@ from torch.distributions import Independent, Laplace, MixtureSameFamily, Normal
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
 from klprobe.estimators._descent import Fitted
-from klprobe.estimators._ratio import RatioNetwork, RatioSettings, Whitening
+from klprobe.estimators._ratio import RatioNetwork, RatioSettings
 from klprobe.estimators._ratio_fit import _slope_excess, learn_ratio
+from klprobe.estimators._whitening import Whitening
 from klprobe.estimators.classifier import Classifier
 from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import InputError, no_progress

@@ -1,0 +1,136 @@
+"""Disjoint draws of both sides, a prior known by a cloud, and what is reported with a true log-ratio handed in."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.estimators._sides import Sides, evaluate
+from klprobe.estimators.classifier import Classifier
+from klprobe.estimators.denoising import Denoising
+from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.priors import Cloud
+from klprobe.problems import shifted_gaussians, two_samples
+from klprobe.types import CapabilityError, InputError
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(count, dim=2):
+    """Samples that say which they are."""
+    return torch.arange(count, dtype=torch.float32)[:, None].expand(count, dim) + 0.0
+
+
+def test_the_parts_of_a_cloud_share_no_sample_and_each_is_handed_out_once():
+    sides = Sides.of(SampleOnly(numbered(50)), Cloud(numbered(100)), seeded(), method="test")
+    fit = set(sides.fit_p(2000)[:, 0].tolist())
+    parts = [getattr(sides.prior, name) for name in ("stop", "centre", "report")]
+    seen = [torch.cat([part(7), part(1000), part(5)])[:, 0].tolist() for part in parts]
+    assert [len(part) for part in seen] == [10, 10, 20]
+    assert sorted([*fit, *seen[0], *seen[1], *seen[2]]) == list(range(100))
+
+
+def test_a_priors_sampler_never_runs_dry():
+    sides = Sides.of(SampleOnly(numbered(50)), standard_normal(2), seeded(), method="test")
+    assert len(sides.prior.report(5000)) == len(sides.prior.stop(5000)) == 5000
+
+
+def test_the_points_of_q_that_fit_stop_and_report_are_disjoint():
+    sides = Sides.of(SampleOnly(numbered(100)), standard_normal(2), seeded(), method="test")
+    fit = set(sides.fit_q(3000)[:, 0].tolist())
+    stop = sides.once_q(sides.points.stop, 500)[:, 0].tolist()
+    assert len(stop) == len(set(stop)) == 10
+    assert not fit & set(stop)
+    assert not (fit | set(stop)) & set(sides.points.report.tolist())
+
+
+@pytest.mark.parametrize("samples", [numbered(10), numbered(19)])
+def test_a_cloud_too_small_to_split_is_refused_with_its_size(samples):
+    with pytest.raises(InputError, match=f"{len(samples)} are too few"):
+        Sides.of(SampleOnly(numbered(50)), Cloud(samples), seeded(), method="test")
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(1, 2), torch.zeros(5), torch.zeros(5, 0)])
+def test_what_is_no_cloud_is_refused(samples):
+    with pytest.raises(InputError, match="shape"):
+        Cloud(samples)
+
+
+def test_two_clouds_give_a_bound_of_the_kl_between_what_they_were_drawn_from():
+    pair = shifted_gaussians(3, 0.5)
+    q, p = (_draw(side, 6000, i) for i, side in enumerate((pair.q, pair.p)))
+    small = Classifier(width=32, steps=200, batch_size=128, check_every=50)
+    found = {e.quantity: e for e in small.estimate(SampleOnly(q), Cloud(p), generator=seeded())}
+    assert {e.target for e in found.values()} == {"population"}
+    e = found["nwj"]
+    assert e.details["prior_samples"] == 1200, "a fifth of the cloud, and no sample twice"
+    # 4,200 codes of each side fit 10 weights: some hundredths of a nat; the ceiling log 1200 - 5 = 2.1 cuts little
+    assert 0.5 - 0.15 - 4 * e.std_error < e.value < 0.5 + 4 * e.std_error
+
+
+def _draw(side, count, seed):
+    from klprobe.distributions import sample_with
+
+    return sample_with(side, count, seeded(seed + 10))
+
+
+@pytest.mark.parametrize("estimator", [MonteCarlo()])
+def test_methods_that_need_the_priors_density_say_that_a_cloud_has_none(estimator):
+    q = DiagonalGaussian(torch.zeros(30, 2), std=torch.ones(30, 2))
+    with pytest.raises(CapabilityError, match="cloud of 40 samples"):
+        estimator.estimate(q, Cloud(torch.zeros(40, 2)), generator=seeded())
+
+
+def true_ratio(pair):
+    return lambda z: (pair.q.log_prob(z) - pair.p.log_prob(z)).double()
+
+
+def z_scores(kl, seeds):
+    """Of the five quantities with the true log-ratio handed in, two clouds of 2,000 points each."""
+    pair = shifted_gaussians(4, kl)
+    scores = {}
+    for seed in range(seeds):
+        problem = two_samples(pair, 2000)
+        q = SampleOnly(problem.posterior.sample_at(torch.arange(2000), seeded(2 * seed)))
+        sides = Sides.of(q, Cloud(_draw(pair.p, 20_000, 5000 + seed)), seeded(seed), method="test")
+        for e in evaluate(sides, true_ratio(pair), 0.0, 1000, 100_000).estimates("test"):
+            scores.setdefault(e.quantity, []).append((e.value - kl) / e.std_error)
+    return scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kl", [0.05, 0.3])
+def test_errors_are_honest_on_two_clouds_with_the_true_ratio(kl):
+    """Mean 0 within 4 / sqrt(100), variance 1 within 4 sqrt(2 / 100); the clip at log 4000 - 5 = 3.3 costs little."""
+    for name, z in z_scores(kl, 100).items():
+        z = np.asarray(z)
+        assert abs(z.mean()) <= 0.4 + 0.1, (name, z.mean())
+        assert abs(z.var() - 1) <= 4 * math.sqrt(2 / 100), (name, z.var())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_the_true_ratio_two_clouds_agree_within_four_errors(seed):
+    pair = shifted_gaussians(4, 0.3)
+    sides = Sides.of(
+        SampleOnly(_draw(pair.q, 4000, seed)), Cloud(_draw(pair.p, 20_000, seed + 50)), seeded(seed), method="test"
+    )
+    for e in evaluate(sides, true_ratio(pair), 0.0, 1000, 100_000).estimates("test"):
+        assert abs(e.value - 0.3) <= 4 * e.std_error, e.quantity
+
+
+@pytest.mark.slow
+def test_denoisings_error_is_honest_with_denoisers_that_are_known():
+    """Both sides Gaussian, p known and q's linear denoiser from 400,000 codes: z-scores over 100 seeds."""
+    pair = shifted_gaussians(2, 0.5)
+    small = Denoising(steps=0, num_samples=2000)
+    z = []
+    for seed in range(100):
+        e = small.estimate(two_samples(pair, 2000).posterior, pair.p, generator=seeded(seed))[0]
+        z.append((e.value - 0.5) / e.std_error)
+    z = np.asarray(z)
+    assert abs(z.mean()) <= 0.5, z.mean()
+    assert abs(z.var() - 1) <= 4 * math.sqrt(2 / 100), z.var()
