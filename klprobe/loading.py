@@ -1,4 +1,4 @@
-"""From a path to a posterior: the first checkpoint format that knows the file reads it."""
+"""From a path to a posterior: the first checkpoint format that knows the file reads it; from a name or path to a data set."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import zipfile
 from pathlib import Path
 
 from klprobe import registry
+from klprobe.datasets._shared import Dataset
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.types import InputError
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of a name, settings included, such as `celeba:size=128`; or of one's own folder of images, .npy or .npz.
+
+    Raises:
+        InputError: nothing by that name, or a setting that it does not have.
+    """
+    path = Path(name)
+    if path.exists() and name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
+        kind = "array-file" if path.suffix.lower() in (".npy", ".npz") else "image-folder"
+        return registry.load("datasets", kind)(path=name)
+    return registry.create("datasets", name)
 
 
 def load(path: str | Path, request: Request | None = None) -> Encoded:

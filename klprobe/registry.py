@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -41,6 +42,48 @@ def load(kind: str, name: str) -> Any:
         raise InputError(f"Unknown name {name!r} in {kind}; known: {', '.join(known)}.{hint}")
     module = importlib.import_module(f"klprobe.{kind}.{wanted.replace('-', '_')}")
     return getattr(module, module.__all__[0])
+
+
+def create(kind: str, spec: str) -> Any:
+    """An instance of the dataclass that `load` gives, with its settings in the name: `celeba:size=128:strict`.
+
+    A setting without a value is a switch turned on; `-` and `_` are interchangeable, and the order is free.
+
+    Raises:
+        InputError: no such file or setting, or a value that is not of the setting's type; the message lists what there is.
+    """
+    name, *given = spec.split(":")
+    thing = load(kind, name)
+    defaults = {field.name: field.default for field in dataclasses.fields(thing)}
+    settings: dict[str, Any] = {}
+    for part in given:
+        key, equals, text = part.partition("=")
+        key = key.replace("-", "_")
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise InputError(f"{spec!r}: {name} has no setting {key!r}; its settings: {known}. Write {name}:setting=value.")
+        settings[key] = _value(text if equals else "true", type(defaults[key]), f"{spec!r}: {key}")
+    return thing(**settings)
+
+
+def _value(text: str, kind: type, label: str) -> Any:
+    """The text as a switch, a whole number, a number or a string."""
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise InputError(f"{label} takes {wanted}; got {text!r}.") from error
+
+
+def spec(instance: Any) -> str:
+    """What `create` makes this instance of, settings that have their default values left away."""
+    name = type(instance).__module__.rpartition(".")[2].replace("_", "-")
+    parts = [name]
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if value != field.default:
+            parts.append(field.name if value is True else f"{field.name}={str(value).lower() if value is False else value}")
+    return ":".join(parts)
 
 
 def describe(kind: str, name: str) -> str:

@@ -22,6 +22,9 @@ LEVELS = (
         "kernels",
         "parallel",
         "partial",
+        "npy",
+        "images",
+        "downloads",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
     ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates", "categorical"),
     ("checkpoint", "metrics_log", "training", "problems", "flows"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets.color_mnist import colour, hues
+from klprobe.datasets._shared import Data
+from klprobe.datasets.color_mnist import hues, tint
 
 TOYS = {"ring": (8, 0.01), "grid": (25, 0.05)}
 
@@ -60,7 +61,7 @@ def test_a_hue_depends_on_seed_part_and_number_alone_and_hues_are_uniform():
 
 def test_colours_are_those_of_colorsys():
     hue = np.linspace(0, 0.99, 23)
-    images = colour(torch.full((23, 1, 2, 2), 200, dtype=torch.uint8), hue)
+    images = Data("colours", "all", torch.full((23, 1, 2, 2), 200, dtype=torch.uint8), tint=tint(hue)).x
     assert images.shape == (23, 3, 2, 2)
     for h, image in zip(hue, images, strict=True):
         assert abs(image[:, 0, 0].double() - 200 * torch.tensor(colorsys.hsv_to_rgb(h, 1, 1))).max() <= 0.51

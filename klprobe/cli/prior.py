@@ -14,9 +14,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from klprobe.distributions import DiagonalGaussian, standard_normal
 from klprobe.encoders._named import import_named
-from klprobe.encoders._npy import read_member
 from klprobe.flows import load_flow
 from klprobe.loading import load
+from klprobe.npy import read_member
 from klprobe.priors import UniformSphere, mixture
 from klprobe.types import InputError
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from klprobe import registry
 from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device, emit
+from klprobe.cli.source import read_dataset
 from klprobe.pictures import reconstruct, save_rows
 from klprobe.types import CapabilityError, InputError
 
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
             f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
         )
     name = flags.data or trained.settings["dataset"]
-    data = registry.load("datasets", name)().load(flags.split, flags.data_root)
+    data = read_dataset(name, flags.split, flags.data_root)
     if data.shape != tuple(trained.settings["input_shape"]):
         raise InputError(
             f"{flags.checkpoint.name} was trained on points of shape {tuple(trained.settings['input_shape'])}, but {name} has "

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
+from pathlib import Path
 
 from torch.distributions import Distribution
 
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
+from klprobe.datasets._shared import Data, Split
 from klprobe.encoders._shared import Encoded, Request
-from klprobe.loading import load
-from klprobe.types import InputError, Progress
+from klprobe.images import parse_size
+from klprobe.loading import dataset, load
+from klprobe.types import Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
@@ -33,11 +35,17 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
     return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
 
 
+def read_dataset(name: str, split: Split, root: Path | None) -> Data:
+    """One split of the data set of that name, or of that folder or file; what is to be known of it is said on stderr."""
+    with bar(f"reading {name}") as progress:
+        data = dataset(name).load(split, root, progress)
+    for note in data.notes:
+        print(f"klprobe: {note}", file=sys.stderr)
+    return data
+
+
 def _request(source: Source, device: str, progress: Progress) -> Request:
     """What the flags ask of the encoder and its data."""
-    size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", source.resize or "1")
-    if size is None:
-        raise InputError(f"--resize {source.resize!r} is no size: give 32, or 32x24 for height and width.")
     low, high = map(float, (source.range or "0,1").split(","))
     return Request(
         source.data,
@@ -47,7 +55,7 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         progress,
         encoder=source.encoder,
         outputs=source.outputs,
-        resize=(int(size[1]), int(size[2] or size[1])) if source.resize else None,
+        resize=parse_size(source.resize or "", "--resize"),
         value_range=(low, high) if source.range else None,
         gray=source.gray,
         flatten=source.flatten,

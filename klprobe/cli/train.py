@@ -12,6 +12,7 @@ from klprobe import parallel, registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar
+from klprobe.cli.source import read_dataset
 from klprobe.pictures import has_picture, painter
 from klprobe.training import train
 from klprobe.types import InputError
@@ -22,7 +23,7 @@ class Training:
     """What to train on, for how long, and where the result goes."""
 
     dataset: str
-    """Data set, one of those that `klprobe list` shows."""
+    """Data set that `klprobe data list` shows, with settings as in celeba:size=128; a folder of images, .npy or .npz."""
     steps: int
     """Steps in all, those before a resume included."""
     out: Path
@@ -60,7 +61,7 @@ def run(arguments: list[str]) -> int:
     system = registry.load("trainers", name)
     training, algorithm = _flags(name, system, rest)
     check_writable(training.out)
-    data = registry.load("datasets", training.dataset)().load(training.split, training.data_root)
+    data = read_dataset(training.dataset, training.split, training.data_root)
     device = choose_device(training.device)
     parallel.start(device)
     watch = None

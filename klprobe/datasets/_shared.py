@@ -1,35 +1,40 @@
-"""What every data set gives, where its files lie, and the idx format of MNIST and its relatives."""
+"""What every data set gives, and where its files lie."""
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
-import struct
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-import numpy as np
 import torch
 
+from klprobe.downloads import Download
 from klprobe.training import Batch
-from klprobe.types import InputError
+from klprobe.types import InputError, Progress, no_progress
 
-Split = Literal["train", "test", "all"]
+Split = Literal["train", "validation", "test", "all"]
+SHARE_OF_DEVICE = 0.5
+"""Of a GPU's free memory that data may take; the rest is for the networks."""
 
 
 class Dataset(Protocol):
-    """One data set: a frozen dataclass, first in its file's `__all__`."""
+    """One data set: a frozen dataclass of settings with default values, first in its file's `__all__`.
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
-        """Read one split into memory; `all` is train, then test.
+    A set that lies in files also has `locate(root)`: the file or folder that it is read from, InputError where it is missing.
+    """
+
+    downloads: ClassVar[tuple[Download, ...]]
+    """What `klprobe data fetch` gets."""
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
+        """Read one split.
 
         Args:
-            split: `train`, `test` or `all`.
+            split: `train`, `test` or `all` of them in this order; some sets also have `validation`.
             root: Folder of the data sets' folders; None means KLPROBE_DATA, then ./data. Embedded sets ignore it.
+            progress: Told how far the work is, where a set takes more than a moment.
         Raises:
             InputError: unknown split, or a file that is missing or damaged; the message says what to put where.
         """
@@ -37,105 +42,122 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory.
+    """A data set in memory, or mapped from a file, as small as it comes: bytes stay bytes until a batch is made of them.
 
     Attributes:
-        name: Command-line name.
+        name: Command-line name, settings included.
         split: Which part of it.
-        x: uint8 (0 to 255, made [0, 1] by `floats`) or float32 (taken as it is), shape (N, C, H, W) or (N, D).
+        stored: uint8 (0 to 255, made [0, 1] by `floats`), or any other number (taken as it is), shape (N, ...).
         labels: int64, shape (N,), or None.
+        tint: Colours that grey images are seen in, float32, shape (N, 3); None: as they are stored.
+        notes: What the user should know, such as files left out; one sentence each.
+        device: Where batches go; None means where the data are.
     """
 
     name: str
     split: str
-    x: torch.Tensor
+    stored: torch.Tensor
     labels: torch.Tensor | None = None
+    tint: torch.Tensor | None = None
+    notes: tuple[str, ...] = ()
+    device: torch.device | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.stored)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one data point."""
-        return tuple(self.x.shape[1:])
+        stored = tuple(self.stored.shape[1:])
+        return stored if self.tint is None else (3, *stored[1:])
+
+    @property
+    def x(self) -> torch.Tensor:
+        """All points at once, shape (N, *shape)."""
+        return self.points(slice(None))
+
+    def points(self, which: torch.Tensor | slice) -> torch.Tensor:
+        """The chosen points, uint8 where they are stored so, shape (m, *shape)."""
+        chosen = self.stored[which]
+        return chosen if self.tint is None else (chosen * self.tint[which][:, :, None, None]).round().byte()
 
     def floats(self, which: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """The chosen points as float32, uint8 mapped to [0, 1]; shape (m, *shape)."""
-        chosen = self.x[which]
-        return chosen / 255 if chosen.dtype == torch.uint8 else chosen
+        chosen = self.points(which).to(self.device or self.stored.device)
+        return chosen / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def batch(self, indices: torch.Tensor) -> Batch:
-        """The points at `indices`, shape (m,), as a mini-batch."""
-        indices = indices.to(self.x.device)
-        return Batch(self.floats(indices), None if self.labels is None else self.labels[indices])
+        """The points at `indices`, shape (m,), as a mini-batch on the device."""
+        indices = indices.to(self.stored.device)
+        labels = None if self.labels is None else self.labels[indices].to(self.device or self.stored.device)
+        return Batch(self.floats(indices), labels)
 
     def to(self, device: torch.device) -> Data:
-        """The same data on another device, still uint8 where they are uint8."""
-        return replace(self, x=self.x.to(device), labels=None if self.labels is None else self.labels.to(device))
+        """The same data, all of them on another device if they fit, still uint8; else its batches go there one by one."""
+        if not fits(self.stored, device):
+            return replace(self, device=device)
+        labels, tint = (None if beside is None else beside.to(device) for beside in (self.labels, self.tint))
+        return replace(self, stored=self.stored.to(device), labels=labels, tint=tint, device=device)
 
 
-def parts(split: str) -> tuple[str, ...]:
-    """The files' parts that make up a split: `all` is train, then test."""
-    known = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+def fits(x: torch.Tensor, device: torch.device) -> bool:
+    """Whether the data leave the device enough memory for the work."""
+    if device.type != "cuda":
+        return True
+    return x.numel() * x.element_size() <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+
+
+def parts(split: str, known: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
+    """The parts of a data set that make up a split; `all` is all of them in their order."""
+    if split == "all":
+        return tuple(known)
     if split not in known:
-        raise InputError(f"Unknown split {split!r}; known: {', '.join(known)}.")
-    return known[split]
+        raise InputError(f"Unknown split {split!r}; known: {', '.join((*known, 'all'))}.")
+    return (split,)
 
 
-def load_idx(name: str, split: str, root: Path | None) -> Data:
-    """A data set in the four original idx files of MNIST, below `root`/`name`.
-
-    Raises:
-        InputError: missing or damaged files, or images and labels that do not match.
-    """
-    prefix = {"train": "train", "test": "t10k"}
-    pairs = [(f"{prefix[p]}-images-idx3-ubyte.gz", f"{prefix[p]}-labels-idx1-ubyte.gz") for p in parts(split)]
-    folder = _folder(name, [file for pair in pairs for file in pair], root)
-    images, labels = [], []
-    for image_file, label_file in pairs:
-        images.append(read_idx(folder / image_file, dims=3))
-        labels.append(read_idx(folder / label_file, dims=1))
-        if len(images[-1]) != len(labels[-1]):
-            raise InputError(
-                f"{folder}: {image_file} holds {len(images[-1])} images but {label_file} {len(labels[-1])} labels: "
-                "the two files belong to different sets."
-            )
-    x = torch.from_numpy(np.concatenate(images)).unsqueeze(1)
-    return Data(name, split, x, torch.from_numpy(np.concatenate(labels)).long())
-
-
-def read_idx(path: Path, dims: int) -> np.ndarray:
-    """An uint8 array of `dims` dimensions from a gzipped idx file: magic 0, 0, 8, dims, then the sizes, then the bytes.
+def held_out(count: int, every: int, split: str) -> list[int]:
+    """Numbers of the points of a split of a set that has none: every so many-th is a test point, or none with `every` = 0.
 
     Raises:
-        InputError: not gzip, cut short, or another kind of idx file.
+        InputError: unknown split, or a part without points.
     """
-    try:
-        packed = path.read_bytes()
-        if not packed:
-            raise EOFError("the file is empty")
-        content = gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged or cut short ({error}): fetch it again.") from error
-    header = 4 + 4 * dims
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dims]):
-        raise InputError(f"{path} is no idx file of {dims}-dimensional uint8: it starts with bytes {list(content[:4])}.")
-    sizes = struct.unpack(f">{dims}I", content[4:header])
-    if len(content) - header != math.prod(sizes):
+    if every == 0 and split != "test":
+        return list(range(count))
+    if not 2 <= every <= count:
         raise InputError(
-            f"{path} promises {' x '.join(map(str, sizes))} = {math.prod(sizes)} bytes but holds {len(content) - header}: "
-            "fetch it again."
+            f"{count} points, every {every}-th of them held out, leave none to train on or none to test: give another "
+            "held_out, at least 2, or 0 to train on all."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)
+    which = {"train": [i for i in range(count) if i % every != every - 1], "test": [*range(every - 1, count, every)]}
+    return sorted(i for part in parts(split) for i in which[part])
 
 
-def _folder(name: str, files: Sequence[str], root: Path | None) -> Path:
-    """The data set's folder with all `files` in it, or an error that says what is missing and where it goes."""
-    folder = Path(root or os.environ.get("KLPROBE_DATA") or "data") / name
+def data_root(root: Path | None) -> Path:
+    """Folder of the data sets' folders."""
+    return Path(root or os.environ.get("KLPROBE_DATA") or "data")
+
+
+def folder_with(name: str, files: Sequence[str], root: Path | None, *, fetch: str = "") -> Path:
+    """The data set's folder with all `files` in it, or an error that says what is missing and where it goes.
+
+    Args:
+        name: Of the folder.
+        files: In it.
+        root: As in `Dataset.load`.
+        fetch: How else to come by them; by default `klprobe data fetch` does.
+    """
+    folder = data_root(root) / name
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise InputError(
             f"{name} is read from {folder.resolve()}, which lacks {', '.join(missing)}. "
-            f"Put the original files there, or point --data-root (or KLPROBE_DATA) to the folder that holds {name}/."
+            f"Put the original files there ({fetch or f'klprobe data fetch {name} does it'}), "
+            f"or point --data-root (or KLPROBE_DATA) to the folder that holds {name}/."
         )
     return folder
+
+
+def downloads(folder: str, sites: Sequence[str], sha256: Mapping[str, str]) -> tuple[Download, ...]:
+    """The files of one folder, which every one of the `sites` has under the same names."""
+    return tuple(Download(f"{folder}/{file}", tuple(site + file for site in sites), sum_) for file, sum_ in sha256.items())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, Split, load_idx, parts
+from klprobe.datasets._idx import MNIST, load_idx, locate_idx
+from klprobe.datasets._shared import Data, Split, parts
+from klprobe.downloads import Download
+from klprobe.registry import spec
+from klprobe.types import Progress, no_progress
 
 __all__ = ["ColorMnist"]
 
-CHUNK = 10_000
-"""Images coloured at a time: bounds memory, not results."""
 PART_NUMBER = {"train": 0, "test": 1}
 
 
@@ -23,18 +26,23 @@ class ColorMnist:
 
     The colour of an image depends on the seed, the part (train or test) and the image's number in it, and on nothing else:
     a hue uniform on the circle, full saturation and value, times the grey level. DMVI and AGAN name Metz et al. (2017) and
-    give no recipe; this one is ours.
+    give no recipe; this one is ours. Images are kept grey, and coloured when a batch is made of them.
     """
 
     seed: int = 0
     """Of the colours."""
+    downloads: ClassVar[tuple[Download, ...]] = MNIST
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 3, 28, 28)."""
         loaded = [load_idx("mnist", part, root) for part in parts(split)]
-        x = torch.cat([colour(data.x, hues(len(data), PART_NUMBER[data.split], self.seed)) for data in loaded])
-        labels = [data.labels for data in loaded if data.labels is not None]
-        return Data("color-mnist", split, x, torch.cat(labels))
+        hue = np.concatenate([hues(len(grey), PART_NUMBER[grey.split], self.seed) for grey in loaded])
+        labels = torch.cat([grey.labels for grey in loaded if grey.labels is not None])
+        return Data(spec(self), split, torch.cat([grey.stored for grey in loaded]), labels, tint(hue))
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The folder of MNIST's four files."""
+        return locate_idx("mnist", "all", root)
 
 
 def hues(count: int, part: int, seed: int) -> np.ndarray:
@@ -47,10 +55,8 @@ def hues(count: int, part: int, seed: int) -> np.ndarray:
     return (state >> np.uint64(11)) / 2**53
 
 
-def colour(grey: torch.Tensor, hue: np.ndarray) -> torch.Tensor:
-    """Colour images, uint8, shape (N, 3, H, W), of grey ones (N, 1, H, W) and hues (N,)."""
+def tint(hue: np.ndarray) -> torch.Tensor:
+    """Red, green and blue in [0, 1] at full saturation and value, float32, shape (N, 3), of hues (N,)."""
     offsets = torch.tensor([0.0, 4.0, 2.0])  # of red, green and blue on the circle of six sextants
     sextant = (6 * torch.from_numpy(hue).float()[:, None] + offsets) % 6
-    rgb = ((sextant - 3).abs() - 1).clamp(0, 1)[:, :, None, None]
-    images = [(g * c).round().byte() for g, c in zip(grey.split(CHUNK), rgb.split(CHUNK), strict=True)]
-    return torch.cat(images)
+    return ((sextant - 3).abs() - 1).clamp(0, 1)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from klprobe.datasets._shared import Data, Split, parts
+from klprobe.downloads import Download
+from klprobe.types import Progress, no_progress
 
 __all__ = ["Digits"]
 
@@ -22,7 +25,9 @@ Every fifth of the whole file would not do: the classes repeat with period ten i
 class Digits:
     """scikit-learn's embedded digits: 1,797 grey images of 8 x 8 as vectors in [0, 1], 1,442 train + 355 test."""
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """The grey levels 0 to 16 over 16, float32, shape (N, 64); `root` is not needed."""
         from sklearn.datasets import load_digits
 

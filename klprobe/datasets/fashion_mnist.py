@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from klprobe.datasets._shared import Data, Split, load_idx
+from klprobe.datasets._idx import load_idx, locate_idx
+from klprobe.datasets._shared import Data, Split, downloads
+from klprobe.downloads import Download
+from klprobe.types import Progress, no_progress
 
 __all__ = ["FashionMnist"]
 
@@ -14,6 +18,24 @@ __all__ = ["FashionMnist"]
 class FashionMnist:
     """Fashion-MNIST articles of clothing: 60,000 + 10,000 grey images of 28 x 28 (Xiao, Rasul, Vollgraf 2017)."""
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    downloads: ClassVar[tuple[Download, ...]] = downloads(
+        "fashion-mnist",
+        (
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        ),
+        {
+            "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        },
+    )
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/fashion-mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
         return load_idx("fashion-mnist", split, root)
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The folder of the four files."""
+        return locate_idx("fashion-mnist", "all", root)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from klprobe.datasets._modes import load_modes
 from klprobe.datasets._shared import Data, Split
+from klprobe.downloads import Download
+from klprobe.types import Progress, no_progress
 
 __all__ = ["Grid"]
 
@@ -20,7 +23,9 @@ TICKS, STD = (-4.0, -2.0, 0.0, 2.0, 4.0), 0.05
 class Grid:
     """2-D grid: 25 normals of standard deviation 0.05 at {-4, -2, 0, 2, 4}^2, 50,000 train + 10,000 test points."""
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
         return load_modes("grid", split, self.centres, STD)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from klprobe.datasets._shared import Data, Split, load_idx
+from klprobe.datasets._idx import MNIST, load_idx, locate_idx
+from klprobe.datasets._shared import Data, Split
+from klprobe.downloads import Download
+from klprobe.types import Progress, no_progress
 
 __all__ = ["Mnist"]
 
@@ -14,6 +18,12 @@ __all__ = ["Mnist"]
 class Mnist:
     """MNIST handwritten digits: 60,000 + 10,000 grey images of 28 x 28 (LeCun et al. 1998)."""
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    downloads: ClassVar[tuple[Download, ...]] = MNIST
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
         return load_idx("mnist", split, root)
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The folder of the four files."""
+        return locate_idx("mnist", "all", root)

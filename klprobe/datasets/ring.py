@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from klprobe.datasets._modes import load_modes
 from klprobe.datasets._shared import Data, Split
+from klprobe.downloads import Download
+from klprobe.types import Progress, no_progress
 
 __all__ = ["Ring"]
 
@@ -21,7 +24,9 @@ MODES, RADIUS, STD = 8, 1.0, 0.01
 class Ring:
     """2-D ring: 8 normals of standard deviation 0.01 on the unit circle, 50,000 train + 10,000 test points."""
 
-    def load(self, split: Split = "train", root: Path | None = None) -> Data:
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
         return load_modes("ring", split, self.centres, STD)
 

@@ -12,17 +12,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from klprobe import registry
-from klprobe.encoders import _npy
+from klprobe import npy, registry
 from klprobe.encoders._named import import_named
 from klprobe.encoders._shared import Request
+from klprobe.images import channels_first, check_same_shape, find_images, read_image
 from klprobe.types import InputError
 
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """package.module:attribute"""
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
-ARRAY_NAMES = ("x", "data", "images", "arr_0")
-"""Which array of an .npz is the data, where it holds several."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey level: ITU-R BT.601, as pillow's mode L."""
 SOURCES = "a data set's name (klprobe list), a .npy or .npz of shape (N, ...), a folder of images, or package.module:dataset"
@@ -130,11 +127,13 @@ def open_inputs(request: Request, label: str) -> Inputs:
     if name is None:
         raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
     path = Path(name)
-    registered = name.replace("_", "-")
+    registered = name.partition(":")[0].replace("_", "-")
     elsewhere = path.exists() or NAMED.fullmatch(name) or path.suffix or len(path.parts) > 1
     if registered in registry.names("datasets") or not elsewhere:
-        data = registry.load("datasets", registered)().load(request.split, request.data_root)
-        return Inputs(registered, len(data), lambda start, stop: data.x[start:stop], request, request.split)
+        data = registry.create("datasets", name).load(request.split, request.data_root, request.progress)
+        return Inputs(
+            data.name, len(data), lambda start, stop: data.points(slice(start, stop)), request, request.split, data.notes
+        )
     if request.split != "all":
         raise InputError(
             f"--split {request.split} chooses among klprobe's data sets only: give the points of that split as --data."
@@ -149,60 +148,30 @@ def open_inputs(request: Request, label: str) -> Inputs:
 
 
 def _array_file(path: Path) -> torch.Tensor:
-    if path.suffix.lower() == ".npy":
-        array = _npy.map_file(path, path.name)
-    elif path.suffix.lower() == ".npz":
-        array = _npy.read_sole(path, ARRAY_NAMES)
-    else:
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(f"--data {path} is neither .npy nor .npz nor a folder of images: give {SOURCES}.")
-    if array.dtype.kind not in "fiub" or array.ndim < 2:
-        raise InputError(f"{path.name} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
-    return torch.from_numpy(
-        np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-    )
+    array = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
+    return torch.from_numpy(npy.as_data(array, path.name))
 
 
 def _from_tensor(name: str, x: torch.Tensor, request: Request) -> Inputs:
     """Data in memory; images with the channels last, as most arrays have them, are turned to (C, H, W)."""
-    notes: tuple[str, ...] = ()
-    if x.dim() == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
-        x, notes = x.movedim(-1, 1), (f"{name}: channels last, turned to (C, H, W) = {tuple(x.movedim(-1, 1).shape[1:])}",)
-    return Inputs(name, len(x), lambda start, stop: x[start:stop], request, notes=notes)
+    turned = channels_first(x)
+    notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(turned.shape[1:])}",) if turned is not x else ()
+    return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=notes)
 
 
 def _folder(folder: Path, request: Request) -> Inputs:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
-    if not files:
-        raise InputError(f"--data {folder} holds no image ({', '.join(IMAGES)}).")
+    """Images are decoded block by block, already gray and resized when asked for, since their sizes may differ."""
+    files = find_images(folder)
 
     def fetch(start: int, stop: int) -> torch.Tensor:
-        images = [_image(file, request) for file in files[start:stop]]
-        if len({image.shape for image in images}) > 1:
-            other = next(i for i, image in enumerate(images) if image.shape != images[0].shape)
-            raise InputError(
-                f"{files[start].name} has shape {tuple(images[0].shape)} but {files[start + other].name} "
-                f"{tuple(images[other].shape)}: give --resize, and --gray where some images have colours."
-            )
+        some = files[start:stop]
+        images = [read_image(file, str(file), gray=request.gray, size=request.resize) for file in some]
+        check_same_shape(images, [file.name for file in some])
         return torch.stack(images)
 
     return Inputs(folder.name, len(files), fetch, request)
-
-
-def _image(file: Path, request: Request) -> torch.Tensor:
-    """One image, (C, H, W): uint8 as stored; already gray and resized (in [0, 1]) when asked for, since sizes may differ."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            mode = "L" if image.mode in ("1", "L", "I;16", "I") else "RGB"
-            pixels = torch.from_numpy(np.array(image.convert(mode), copy=True))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}): remove or replace it.") from error
-    pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(-1, 0)
-    if not (request.resize or request.gray):
-        return pixels
-    steps = Request(gray=request.gray, resize=request.resize)
-    return (preprocess(pixels.unsqueeze(0), steps, file.name)[0] * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _from_python(name: str, request: Request) -> Inputs:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from klprobe.encoders import _npy
+from klprobe import npy
 from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.types import InputError
@@ -105,10 +105,10 @@ def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
             def read(name: str) -> torch.Tensor:
-                return _from_numpy(path, name, _npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
+                return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
 
             small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
-            labels = {name: str(_npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
+            labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
             return _choose(path, members, read), labels
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
@@ -127,7 +127,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 
 def _read_folder(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     def read(name: str) -> torch.Tensor:
-        return _from_numpy(path, name, _npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
+        return _from_numpy(path, name, npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
 
     return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}
 

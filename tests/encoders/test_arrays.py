@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly
-from klprobe.encoders import _npy, _tensors, arrays
+from klprobe import npy
+from klprobe.encoders import _tensors, arrays
 from klprobe.encoders._shared import Request
 from klprobe.loading import load
 from klprobe.types import InputError
@@ -250,7 +251,7 @@ def test_safetensors_that_lie_about_their_shape_are_refused(tmp_path):
 
 
 def test_a_zip_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(_npy, "INFLATE_FREE", 1 << 20)
+    monkeypatch.setattr(npy, "INFLATE_FREE", 1 << 20)
     np.savez_compressed(tmp_path / "q.npz", mean=np.zeros((10_000, 200), "float32"))
     tracemalloc.start()
     refused(tmp_path / "q.npz", "zip bomb", "8,000,000 bytes")

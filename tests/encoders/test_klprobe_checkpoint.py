@@ -78,7 +78,7 @@ def test_an_unknown_data_set_names_the_nearest(path):
 def test_points_that_the_encoder_never_saw_are_not_called_trained_on(path, digits, monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Other:
-        def load(self, split, root):
+        def load(self, split, root, progress):
             return dataclasses.replace(digits["all"], name="other")
 
     load = registry.load

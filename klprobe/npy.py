@@ -20,6 +20,9 @@ CHUNK_BYTES = 1 << 24
 INFLATE_RATIO, INFLATE_FREE = 100, 1 << 30
 """Codes of real data hardly compress: what grows more than 100-fold, beyond 1 GiB, is taken for a zip bomb."""
 
+DATA_NAMES = ("x", "data", "images", "arr_0")
+"""Which array of an .npz is the data, where it holds several."""
+
 
 class Layout(NamedTuple):
     """What the header of a `.npy` file promises."""
@@ -77,7 +80,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
         raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is memory-mapped.") from error
 
 
-def read_sole(path: Path, preferred: Sequence[str]) -> np.ndarray:
+def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
     """The array of an `.npz` file that holds one, or the first of the `preferred` names among several."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -89,6 +92,17 @@ def read_sole(path: Path, preferred: Sequence[str]) -> np.ndarray:
             return read_member(archive, members[name], f"{path.name}: {name!r}")
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
+
+
+def as_data(array: np.ndarray, label: str) -> np.ndarray:
+    """The array as data points, shape (N, ...), in this machine's byte order; a mapped one stays mapped where it can.
+
+    Raises:
+        InputError: no numbers, or no more than one dimension.
+    """
+    if array.dtype.kind not in "fiub" or array.ndim < 2:
+        raise InputError(f"{label} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
+    return np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def map_file(path: Path, label: str) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""`klprobe data list | fetch | show`: which data sets are here, how to come by the others, and what is in one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from klprobe import registry
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import emit
+from klprobe.cli.progress import bar
+from klprobe.cli.source import read_dataset
+from klprobe.datasets._shared import Data, Dataset, data_root
+from klprobe.downloads import fetch
+from klprobe.loading import dataset
+from klprobe.pictures import has_picture, save_rows
+from klprobe.types import InputError
+
+BLOCK = 10_000
+"""Points looked at in one piece."""
+SHOWN_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListFlags:
+    """Which data sets are here, and where; how to come by the others.
+
+    klprobe data list --data-root DIR
+    """
+
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchFlags:
+    """Download the original files of the data sets named, checked by their SHA-256; what was interrupted goes on.
+
+    klprobe data fetch mnist cifar-10 --data-root DIR
+    """
+
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowFlags:
+    """A picture of some points of a data set, and its shape, counts, classes and range.
+
+    klprobe data show mnist --split test
+    klprobe data show photos --out photos.png
+    """
+
+    split: Literal["train", "validation", "test", "all"] = "train"
+    """Its points; validation for those that have it."""
+    num: int = 64
+    """Points in the picture, evenly spread over the split."""
+    out: Path | None = None
+    """The PNG file; by default NAME.png here."""
+    strict: bool = False
+    """Stop at an image that does not decode, instead of leaving it out."""
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the first argument says."""
+    known: dict[str, tuple[Callable[[list[str]], None], str]] = {
+        "list": (_list, "which data sets are here, and how to come by the others"),
+        "fetch": (_fetch, "download data sets: klprobe data fetch mnist cifar-10"),
+        "show": (_show, "a picture of a data set, its shape, counts, classes and range: klprobe data show mnist"),
+    }
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print("usage: klprobe data list | fetch NAME ... | show NAME\n")
+        print("\n".join(f"  {name:<6} {line}" for name, (_, line) in known.items()))
+        print("\n  klprobe data show --help   the flags of one of them")
+        return 0
+    if first not in known:
+        given = f"does not know {first!r}" if first else "needs to be told what to do"
+        raise InputError(f"klprobe data {given}: {', '.join(known)}. See klprobe data --help.")
+    known[first][0](arguments[1:])
+    return 0
+
+
+def _list(arguments: list[str]) -> None:
+    flags = parse(ListFlags, arguments, prog="klprobe data list")
+    rows = [_row(name, flags.data_root) for name in registry.names("datasets")]
+    if flags.json:
+        emit(lambda: print(json.dumps(rows, indent=1)))
+        return
+    lines = [f"{row['name']:<14} {row['state']:<8} {row['where'] or ''}".rstrip() for row in rows]
+    emit(lambda: print("\n".join([f"in {data_root(flags.data_root).resolve()} (--data-root, KLPROBE_DATA)", *lines])))
+
+
+def _row(name: str, root: Path | None) -> dict[str, Any]:
+    """A data set's name, whether it is here, and where it is or how to come by it."""
+    chosen = registry.create("datasets", name)
+    if getattr(chosen, "path", None) == "":
+        return {"name": name, "state": "yours", "where": registry.describe("datasets", name)}
+    if not hasattr(chosen, "locate"):
+        return {"name": name, "state": "built in", "where": registry.describe("datasets", name)}
+    try:
+        return {"name": name, "state": "here", "where": str(chosen.locate(root).resolve())}
+    except InputError:
+        remedy = f"klprobe data fetch {name}" + ("" if chosen.downloads else " says what to put where")
+        return {"name": name, "state": "missing", "where": remedy}
+
+
+def _fetch(arguments: list[str]) -> None:
+    names, rest = _names(arguments)
+    flags = parse(FetchFlags, rest, prog="klprobe data fetch NAME ...")
+    if not names:
+        raise InputError("klprobe data fetch needs names of data sets: klprobe data list shows which are missing.")
+    wanted: dict[str, Dataset] = {name: registry.create("datasets", name) for name in names}
+    for name, chosen in wanted.items():
+        if not chosen.downloads:
+            if hasattr(chosen, "locate"):
+                chosen.locate(flags.data_root)  # says what to put where
+            print(f"{name} needs no download.")
+        for download in chosen.downloads:
+            with bar(download.path) as progress:
+                path = fetch(download, data_root(flags.data_root), progress)
+            print(path, flush=True)
+
+
+def _show(arguments: list[str]) -> None:
+    names, rest = _names(arguments)
+    flags = parse(ShowFlags, rest, prog="klprobe data show NAME")
+    if len(names) != 1:
+        raise InputError(
+            f"klprobe data show needs the name of one data set, a folder of images, .npy or .npz; got {len(names)}."
+        )
+    if flags.num < 1:
+        raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
+    name = names[0]
+    if flags.strict:
+        chosen = dataset(name)
+        if not hasattr(chosen, "strict"):
+            raise InputError(f"--strict is for sets of image files; {name} is none.")
+        name = registry.spec(replace(chosen, strict=True))  # type: ignore[type-var]
+    data = read_dataset(name, flags.split, flags.data_root)
+    facts = describe(data)
+    if has_picture(data.shape):
+        which = torch.linspace(0, len(data) - 1, min(flags.num, len(data))).round().long()
+        out = flags.out or Path(f"{Path(names[0]).stem.replace(':', '-')}.png")
+        save_rows(out, {"data": data.floats(which)})
+        facts["picture"] = str(out)
+    emit(lambda: print(json.dumps(facts, indent=1) if flags.json else "\n".join(_lines(facts))))
+
+
+def _names(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first flag, and the rest."""
+    first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return arguments[:first], arguments[first:]
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """Name, split, number, shape and kind of the points, their range, mean and spread, and how many of each class.
+
+    Mean and spread are over all numbers, in float64, a block of points at a time.
+    """
+    low, high, count, total, squares = math.inf, -math.inf, 0, 0.0, 0.0
+    for block in _blocks(data):
+        low, high = min(low, block.min().item()), max(high, block.max().item())
+        count, total = count + block.numel(), total + block.sum().item()
+    mean = total / count
+    for block in _blocks(data):
+        squares += (block - mean).square().sum().item()
+    labels = data.labels
+    classes = None
+    if labels is not None:
+        classes = {str(label): number for label, number in enumerate(labels.bincount().tolist()) if number}
+    return {
+        "name": data.name,
+        "split": data.split,
+        "num_points": len(data),
+        "shape": list(data.shape),
+        "dtype": str(data.stored.dtype).removeprefix("torch."),
+        "range": [low, high],
+        "mean": mean,
+        "std": math.sqrt(squares / count),
+        "classes": classes,
+    }
+
+
+def _blocks(data: Data) -> Iterator[torch.Tensor]:
+    return (data.points(slice(start, start + BLOCK)).double() for start in range(0, len(data), BLOCK))
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    shape = " x ".join(map(str, facts["shape"]))
+    lines = [f"{facts['name']} ({facts['split']}): {facts['num_points']:,} points of shape {shape}, {facts['dtype']}"]
+    low, high = facts["range"]
+    lines.append(f"range    {low:g} to {high:g}, mean {facts['mean']:.4g}, standard deviation {facts['std']:.4g}")
+    classes = facts["classes"]
+    if classes is not None:
+        some = [f"{name}: {number:,}" for name, number in list(classes.items())[:SHOWN_CLASSES]]
+        more = f"  and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
+        lines.append(f"classes  {len(classes)}; {'  '.join(some)}{more}")
+    lines.append(f"picture  {facts['picture']}" if "picture" in facts else f"picture  none: points of shape {shape} have none")
+    return lines

@@ -1,0 +1,160 @@
+"""Many image files to one array of bytes: decoded once, by several threads, and kept beside the data when it is large."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from klprobe.images import Undecodable, check_same_shape
+from klprobe.npy import map_file
+from klprobe.types import InputError, Progress, no_progress
+
+KEEP_FROM = 1 << 25
+"""Bytes of pixels from which they are kept in a file, and read from it through a memory map."""
+AT_ONCE = 512
+"""Images between two looks at the progress: bounds memory, not results."""
+NAMED = 5
+"""Files left out that a note names."""
+VERSION = 1
+"""Of the files kept; another one is not read."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is to be decoded.
+
+    Attributes:
+        label: What errors call the whole.
+        names: Of the files.
+        read: From a name to the image, uint8, shape (C, H, W), the same for all; Undecodable where there is none.
+        strict: Whether one bad file stops everything; else it is left out, and said.
+        cache: Where pixels are kept when they are many; `.npy`, with a `.json` beside it that says what it holds.
+        fingerprint: Of the files and of how they are prepared, JSON; other pixels under the same name are made again.
+    """
+
+    label: str
+    names: Sequence[str]
+    read: Callable[[str], torch.Tensor]
+    strict: bool
+    cache: Path
+    fingerprint: Any
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images, uint8, shape (n, C, H, W), the names of their files, and what to say about them."""
+
+    x: torch.Tensor
+    names: list[str]
+    notes: tuple[str, ...]
+
+
+def decode(files: Files, progress: Progress = no_progress) -> Decoded:
+    """Every image that decodes, in the order of the names.
+
+    Raises:
+        InputError: none decodes, one does not when `strict`, or two have different shapes.
+    """
+    print_ = hashlib.sha256(json.dumps([VERSION, files.fingerprint, list(files.names)]).encode()).hexdigest()
+    x, bad, notes = _kept(files, print_) or _decode(files, print_, progress)
+    if bad and files.strict:
+        raise InputError(f"{_left_out(files.label, bad, len(files.names))} Remove or replace them, or leave strict away.")
+    lost = set(bad)
+    notes += (_left_out(files.label, bad, len(files.names)),) if bad else ()
+    return Decoded(x, [name for name in files.names if name not in lost], notes)
+
+
+def _left_out(label: str, bad: Sequence[str], count: int) -> str:
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"{label}: {len(bad)} of {count:,} images do not decode and are left out: {', '.join(bad[:NAMED])}{more}."
+
+
+def _kept(files: Files, print_: str) -> tuple[torch.Tensor, list[str], tuple[str, ...]] | None:
+    """Pixels that an earlier run left, and the names of bad files, if they are of these files."""
+    try:
+        said = json.loads(files.cache.with_suffix(".json").read_text())
+        if said["fingerprint"] != print_:
+            return None
+        pixels = map_file(files.cache, files.cache.name)
+        return torch.from_numpy(pixels[: said["count"]]), list(said["left_out"]), ()
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
+        return None
+
+
+def _decode(files: Files, print_: str, progress: Progress) -> tuple[torch.Tensor, list[str], tuple[str, ...]]:
+    """Pixels, names of bad files, and a note of where the pixels are kept, if they are."""
+    draft = files.cache.with_name(f"{files.cache.name}.{os.getpid()}.draft")
+    pixels, done, bad = None, 0, []
+    try:
+        for images, names, lost in _blocks(files, progress):
+            bad += lost
+            if not images:
+                continue
+            if pixels is None:
+                like, like_name = images[0], names[0]
+                pixels = _room((len(files.names), *like.shape), draft)
+            check_same_shape([like, *images], [like_name, *names])
+            pixels[done : done + len(images)] = torch.stack(images).numpy()
+            done += len(images)
+        if pixels is None:
+            raise InputError(f"{files.label}: none of {len(files.names)} images decodes, such as {bad[0]}.")
+        if not isinstance(pixels, np.memmap):
+            return torch.from_numpy(pixels[:done]), bad, ()
+        pixels.flush()
+        _keep(draft, files.cache, {"fingerprint": print_, "count": done, "left_out": bad})
+        note = f"{files.label}: {done:,} images were decoded, and their pixels are kept in {files.cache}."
+        return torch.from_numpy(map_file(files.cache, files.cache.name)[:done]), bad, (note,)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _room(shape: tuple[int, ...], draft: Path) -> np.ndarray:
+    """An array to fill: in a file when it is large and the disk has room for it, else in memory."""
+    size = int(np.prod(shape, dtype=np.int64))
+    if size >= KEEP_FROM:
+        with contextlib.suppress(OSError):  # a folder that cannot be written to
+            draft.parent.mkdir(exist_ok=True)
+            if shutil.disk_usage(draft.parent).free > 2 * size:
+                return np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+    return np.empty(shape, np.uint8)
+
+
+def _keep(draft: Path, cache: Path, said: dict[str, Any]) -> None:
+    """Put pixels and what is said of them in their places; in between there is no `.json`, and so nothing to be misread."""
+    beside, note = cache.with_suffix(".json"), draft.with_suffix(".json")
+    beside.unlink(missing_ok=True)
+    os.replace(draft, cache)
+    note.write_text(json.dumps(said))
+    os.replace(note, beside)
+
+
+def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tensor], list[str], list[str]]]:
+    """Images that decode with their names, and the names of those that do not, a block at a time."""
+
+    def read(name: str) -> torch.Tensor | None:
+        try:
+            return files.read(name)
+        except Undecodable:
+            if files.strict:
+                raise
+            return None
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(files.names), AT_ONCE):
+            names = files.names[start : start + AT_ONCE]
+            images = list(pool.map(read, names))
+            good = [name for name, image in zip(names, images, strict=True) if image is not None]
+            lost = [name for name, image in zip(names, images, strict=True) if image is None]
+            progress(start + len(names), len(files.names), "decoding images")
+            yield [image for image in images if image is not None], good, lost

@@ -1,0 +1,80 @@
+"""The idx format of MNIST and its relatives."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from klprobe.datasets._shared import Data, downloads, folder_with, parts
+from klprobe.types import InputError
+
+PREFIX = {"train": "train", "test": "t10k"}
+MNIST = downloads(
+    "mnist",
+    ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+    {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+)
+"""Copies of the original files; the page of LeCun et al. asks not to be fetched from."""
+
+
+def locate_idx(name: str, split: str, root: Path | None) -> Path:
+    """The folder with the files of a split, or an error that says what is missing."""
+    files = [f"{PREFIX[part]}-{kind}-ubyte.gz" for part in parts(split) for kind in ("images-idx3", "labels-idx1")]
+    return folder_with(name, files, root)
+
+
+def load_idx(name: str, split: str, root: Path | None) -> Data:
+    """A data set in the four original idx files of MNIST, below `root`/`name`.
+
+    Raises:
+        InputError: missing or damaged files, or images and labels that do not match.
+    """
+    folder = locate_idx(name, split, root)
+    images, labels = [], []
+    for part in parts(split):
+        image_file, label_file = (f"{PREFIX[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+        images.append(read_idx(folder / image_file, dims=3))
+        labels.append(read_idx(folder / label_file, dims=1))
+        if len(images[-1]) != len(labels[-1]):
+            raise InputError(
+                f"{folder}: {image_file} holds {len(images[-1])} images but {label_file} {len(labels[-1])} labels: "
+                "the two files belong to different sets."
+            )
+    x = torch.from_numpy(np.concatenate(images)).unsqueeze(1)
+    return Data(name, split, x, torch.from_numpy(np.concatenate(labels)).long())
+
+
+def read_idx(path: Path, dims: int) -> np.ndarray:
+    """An uint8 array of `dims` dimensions from a gzipped idx file: magic 0, 0, 8, dims, then the sizes, then the bytes.
+
+    Raises:
+        InputError: not gzip, cut short, or another kind of idx file.
+    """
+    try:
+        packed = path.read_bytes()
+        if not packed:
+            raise EOFError("the file is empty")
+        content = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged or cut short ({error}): fetch it again.") from error
+    header = 4 + 4 * dims
+    if len(content) < header or content[:4] != bytes([0, 0, 8, dims]):
+        raise InputError(f"{path} is no idx file of {dims}-dimensional uint8: it starts with bytes {list(content[:4])}.")
+    sizes = struct.unpack(f">{dims}I", content[4:header])
+    if len(content) - header != math.prod(sizes):
+        raise InputError(
+            f"{path} promises {' x '.join(map(str, sizes))} = {math.prod(sizes)} bytes but holds {len(content) - header}: "
+            "fetch it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)

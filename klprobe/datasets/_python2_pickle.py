@@ -1,0 +1,69 @@
+"""The pickles of CIFAR-10: plain values and arrays of bytes, read without running anything that the file names."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+
+from klprobe.types import InputError
+
+
+class _Bytes:
+    """Stands in for a NumPy array while the file is read: it keeps what the file says, and NumPy never sees it."""
+
+    state: Any = None
+
+    def __init__(self, *_: Any) -> None:
+        """Shape and kind given here are those of an empty array; the state that follows has the true ones."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        """The array: (version, shape, dtype, Fortran order, bytes), bytes alone."""
+        _, shape, kind, fortran, content = self.state
+        if not isinstance(kind, _Kind) or kind.name not in ("u1", b"u1") or fortran or not isinstance(content, bytes):
+            raise ValueError("an array that is not of bytes in C order")
+        return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class _Kind:
+    """Stands in for a NumPy dtype."""
+
+    def __init__(self, name: Any = "", *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which bytes do not have."""
+
+
+STAND_INS = {
+    ("numpy.core.multiarray", "_reconstruct"): _Bytes,
+    ("numpy._core.multiarray", "_reconstruct"): _Bytes,
+    ("numpy", "ndarray"): _Bytes,
+    ("numpy", "dtype"): _Kind,
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for what an array is made of; anything else is refused before it is imported."""
+        if (module, name) not in STAND_INS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array is made of")
+        return STAND_INS[module, name]
+
+
+def read_pickle(content: bytes, label: str) -> dict[bytes, Any]:
+    """A dictionary whose keys and strings are bytes and whose arrays are uint8, from a pickle of Python 2 or 3.
+
+    Raises:
+        InputError: damaged, no dictionary, or holding anything but plain values and arrays of bytes.
+    """
+    try:
+        found = _Reader(io.BytesIO(content), encoding="bytes").load()
+        return {key: value.array() if isinstance(value, _Bytes) else value for key, value in found.items()}
+    except Exception as error:  # a damaged pickle fails in any way at all
+        raise InputError(f"{label} is damaged, or no pickle of arrays ({error}): fetch it again.") from error

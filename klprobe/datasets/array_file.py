@@ -1,0 +1,102 @@
+"""Arrays of one's own, in an .npy or .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from klprobe import npy
+from klprobe.datasets._shared import Data, Split, held_out, parts
+from klprobe.downloads import Download
+from klprobe.images import channels_first
+from klprobe.registry import spec
+from klprobe.types import InputError, Progress, no_progress
+
+__all__ = ["ArrayFile"]
+
+LABEL_NAMES = ("labels", "y")
+BLOCK = 1 << 24
+"""Numbers looked at in one piece."""
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """A .npy or .npz of shape (N, ...): its path, or array-file:path=x.npz; x_train and x_test in it, or a tenth held out.
+
+    An .npz may hold labels too, as labels or y, y_train and y_test. Bytes are images' 0 to 255; other numbers are taken as
+    they are. An .npy stays memory-mapped when all of it is asked for: held_out=0, or split all.
+    """
+
+    path: str = ""
+    """The file."""
+    held_out: int = 10
+    """Where the file has no x_train and x_test: every so many-th point is a test point; 0: all are for training."""
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
+        """Shape (N, C, H, W), channels brought to the front, or (N, ...); `root` is not needed.
+
+        Raises:
+            InputError: no such file, a damaged one, no numbers, numbers that are not finite, or labels that do not match.
+        """
+        path = self.locate()
+        names = _members(path)
+        if {"x_train", "x_test"} <= names:
+            x = np.concatenate([_array(path, f"x_{part}") for part in parts(split)])
+            given = {"y_train", "y_test"} <= names
+            labels = np.concatenate([_array(path, f"y_{part}") for part in parts(split)]) if given else None
+        else:
+            x = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
+            label_name = next((name for name in LABEL_NAMES if name in names), None)
+            labels = None if label_name is None else _array(path, label_name)
+        if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
+            raise InputError(f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: one integer a point.")
+        x = npy.as_data(x, path.name)
+        _check_finite(x, path.name)
+        points, numbers = channels_first(torch.from_numpy(x)), None if labels is None else torch.from_numpy(labels).long()
+        if "x_train" not in names:
+            which = held_out(len(points), self.held_out, split)
+            if len(which) < len(points):  # a copy; all of them stay mapped
+                points, numbers = points[which], None if numbers is None else numbers[which]
+        return Data(spec(self), split, points, numbers)
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The file."""
+        path = Path(self.path)
+        if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
+            raise InputError(f"array-file needs a .npy or .npz file, as array-file:path=x.npz; got {self.path!r}.")
+        return path
+
+
+def _members(path: Path) -> set[str]:
+    """Names of the arrays in an .npz; none of an .npy."""
+    if path.suffix.lower() == ".npy":
+        return set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        return npy.read_member(archive, archive.getinfo(f"{name}.npy"), f"{path.name}: {name!r}")
+
+
+def _check_finite(x: np.ndarray, label: str) -> None:
+    """InputError at the first point with a number that is none; a block at a time, since the array may be a large file."""
+    if x.dtype.kind != "f":
+        return
+    step = max(1, BLOCK // max(1, x[0].size)) if len(x) else 1
+    for start in range(0, len(x), step):
+        bad = ~np.isfinite(x[start : start + step]).reshape(len(x[start : start + step]), -1).all(1)
+        if bad.any():
+            raise InputError(
+                f"{label} has NaN or infinite numbers, first at point {start + int(bad.argmax())}: mend or drop it."
+            )

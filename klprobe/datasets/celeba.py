@@ -1,0 +1,122 @@
+"""CelebA, aligned and cropped, from its zip file or the folder of its JPEGs."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from klprobe.datasets._decoded import Files, decode
+from klprobe.datasets._shared import Data, Split, data_root, folder_with, parts
+from klprobe.downloads import Download
+from klprobe.images import Undecodable, read_image
+from klprobe.registry import spec
+from klprobe.types import InputError, Progress, no_progress
+
+__all__ = ["Celeba"]
+
+ALIGNED = (218, 178)
+"""Height and width of the aligned images."""
+BOX = (15, 40, 163, 188)
+"""Left, top, right and bottom of the face, 148 x 148: the cut of Larsen et al. (2016), VAE/GAN, which AGE and others took
+over. DMVI, AGAN and BMS say 64 x 64 and no more."""
+PARTITION = "list_eval_partition.txt"
+PARTS = {"train": "0", "validation": "1", "test": "2"}
+LARGEST = 1 << 24
+"""Bytes of a JPEG, at most; the official ones have about 10,000."""
+TERMS = (
+    "img_align_celeba.zip, or its unpacked folder, and list_eval_partition.txt: their owners give them for non-commercial "
+    "research, at mmlab.ie.cuhk.edu.hk/projects/CelebA.html, and klprobe does not fetch them"
+)
+
+
+@dataclass(frozen=True)
+class Celeba:
+    """CelebA faces: 162,770 + 19,867 + 19,962 colour images, cut to the face, 64 x 64 or celeba:size=128 (Liu et al. 2015)."""
+
+    size: int = 64
+    """Height and width that faces are resized to, bilinear and antialiased; the papers have 64 and 128."""
+    strict: bool = False
+    """Stop at an image that does not decode, instead of leaving it out."""
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 148:
+            raise InputError(f"celeba needs size from 1 to 148, the size of the cut; got {self.size}.")
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
+        """The official splits, `validation` too; uint8, shape (N, 3, size, size).
+
+        Images are decoded once, and their pixels kept in `root`/celeba/klprobe-SIZE-SPLIT.npy, which is memory-mapped: 2 GB
+        for the training split at 64 x 64.
+        """
+        wanted = {PARTS[part] for part in parts(split, tuple(PARTS))}
+        source = self.locate(root)
+        names = [name for name, part in _partition(source.parent / PARTITION) if part in wanted]
+        fetch, missing = _fetcher(source, names)
+        if missing:
+            raise InputError(f"{source} lacks {len(missing):,} of {len(names):,} images, such as {missing[0]}: copy it again.")
+
+        def read(name: str) -> torch.Tensor:
+            image = read_image(
+                io.BytesIO(fetch(name)), f"{source}: {name}", size=(self.size, self.size), expected=ALIGNED, box=BOX
+            )
+            return image.expand(3, -1, -1)
+
+        status = source.stat()
+        files = Files(
+            label=f"celeba ({split})",
+            names=names,
+            read=read,
+            strict=self.strict,
+            cache=source.parent / f"klprobe-{self.size}-{split}.npy",
+            fingerprint=[source.name, status.st_size, status.st_mtime_ns, self.size, BOX],
+        )
+        decoded = decode(files, progress)
+        return Data(spec(self), split, decoded.x, notes=decoded.notes)
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The folder of the JPEGs or their zip file."""
+        folder = data_root(root) / "celeba"
+        for source in (folder / "img_align_celeba", folder / "img_align_celeba.zip"):
+            if source.exists():
+                folder_with("celeba", [PARTITION], root, fetch=TERMS)
+                return source
+        folder_with("celeba", ["img_align_celeba.zip", PARTITION], root, fetch=TERMS)
+        return folder / "img_align_celeba.zip"
+
+
+def _partition(path: Path) -> list[tuple[str, str]]:
+    """Names of images with the number of their part, in the order of the file."""
+    lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    if not lines or any(len(line) != 2 or line[1] not in PARTS.values() for line in lines):
+        raise InputError(f"{path} is damaged: each line is the name of an image and 0, 1 or 2. Copy it again.")
+    return [(name, part) for name, part in lines]
+
+
+def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], list[str]]:
+    """From a name to the file's bytes, and the names that are not there."""
+    if source.is_dir():
+        held = {file.name for file in source.iterdir()}
+        return lambda name: (source / name).read_bytes(), [name for name in names if name not in held]
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{source} is damaged or cut short ({error}): copy it again.") from error
+    entries = {Path(entry.filename).name: entry for entry in archive.infolist() if not entry.is_dir()}
+
+    def fetch(name: str) -> bytes:
+        if entries[name].file_size > LARGEST:
+            raise Undecodable(f"{source}: {name} claims {entries[name].file_size:,} bytes.")
+        try:
+            return archive.read(entries[name])
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            raise Undecodable(f"{source}: {name} is damaged ({error}).") from error
+
+    return fetch, [name for name in names if name not in entries]

@@ -1,0 +1,137 @@
+"""CIFAR-10, from either of its official layouts, unpacked or in its archive."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from klprobe.datasets._python2_pickle import read_pickle
+from klprobe.datasets._shared import Data, Split, data_root, downloads, parts
+from klprobe.downloads import Download
+from klprobe.registry import spec
+from klprobe.types import InputError, Progress, no_progress
+
+__all__ = ["Cifar10"]
+
+BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+PER_BATCH = 10_000
+SHAPE, PIXELS = (3, 32, 32), 3072
+LARGEST = 1 << 26
+"""Bytes of a batch file, at most; the official ones have half of that."""
+
+
+class Place(NamedTuple):
+    """Where the batches are: a folder or an archive, and what the names of their files end in."""
+
+    path: Path
+    suffix: str
+
+    def whole(self) -> bool:
+        """Whether no batch is missing, as far as names tell; an archive comes whole, or is found damaged."""
+        names = [name + self.suffix for part in BATCHES.values() for name in part]
+        return self.path.is_file() or all((self.path / name).is_file() for name in names)
+
+
+LAYOUTS = (
+    Place(Path("cifar-10-batches-bin"), ".bin"),
+    Place(Path("cifar-10-batches-py"), ""),
+    Place(Path("cifar-10-binary.tar.gz"), ".bin"),
+    Place(Path("cifar-10-python.tar.gz"), ""),
+)
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """CIFAR-10 photographs of ten kinds of things: 50,000 + 10,000 colour images of 32 x 32 (Krizhevsky 2009)."""
+
+    partial: bool = False
+    """Go on with the batches that are there when some are missing, or are not whole."""
+    downloads: ClassVar[tuple[Download, ...]] = downloads(
+        "cifar-10",
+        ("https://www.cs.toronto.edu/~kriz/",),
+        {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+    )
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
+        """Read data_batch_1 to data_batch_5, or test_batch; uint8, shape (N, 3, 32, 32).
+
+        Raises:
+            InputError: batches that are missing (unless `partial`), damaged, or not of 10,000 images.
+        """
+        wanted = [batch for part in parts(split) for batch in BATCHES[part]]
+        place = self._place(root)
+        files = _read(place, wanted, self.partial)
+        missing = [name + place.suffix for name in wanted if not any(file.startswith(name) for file in files)]
+        if missing and (not self.partial or not files):
+            again = "" if not files else f", or take those that are there: {spec(Cifar10(partial=True))}"
+            raise InputError(f"{place.path} lacks {', '.join(missing)}. Fetch it again: klprobe data fetch cifar-10{again}.")
+        batches = [_batch(content, f"{place.path}: {file}", place.suffix == ".bin") for file, content in sorted(files.items())]
+        for file, (images, _) in zip(sorted(files), batches, strict=True):
+            if len(images) != PER_BATCH and not self.partial:
+                raise InputError(f"{place.path}: {file} holds {len(images)} images, not {PER_BATCH}: fetch it again.")
+        x, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*batches, strict=True))
+        complete = len(wanted) * PER_BATCH
+        notes = () if len(x) == complete else (f"cifar-10 ({split}) is not whole: {len(x):,} of {complete:,} images are here.",)
+        return Data(spec(self), split, x, labels.long(), notes=notes)
+
+    def locate(self, root: Path | None = None) -> Path:
+        """The folder or archive that is read."""
+        return self._place(root).path
+
+    def _place(self, root: Path | None) -> Place:
+        """The first whole layout below `root`/cifar-10 or `root`, else the first."""
+        folder = data_root(root)
+        places = [Place(below / path, suffix) for below in (folder / "cifar-10", folder) for path, suffix in LAYOUTS]
+        found = [place for place in places if place.path.exists()]
+        if found:
+            return next((place for place in found if place.whole()), found[0])
+        raise InputError(
+            f"cifar-10 is read from {(folder / 'cifar-10').resolve()}, which has none of "
+            f"{', '.join(str(layout.path) for layout in LAYOUTS)}. Put one there (klprobe data fetch cifar-10 does it), "
+            "or point --data-root (or KLPROBE_DATA) to the folder that holds cifar-10/."
+        )
+
+
+def _read(place: Place, wanted: list[str], partial: bool) -> dict[str, bytes]:
+    """Name and content of the wanted batches that are there; of parts of them, named like test_batch_first_1000, too."""
+    rest = r"\w*" if partial else ""
+    pattern = re.compile(f"({'|'.join(wanted)}){rest}{re.escape(place.suffix)}")
+    if place.path.is_dir():
+        return {file.name: file.read_bytes() for file in sorted(place.path.iterdir()) if pattern.fullmatch(file.name)}
+    found = {}
+    try:
+        with tarfile.open(place.path, "r:gz") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if pattern.fullmatch(name) and member.isreg() and (stream := archive.extractfile(member)) is not None:
+                    if member.size > LARGEST:
+                        raise InputError(f"{place.path}: {name} claims {member.size:,} bytes: fetch it again.")
+                    found[name] = stream.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(f"{place.path} is damaged or cut short ({error}): fetch it again.") from error
+    return found
+
+
+def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images, shape (n, 3, 32, 32), and labels, shape (n,), of a file: rows of a label and the planes of red, green, blue."""
+    if binary:
+        if not content or len(content) % (1 + PIXELS):
+            raise InputError(f"{label} has {len(content):,} bytes, no multiple of {1 + PIXELS}: fetch it again.")
+        rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
+        images, labels = rows[:, 1:], rows[:, 0]
+    else:
+        found = read_pickle(content, label)
+        data, labels = found.get(b"data"), np.asarray(found.get(b"labels"))
+        if not isinstance(data, np.ndarray) or data.shape[1:] != (PIXELS,) or labels.shape != data.shape[:1]:
+            raise InputError(f"{label} lacks data of shape (n, {PIXELS}) or as many labels: fetch it again.")
+        images = data
+    if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
+        raise InputError(f"{label} has labels beyond 0 to 9: fetch it again.")
+    return images.reshape(-1, *SHAPE), labels.astype(np.uint8)

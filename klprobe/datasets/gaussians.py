@@ -1,0 +1,53 @@
+"""One normal distribution, whose mean and covariance are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from klprobe.datasets._shared import Data, Split, parts
+from klprobe.downloads import Download
+from klprobe.problems import Gaussian, paper_gaussian
+from klprobe.registry import spec
+from klprobe.types import InputError, Progress, no_progress
+
+__all__ = ["Gaussians"]
+
+SIZES = {"train": 50_000, "test": 10_000}
+"""Points of a split (ours)."""
+SEEDS = {"train": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N(b, W^T W), W of shape (10 d, d), entries N(0, 1), d = 2 (gaussians:dim=100): 50,000 train + 10,000 test points.
+
+    Reference: DMVI section 5, which leaves the laws of W and b open; these are klprobe's.
+    """
+
+    dim: int = 2
+    """d."""
+    seed: int = 0
+    """Of W and b."""
+    downloads: ClassVar[tuple[Download, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise InputError(f"gaussians needs dim of at least 1; got {self.dim}.")
+
+    def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
+        """Float32, shape (N, dim), always the same points; `root` is not needed."""
+        law, draws = self.distribution, []
+        mean, factor = law.loc.float(), law.scale_tril.float()
+        for part in parts(split):
+            generator = torch.Generator().manual_seed(2 * self.seed + SEEDS[part])
+            draws.append(mean + torch.randn(SIZES[part], self.dim, generator=generator) @ factor.T)
+        return Data(spec(self), split, torch.cat(draws))
+
+    @property
+    def distribution(self) -> Gaussian:
+        """What the points are drawn from, float64."""
+        return paper_gaussian(self.dim, generator=torch.Generator().manual_seed(self.seed))
