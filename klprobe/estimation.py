@@ -21,6 +21,7 @@ from klprobe.inspection import active_units, check_posterior, radius_histogram
 from klprobe.marginals import dimensionwise_kl
 from klprobe.parts import check_parts, compare_parts, report_parts
 from klprobe.provenance import commit, versions
+from klprobe.recommendation import recommended
 from klprobe.report.document import NotDone, Report
 from klprobe.types import (
     NOT_A_KL,
@@ -49,7 +50,7 @@ def estimate(
     posterior: Distribution,
     prior: Distribution | None = None,
     *,
-    methods: Sequence[str | Estimator] = ("all",),
+    methods: Sequence[str | Estimator] = ("auto",),
     seed: int = 0,
     split: str = "unknown",
     trained_on: str = "unknown",
@@ -66,8 +67,8 @@ def estimate(
     Args:
         posterior: Distribution with batch shape (N,), one entry a data point, and event shape (D,).
         prior: Distribution with event shape (D,); None means N(0, I).
-        methods: Names of estimators, configured instances, or "all": every one that the input allows. The closed
-            form always runs where it can.
+        methods: Names of estimators, configured instances, "auto": those that answer best what the input allows, or "all":
+            every one that it allows. The closed form always runs where it can.
         seed: Of all randomness; torch's global state is untouched.
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
@@ -211,18 +212,19 @@ def _threads_for(estimator: Estimator) -> Iterator[None]:
 def choose_methods(
     methods: Sequence[str | Estimator], posterior: Posterior, prior: Distribution
 ) -> list[tuple[str, Estimator]]:
-    """(name, configured estimator) in the order they run; "all" stands for every one that the input allows.
+    """(name, configured estimator) in the order they run; "all" is every one that the input allows, "auto" the best of them.
 
     Raises:
         InputError: no method, or an unknown name.
     """
     if not methods:
-        raise InputError(f"No method was named; known: all, {', '.join(registry.names('estimators'))}.")
+        raise InputError(f"No method was named; known: auto, all, {', '.join(registry.names('estimators'))}.")
     able = capabilities(posterior, prior)
     chosen: dict[str, Estimator] = {}
     for method in methods:
-        if method == "all":
-            named = [registry.load("estimators", n)() for n in registry.names("estimators") if n not in chosen]
+        if method in ("auto", "all"):
+            meant = recommended(posterior.dim, posterior.num_points, able) if method == "auto" else registry.names("estimators")
+            named = [registry.load("estimators", n)() for n in meant if n not in chosen]
             chosen.update({name_of(e): e for e in named if e.requires <= able})
         elif isinstance(method, str):
             estimator = registry.load("estimators", method)()

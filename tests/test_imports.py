@@ -31,7 +31,7 @@ LEVELS = (
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),
-        *("pictures", "tracking", "lightning"),
+        *("recommendation", "pictures", "tracking", "lightning"),
     ),
     ("cli",),
     ("__main__",),

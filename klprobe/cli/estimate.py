@@ -122,5 +122,5 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
             configured[name] = dataclasses.replace(estimator, device=device)
     names = [name for words in common.methods for name in words.split(",") if name]
     if not names:
-        raise InputError("--methods needs at least one name, or all; klprobe list shows them.")
+        raise InputError("--methods needs at least one name, or auto, or all; klprobe list shows them.")
     return [configured[name] for name, _ in choose_methods(names, as_posterior(encoded.posterior), prior)]

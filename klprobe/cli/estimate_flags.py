@@ -51,14 +51,15 @@ class Source:
 class Common:
     """What is asked about them, and where the answer goes."""
 
-    methods: tuple[str, ...] = ("all",)
-    """all: every one that the input allows; or some of those that `klprobe list` shows."""
+    methods: tuple[str, ...] = ("auto",)
+    """auto: those that answer best what the input allows; all: every one that it allows; or some of `klprobe list`."""
     num_samples: int | None = None
     """Latents that monte-carlo draws; short for --monte-carlo.num-samples."""
     tolerance: float | None = None
     """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
     prior: str = "own"
-    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, flow:FILE, module:prior."""
+    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, flow:FILE, samples:FILE,
+    module:prior."""
     device: DeviceName = "auto"
     """Where the encoder runs, and every method that has a device."""
     seed: int = 0

@@ -12,16 +12,18 @@ from pathlib import Path
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
-from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.encoders._named import import_named
 from klprobe.flows import load_flow
 from klprobe.loading import load
 from klprobe.npy import read_member
-from klprobe.priors import UniformSphere, mixture
+from klprobe.priors import Cloud, UniformSphere, mixture
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
+ARRAYS = (".npz", ".safetensors")
+"""Files that are taken as samples of the prior when they are named alone."""
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -30,7 +32,7 @@ def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -
 
     Args:
         spec: `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
-            `FILES` with a path after the `:`; or `package.module:prior`.
+            `FILES` with a path after the `:`; a file of samples alone; or `package.module:prior`.
         dim: D, the number of latents of the posterior.
         own: The prior that came with the checkpoint; None is N(0, I).
         encode: From the path of data, as the encoder wants them, to their posterior.
@@ -38,6 +40,8 @@ def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -
     name, *rest = spec.split(":")
     if spec == "own":
         return standard_normal(dim) if own is None else own
+    if name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS:
+        return _samples(spec, encode)
     if name in FILES:
         path = ":".join(rest)
         if not path:
@@ -93,6 +97,17 @@ def _flow(path: str, encode: Encode) -> Distribution:
     return load_flow(Path(path))
 
 
+def _samples(path: str, encode: Encode) -> Distribution:
+    """The `samples` of any file of posteriors, as a cloud without a density."""
+    posterior = load(path).posterior
+    if not isinstance(posterior, SampleOnly):
+        raise InputError(
+            f"--prior {path} holds Gaussians: --prior mixture:{path} takes them as a mixture. A cloud of prior draws is "
+            "an array samples of shape (M, D) alone."
+        )
+    return Cloud(posterior.samples)
+
+
 def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
     if not isinstance(posterior, DiagonalGaussian):
         raise InputError(f"--prior {spec} needs diagonal Gaussians, mean and logvar, as components.")
@@ -114,7 +129,12 @@ def _python(spec: str, dim: int) -> Distribution:
 
 PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
 """What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
-FILES: dict[str, Callable[[str, Encode], Distribution]] = {"mixture": _mixture, "vampprior": _vampprior, "flow": _flow}
+FILES: dict[str, Callable[[str, Encode], Distribution]] = {
+    "mixture": _mixture,
+    "vampprior": _vampprior,
+    "flow": _flow,
+    "samples": _samples,
+}
 """The same for priors that come from a file."""
 
 

@@ -1,0 +1,39 @@
+import torch
+
+from klprobe.distributions import SampleOnly, as_posterior, standard_normal
+from klprobe.estimation import choose_methods
+from klprobe.priors import Cloud
+from klprobe.problems import linear_gaussian_encoder
+from klprobe.recommendation import recommended
+
+BOTH = frozenset({"posterior-density", "prior-density"})
+
+
+def test_with_both_densities_the_exact_methods_and_those_of_the_paper_run():
+    for dim, points in ((1, 20), (100, 60_000)):
+        assert recommended(dim, points, BOTH) == ("closed-form", "monte-carlo", "classifier", "gmm", "maf", "lstm")
+
+
+def test_samples_of_the_posterior_leave_what_needs_the_priors_density_alone():
+    few, many = (recommended(dim, 10_000, frozenset({"prior-density"})) for dim in (10, 100))
+    assert few == ("classifier", "gmm", "maf", "lstm")
+    assert set(many) - set(few) == {"denoising", "telescoping"}
+
+
+def test_two_clouds_get_methods_for_samples_by_dimension_and_number():
+    assert recommended(10, 10_000, frozenset()) == ("classifier", "gaussianized")
+    assert set(recommended(200, 10_000, frozenset())) == {"classifier", "gaussianized", "denoising", "telescoping"}
+    assert recommended(200, 300, frozenset()) == ("classifier", "gaussianized"), "300 points teach no 200 x 200 weights"
+
+
+def test_auto_names_methods_that_the_input_allows():
+    problem = linear_gaussian_encoder(3, 100, 0.4, generator=torch.Generator().manual_seed(0))
+    cloud = Cloud(torch.zeros(100, 3))
+    for q, p in (
+        (problem.posterior, problem.prior),
+        (SampleOnly(torch.zeros(100, 3)), standard_normal(3)),
+        (problem.posterior, cloud),
+    ):
+        chosen = choose_methods(["auto"], as_posterior(q), p)
+        everything = choose_methods(["all"], as_posterior(q), p)
+        assert {name for name, _ in chosen} < {name for name, _ in everything}
