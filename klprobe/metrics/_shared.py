@@ -61,17 +61,25 @@ class Features:
 class Model(Protocol):
     """A trained system as metrics ask it; codes have shape (m, D), points (m, *shape)."""
 
-    latent_dim: int
-    prior: Distribution
+    @property
+    def latent_dim(self) -> int:
+        """D, the number of latents."""
+
+    @property
+    def prior(self) -> Distribution:
+        """p(z), event shape (D,)."""
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Points of codes, differentiable."""
 
-    def draw(self, x: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """One z ~ q(z|x) a point and its log q(z|x). Raises CapabilityError without an encoder that has a density."""
+    def draw(self, x: torch.Tensor, num: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes z ~ q(z|x), shape (num, m, D), and their log q(z|x), shape (num, m), float64.
+
+        Raises CapabilityError without an encoder that has a density.
+        """
 
     def log_likelihood(self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """log p(x|z) of each pair, nats, shape (m,). Raises CapabilityError where p(x|z) has no density."""
+        """log p(x|z) of each pair in nats, shape (m,), float64. Raises CapabilityError where p(x|z) has no density."""
 
 
 def check_pair(samples: Features, data: Features, metric: str, least: int = 2) -> None:
@@ -89,6 +97,6 @@ def check_pair(samples: Features, data: Features, metric: str, least: int = 2) -
             raise InputError(f"{metric} needs finite features; those of the {name} by {points.net} are not.")
 
 
-def check_generator(seeded: torch.Generator) -> int:
-    """A seed for a library that takes no torch generator, drawn from it."""
-    return int(torch.randint(2**31, (), generator=seeded))
+def seed_of(generator: torch.Generator) -> int:
+    """A seed for a library that takes no torch generator, drawn from one."""
+    return int(torch.randint(2**31, (), generator=generator))

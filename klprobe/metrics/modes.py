@@ -26,7 +26,7 @@ class Modes:
     """Standard deviations within which a sample is of high quality (both papers: 3)."""
 
     def measure(self, samples: torch.Tensor, centres: torch.Tensor, std: float) -> tuple[Score, ...]:
-        """`modes` that are the nearest to a high-quality sample, and `high-quality`, the share within `reach` deviations of one.
+        """`modes` that are the nearest to a high-quality sample, and `high-quality`, the share of samples within reach of one.
 
         Args:
             samples: Shape (m, D).
