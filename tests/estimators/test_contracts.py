@@ -12,7 +12,7 @@ from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import Estimate, Estimator, InputError
 
-QUICK = {"steps": 300, "num_samples": 2000, "num_prior_samples": 20_000, "components": 5}
+QUICK = {"steps": 300, "num_samples": 2000, "num_prior_samples": 20_000, "components": 5, "centres": 50, "fit_samples": 1000}
 """Settings that make a fit take a second; an estimator takes those that it has."""
 NAMES = registry.names("estimators")
 
