@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 GROUPS = 20
 """Groups of the jackknife: its error's own relative error is 1 / sqrt(2 (GROUPS - 1)), a sixth."""
+LIKELIEST = 0.9
+"""Share of a distribution's draws among which places are ranked: those where its density is highest."""
 LEAST_POINTS = 2 * GROUPS
 LEAST_DRAWS = 100
 
@@ -82,18 +84,25 @@ class Holes:
     pairs_reason: str | None
 
     def deepest(self, count: int) -> Draws:
-        """Draws of the prior with the largest log p(z) - log q_N(z), the largest first."""
-        return self.prior_draws.take((self.prior_draws.log_p - self.prior_draws.log_q).argsort(descending=True)[:count])
+        """Likely draws of the prior with the largest log p(z) - log q_N(z), the largest first."""
+        draws = _likely(self.prior_draws, self.prior_draws.log_p)
+        return draws.take((draws.log_p - draws.log_q).argsort(descending=True)[:count])
 
     def crowded(self, count: int) -> Draws:
-        """Codes with the largest log q_N(z) - log p(z), leave-one-out, the largest first, one a data point."""
-        order = (self.codes.log_q - self.codes.log_p).argsort(descending=True)
-        _, first = np.unique(self.codes.points[order].numpy(), return_index=True)
-        return self.codes.take(order[torch.from_numpy(np.sort(first)[:count])])
+        """Likely codes with the largest log q_N(z) - log p(z), leave-one-out, the largest first, one a data point."""
+        codes = _likely(self.codes, self.codes.log_q)
+        order = (codes.log_q - codes.log_p).argsort(descending=True)
+        _, first = np.unique(codes.points[order].numpy(), return_index=True)
+        return codes.take(order[torch.from_numpy(np.sort(first)[:count])])
 
     def ordinary(self, count: int) -> Draws:
         """Draws of the prior that lie in no hole, in the order they were drawn; may be fewer, or none."""
         return self.prior_draws.take((self.prior_draws.log_q >= self.threshold).nonzero().flatten()[:count])
+
+
+def _likely(draws: Draws, log_density: torch.Tensor) -> Draws:
+    """Those that their own distribution thinks likeliest: ratios of densities are largest far out, where no one goes."""
+    return draws.take((log_density >= log_density.quantile(1 - LIKELIEST)).nonzero().flatten())
 
 
 def find_holes(

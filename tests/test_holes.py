@@ -110,13 +110,15 @@ def test_the_worst_places_come_first_and_a_data_point_once():
     holes = find_holes(
         DiagonalGaussian(mean, std=torch.full_like(mean, 0.1)), standard_normal(2), num_samples=1000, generator=generator
     )
-    crowded = holes.crowded(30)
-    assert set(crowded.points.tolist()) == set(range(30))
+    crowded = holes.crowded(20)
+    assert set(crowded.points.tolist()) < set(range(30))
+    assert len(set(crowded.points.tolist())) == 20
     excess = crowded.log_q - crowded.log_p
     assert bool((excess.diff() <= 0).all())
     deepest = holes.deepest(10)
     assert bool(((deepest.log_p - deepest.log_q).diff() <= 0).all())
     assert bool((deepest.z.norm(dim=1) > 1).all())  # the codes are within
+    assert bool((deepest.z.norm(dim=1) < 2.4).all())  # and a tenth of the prior's draws without 2.1
     assert bool((holes.ordinary(50).log_q >= holes.threshold).all())
 
 

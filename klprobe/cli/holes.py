@@ -112,8 +112,8 @@ def screen(holes: Holes, source: Source) -> str:
     lines = [report.TITLE, f"Given: {report.given(holes, source.checkpoint.name)}.", ""]
     lines += [f"{share:>15}  {what}" for what, share in report.shares(holes).items()]
     lines += ["", *textwrap.wrap(report.answer(holes), WIDTH), ""]
-    lines += _table("Deepest holes, draws of the prior", holes.deepest(report.SHOWN))
-    lines += _table("Most crowded codes, one a data point", holes.crowded(report.SHOWN))
+    lines += _table("Deepest holes, among likely draws of the prior", holes.deepest(report.SHOWN))
+    lines += _table("Most crowded of the likely codes, one a data point", holes.crowded(report.SHOWN))
     lines += ["Latents that differ most from the prior (KL, nats)"]
     lines += [f"  {which:<19} {nats}" for which, nats in report.latents(holes)]
     text = "\n".join(lines)

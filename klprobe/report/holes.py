@@ -30,13 +30,18 @@ SHOWN, SHOWN_PAIRS = 5, 4
 """Rows of a table."""
 
 
+def has_holes(holes: Holes) -> bool:
+    """Whether more of the prior's mass lies in holes than in a perfect match, beyond doubt."""
+    return (holes.share.value or 0.0) > holes.level + CERTAIN * (holes.share.std_error or 0.0)
+
+
 def answer(holes: Holes) -> str:
     """The finding in a sentence or two."""
     value, error, level = holes.share.value or 0.0, holes.share.std_error or 0.0, holes.level
     of_a_hundred = f"{100 * value:.0f}" if value >= 0.095 else f"{100 * value:.1f}"
     samples = f"Of 100 samples decoded from the prior, {of_a_hundred} start where codes are rarer than around all but "
     samples += f"{100 * level:g} % of the codes themselves"
-    if value > level + CERTAIN * error:
+    if has_holes(holes):
         return f"There are holes. {samples}: {value / level:.1f} times as many as a perfect match would have."
     if value < level - CERTAIN * error:
         return f"No holes are found. {samples}: fewer than a perfect match would have, as when codes spread beyond the prior."
@@ -134,11 +139,12 @@ def page(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[
             title=TITLE,
             given=given(holes, source),
             answer=answer(holes),
+            found=has_holes(holes),
             shares=shares(holes),
             level=f"{100 * holes.level:g}",
             tables={
-                "Deepest holes: draws of the prior, farthest from the codes first": top(holes.deepest(SHOWN), SHOWN),
-                "Most crowded codes: one a data point, those that the prior draws least first": top(
+                "Deepest holes: likely draws of the prior, the least likely codes first": top(holes.deepest(SHOWN), SHOWN),
+                "Most crowded codes: likely codes, one a data point, the least likely draws of the prior first": top(
                     holes.crowded(SHOWN), SHOWN
                 ),
             },

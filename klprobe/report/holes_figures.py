@@ -44,7 +44,7 @@ def draw_holes(
     with matplotlib.style.context(["default", STYLE]):
         plots = [_densities(holes, Figure(figsize=(9, 3.6)))]
         if holes.codes.z.shape[1] > 1:
-            plots.append(_planes(holes, Figure(figsize=(9, 5))))
+            plots.append(_planes(holes, Figure(figsize=(9, 5) if holes.codes.z.shape[1] >= 4 else (5, 5.5))))
         if embedding is not None:
             plots.append(_tsne(holes, embedding, Figure(figsize=(6, 5.6))))
         if decoded:
@@ -99,7 +99,7 @@ def _planes(holes: Holes, figure: Figure) -> Plot:
     """Codes and prior draws in the plane in which codes spread most, and in the one in which they spread least."""
     codes, prior = holes.codes.z.numpy(), holes.prior_draws.z.numpy()
     vectors, spread = _directions(codes, prior)
-    planes = {"where codes spread most": [0, 1]}
+    planes = {"where codes spread most" if codes.shape[1] > 2 else "all of the latent space": [0, 1]}
     if codes.shape[1] >= 4:
         planes["where codes spread least"] = [-2, -1]
     parts = codes[:SHOWN], prior[:SHOWN], holes.deepest(MARKED).z.numpy()
@@ -159,8 +159,8 @@ def _scatter(axes: Axes, codes: np.ndarray, prior: np.ndarray, marked: np.ndarra
 def _decoded(decoded: Mapping[str, torch.Tensor], figure: Figure) -> Plot:
     """What the decoder makes of each kind of code, side by side."""
     figure.set_size_inches(9, 3.3)
-    panels = figure.subplots(1, len(decoded))
-    for axes, (name, points) in zip(np.atleast_1d(panels), decoded.items(), strict=True):
+    panels = figure.subplots(1, len(decoded), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, points) in zip(panels, decoded.items(), strict=True):
         axes.set_title(name, fontsize=10)
         if tuple(points.shape[1:]) == (2,):
             axes.scatter(*points.T.numpy(), color=BLUE, s=6)

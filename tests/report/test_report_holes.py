@@ -76,7 +76,7 @@ def test_the_arrays_hold_the_ranked_codes(holes):
     assert arrays["hole_z"].shape == (report.RANKED, 5)
     gap = arrays["hole_log_p"] - arrays["hole_log_q"]
     assert (np.diff(gap) <= 0).all()
-    assert gap[0] == float((holes.prior_draws.log_p - holes.prior_draws.log_q).max())
+    assert gap[0] <= float((holes.prior_draws.log_p - holes.prior_draws.log_q).max())
     assert arrays["crowded_points"].min() >= 0
 
 
