@@ -117,7 +117,8 @@ def find_holes(
     """Where prior and aggregate posterior miss each other, and how much mass lies there.
 
     The errors are those over data sets and draws together, of the quantile as well: a jackknife that leaves out a
-    twentieth of the data points, as origins of draws and as components, and of the prior's draws.
+    twentieth of the data points, as origins of draws and as components, and of the prior's draws. With few points for many
+    latents q_N is a rough picture of q, and the share of holes errs towards `level`: 31 % for 36 % with 1,000 points of 32.
 
     Args:
         posterior: Distribution with a density, batch shape (N,), event shape (D,).
