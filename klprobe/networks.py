@@ -26,6 +26,9 @@ JUDGE_MAPS: tuple[int, ...] = (8, 16, 32, 64, 64)
 DCGAN_MAPS: dict[int, tuple[int, ...]] = {32: (64, 128, 256), 64: (64, 128, 256, 512)}
 """Feature maps of the DCGAN networks of Arjovsky et al. (2017), from the image's side inwards down to 4 x 4."""
 SIZES = (28, *DCGAN_MAPS)
+CLASSIFIER_MAPS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
+CLASSIFIER_STRIDES = (2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2)
+"""Of the eleven 3 x 3 convolutions of AGAN's CIFAR-10 classifier, as printed in its Table 5."""
 SLOPE = 0.2
 """Of the leaky units of every discriminator (DMVI K.5, AGAN H.4)."""
 
@@ -128,6 +131,17 @@ def code_discriminator(latent_dim: int, *, width: int = 1000, layers: int = 3) -
     """MLP from codes to one logit: 3 x 1000 leaky units in DMVI K.5, 3 x 750 in AGAN H.4; no batch normalisation."""
     sizes = [latent_dim] + [width] * layers
     return nn.Sequential(*_leaky(sizes), nn.Linear(sizes[-1], 1))
+
+
+def classifier_trunk(channels: int) -> nn.Sequential:
+    """AGAN Table 5 without its linear layer: images (batch, channels, H, W) to 512 features each.
+
+    The strides bring 24 pixels down to 1 after seven layers; the last four then see one pixel.
+    """
+    sizes = zip(pairwise((channels, *CLASSIFIER_MAPS)), CLASSIFIER_STRIDES, strict=True)
+    convolutions = [nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False) for (a, b), stride in sizes]
+    network = nn.Sequential(*_flat(map(_hidden, convolutions)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
 class JointDiscriminator(nn.Module):

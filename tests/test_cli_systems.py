@@ -30,7 +30,7 @@ def refused(capsys, code, *words):
 def test_every_system_has_its_own_help(name, capsys):
     assert main(["train", name, "--help"]) == 0
     out = capsys.readouterr().out
-    for word in ("--dataset", "--latent-dim", "--resume", "Reference:"):
+    for word in ("--dataset", "--features" if name == "classifier" else "--latent-dim", "--resume", "Reference:"):
         assert word in out
 
 

@@ -11,7 +11,7 @@ from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device, emit
 from klprobe.pictures import sample, save_rows
-from klprobe.types import InputError
+from klprobe.types import CapabilityError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
     device = choose_device(flags.device)
     trained = load_checkpoint(flags.checkpoint, device)
+    if not hasattr(trained.algorithm, "decode"):
+        raise CapabilityError(f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no generator to sample.")
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
     save_rows(out, {"samples": sample(trained.algorithm, trained.networks, flags.num, noise)})

@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     device = choose_device(training.device)
     parallel.start(device)
     watch = None
-    if training.pictures_every and has_picture(data.shape):
+    if training.pictures_every and has_picture(data.shape) and hasattr(algorithm, "decode"):
         watch = painter(algorithm, data, training.out, training.seed, device)
     try:
         with bar(name) as progress:
@@ -97,7 +97,7 @@ def _flags(name: str, system: type, arguments: list[str]) -> tuple[Training, Any
     """The flags of the run and of the system; one folder of flags, no prefixes."""
     text = f"{system.__doc__}\nklprobe train {name} --dataset digits --steps 1000 --out runs/{name}"
     bare = tyro.conf.arg(name="")
-    groups: list[Any] = [("training", Annotated[Training, bare])]
+    groups: list[Any] = [("training", Annotated[Training, bare, tyro.conf.FlagCreatePairsOff])]
     groups.append(("algorithm", Annotated[system, bare], dataclasses.field(default_factory=system)))
     flags: Any = parse(
         dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text}), arguments, prog=f"klprobe train {name}"

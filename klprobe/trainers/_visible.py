@@ -61,6 +61,12 @@ def nll(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torc
     return quantized_normal_nll(centre, raw_log_std, x, noise, system.levels)
 
 
+def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """log p(x|z) of each pair in nats, shape (batch,), float64; for quantized_normal a draw of its lower bound."""
+    pairs = zip(numbers.double().split(1), x.double().split(1), strict=True)
+    return torch.stack([-nll(system, one, point, noise) for one, point in pairs])
+
+
 def mean(system: WithVisible, numbers: torch.Tensor) -> torch.Tensor:
     """E[x|z], shape (batch, *shape); a quantized normal's is cut off at the ends of the pixel range."""
     if system.visible == "quantized_normal":

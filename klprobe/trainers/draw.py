@@ -12,7 +12,7 @@ from torch import nn
 from klprobe.distributions import LOG_2PI, ConditionalDistribution
 from klprobe.losses import gaussian_kl
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, mean, nll
+from klprobe.trainers._visible import Visible, log_likelihood, mean, nll
 from klprobe.training import Batch, Loss, Player
 from klprobe.types import InputError
 
@@ -103,10 +103,18 @@ class DRAW(System):
 
     def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
         """E[x|z], shape (batch, *shape), for codes of shape (batch, latent_dim)."""
+        return mean(self, self._canvas(networks, z))
+
+    def log_likelihood(self, networks: nn.ModuleDict, x: torch.Tensor, z: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        """log p(x|z) in nats, shape (batch,), float64, for x of shape (batch, *shape) and z of shape (batch, latent_dim)."""
+        return log_likelihood(self, self._canvas(networks, z), x, noise)
+
+    def _canvas(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
+        """The last canvas: the numbers of p(x|z)."""
         painting = _Painting(self, networks, None, z)
         for part in z.chunk(self.glances, 1):
             painting.paint(part)
-        return mean(self, painting.canvas)
+        return painting.canvas
 
 
 class DRAWPosterior(ConditionalDistribution):

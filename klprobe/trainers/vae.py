@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal
 from klprobe.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
 from klprobe.networks import code_discriminator, encoder
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, make_generator, mean, nll
+from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
 from klprobe.training import Batch, Loss, Player
 
 __all__ = ["VAE"]
@@ -99,3 +99,7 @@ class VAE(System):
     def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
         """E[x|z], shape (batch, *shape), for codes of shape (batch, latent_dim)."""
         return mean(self, networks["generator"](z))
+
+    def log_likelihood(self, networks: nn.ModuleDict, x: torch.Tensor, z: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        """log p(x|z) in nats, shape (batch,), float64, for x of shape (batch, *shape) and z of shape (batch, latent_dim)."""
+        return log_likelihood(self, networks["generator"](z), x, noise)
