@@ -117,7 +117,7 @@ def test_a_players_step_moves_its_own_networks_and_nothing_else(variant, ring, t
 
             return tuple(watch(p) for p in super().players(networks))
 
-    data = dataclasses.replace(ring, x=points(variant, ring, 64))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 64))
     train(Watched(**dataclasses.asdict(algorithm)), data, steps=2, out=tmp_path)
     updates = sum(p.updates for p in {p.name: p for p, _ in seen}.values())
     assert len(seen) == 2 * updates
@@ -128,7 +128,7 @@ def test_a_players_step_moves_its_own_networks_and_nothing_else(variant, ring, t
 
 def test_an_interrupted_and_resumed_run_writes_the_bits_of_an_uninterrupted_one(variant, ring, tmp_path):
     algorithm, _ = make(variant)
-    data = dataclasses.replace(ring, x=points(variant, ring, 100))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 100))
 
     def stop(done, total, note=""):
         os.kill(os.getpid(), signal.SIGINT)
@@ -145,7 +145,7 @@ def test_an_interrupted_and_resumed_run_writes_the_bits_of_an_uninterrupted_one(
 
 def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, ring, tmp_path):
     algorithm, _ = make(variant)
-    data = dataclasses.replace(ring, x=points(variant, ring, 64))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 64))
     seen = []
     path = train(algorithm, data, steps=2, out=tmp_path, watch=lambda *now: seen.append(now), watch_every=2)
     loaded = load_checkpoint(path)
