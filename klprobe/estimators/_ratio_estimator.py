@@ -116,11 +116,11 @@ class RatioEstimator(abc.ABC):
         started, chosen = time.perf_counter(), self.settings()
         sides = Sides.of(posterior, prior, generator, method=self.method)
         stop_q = sides.once_q(sides.points.stop, STOP_DRAWS)
-        stop_p = sides.prior.stop(STOP_DRAWS).to(stop_q.device)
+        stop_p = sides.prior.stop(STOP_DRAWS)
         ratio = RatioSettings(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(RatioSettings)})
         learned = learn_ratio(
             sides.fit_q,
-            lambda count: sides.fit_p(count).to(stop_q.device),
+            sides.fit_p,
             stop_q,
             stop_p,
             ratio,
@@ -131,9 +131,7 @@ class RatioEstimator(abc.ABC):
             prepare=lambda z: chosen.prepare(z, generator),
         )
 
-        def log_ratio(z: torch.Tensor) -> torch.Tensor:
-            return learned.network.log_ratio(z.to(stop_q.device))
-
+        log_ratio = learned.network.log_ratio
         on_stop = log_ratio(stop_q), log_ratio(stop_p)
         cut = share_above_ceiling(on_stop[0], chosen.num_prior_samples)
         logits = evaluate(sides, log_ratio, cut, chosen.num_samples, chosen.num_prior_samples)

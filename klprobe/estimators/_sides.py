@@ -21,9 +21,9 @@ from klprobe.types import Estimate, InputError, Posterior, Target
 
 Draw = Callable[[int], torch.Tensor]
 """Gives at most that many codes, shape (m, D), float64."""
-CLOUD_PARTS = {"fit": 0.6, "stop": 0.1, "centre": 0.1, "report": 0.2}
+CLOUD_PARTS = {"fit": 0.6, "stop": 0.1, "centre": 0.05, "check": 0.05, "report": 0.2}
 """Shares of a cloud of prior samples."""
-SMALLEST_CLOUD = 20
+SMALLEST_CLOUD = 40
 """Prior samples, so that each part has two."""
 NORMALISER_SHARE = 10
 """Donsker and Varadhan's constant comes from one such part of the number of prior codes that are reported on."""
@@ -34,18 +34,20 @@ NUMBERS = 16_000_000
 
 
 class PriorDraws(NamedTuple):
-    """Draws of p for four purposes, no sample in two of them.
+    """Draws of p for five purposes, no sample in two of them.
 
     Attributes:
         fit: To learn from.
         stop: To choose weights and settings by.
         centre: For Donsker and Varadhan's constant.
+        check: For what is said beside the estimates, such as how each link of a chain does.
         report: For the expectations that are reported.
     """
 
     fit: Draw
     stop: Draw
     centre: Draw
+    check: Draw
     report: Draw
 
 
@@ -74,7 +76,8 @@ class Sides(NamedTuple):
         q = as_posterior(posterior)
         check_prior(q, prior)
         points = split_points(q.num_points, generator, method=method)
-        return cls(q, points, _prior_draws(prior, generator, method), generator)
+        device = q.sample_at(points.stop[:1], torch.Generator()).device
+        return cls(q, points, _prior_draws(prior, generator, method, device), generator)
 
     def fit_q(self, count: int) -> torch.Tensor:
         """Codes of points to fit on, drawn by chance, shape (count, D)."""
@@ -91,14 +94,14 @@ class Sides(NamedTuple):
         return draw_evenly(self.q, indices, most, self.generator)
 
 
-def _prior_draws(prior: Distribution, generator: torch.Generator, method: str) -> PriorDraws:
+def _prior_draws(prior: Distribution, generator: torch.Generator, method: str, device: torch.device) -> PriorDraws:
     if not isinstance(prior, Cloud):
 
         def fresh(count: int) -> torch.Tensor:
-            return sample_prior(prior, count, generator)
+            return sample_prior(prior, count, generator).to(device)
 
-        return PriorDraws(fresh, fresh, fresh, fresh)
-    samples = prior.samples
+        return PriorDraws(*[fresh] * len(CLOUD_PARTS))
+    samples = prior.samples.to(device)
     if len(samples) < SMALLEST_CLOUD:
         raise InputError(
             f"{method} fits, stops and reports on disjoint prior samples, and {len(samples)} are too few: "
@@ -113,7 +116,7 @@ def _prior_draws(prior: Distribution, generator: torch.Generator, method: str) -
         chance = torch.randint(len(parts["fit"]), (count,), generator=generator)
         return samples[parts["fit"][chance]].double()
 
-    return PriorDraws(again, *(_each_once(samples, parts[name]) for name in ("stop", "centre", "report")))
+    return PriorDraws(again, *(_each_once(samples, parts[name]) for name in list(CLOUD_PARTS)[1:]))
 
 
 def _each_once(samples: torch.Tensor, indices: torch.Tensor) -> Draw:

@@ -98,7 +98,7 @@ class Denoising:
         of_q = moments(sides.fit_q, whitening)
         of_p = moments(sides.fit_p, whitening) if known is None else known
         residual = Residual(pooled.shape[1], levels, self.width, self.layers, generator)
-        noises = [torch.randn(len(levels), len(u), u.shape[1], generator=generator) for u in draws]
+        noises = [_noise((len(levels), *u.shape), u, generator) for u in draws]
         linear_q, share_q = _best_linear(of_q, of_p, levels, draws[0], noises[0], residual, 0)
         linear_p, share_p = (
             (Linear.of(known, levels), 0.0) if known else _best_linear(of_p, of_q, levels, draws[1], noises[1], residual, 1)
@@ -136,11 +136,11 @@ class Denoising:
         draws, rows = (sides.fit_q, sides.fit_p), self.batch_size // self.levels
 
         def batch_loss(network: Residual) -> torch.Tensor:
-            loss, now = torch.zeros(()), denoisers._replace(residual=network)
+            now, losses = denoisers._replace(residual=network), []
             for side in learners:
                 u = whitening(draws[side](rows * self.levels)).reshape(self.levels, rows, -1)
-                loss = loss + now.losses(u, torch.randn(u.shape, generator=sides.generator), side).mean()
-            return loss
+                losses.append(now.losses(u, _noise(u.shape, u, sides.generator), side).mean())
+            return torch.stack(losses).sum()
 
         def stop_loss(network: Residual) -> float:
             now = denoisers._replace(residual=network)
@@ -161,7 +161,7 @@ class Denoising:
         with torch.no_grad():
             for rows in points.split(_rows(self.levels, q.dim)):
                 u = whitening(q.sample_at(rows, generator))
-                part = denoisers.integrand(u, torch.randn(self.levels, *u.shape, generator=generator))
+                part = denoisers.integrand(u, _noise((self.levels, *u.shape), u, generator))
                 values.append(weights @ part)
                 levels += part.sum(1) / len(points)
         mean = RatioOnQ(target, torch.cat(values), points, q.num_points).mean(torch.cat(values))
@@ -203,7 +203,12 @@ def _mean_loss(denoisers: Denoisers, u: torch.Tensor, noise: torch.Tensor, side:
     """Mean squared error at each level, shape (levels,), float64."""
     size = _rows(len(denoisers.levels), u.shape[1])
     parts = zip(u.split(size), noise.split(size, 1), strict=True)
-    return sum((denoisers.losses(v, e, side).double().sum(1) for v, e in parts), torch.zeros(())) / len(u)
+    return torch.stack([denoisers.losses(v, e, side).double().sum(1) for v, e in parts]).sum(0) / len(u)
+
+
+def _noise(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal, float32, on the device of `like`."""
+    return torch.randn(shape, generator=generator).to(like.device)
 
 
 def _rows(levels: int, dim: int) -> int:

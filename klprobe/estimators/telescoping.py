@@ -183,7 +183,7 @@ def _link_losses(chain: Chain, u_q: torch.Tensor, u_p: torch.Tensor) -> torch.Te
 def _certificates(chain: Chain, sides: Sides) -> list[dict[str, float]]:
     """For each link, NWJ's lower bound of the KL between its waymarks, at held-out codes of q and unseen ones of p."""
     z_q = sides.once_q(sides.points.report, STOP_DRAWS)
-    z_p = sides.prior.centre(len(z_q))
+    z_p = sides.prior.check(len(z_q))
     count = min(len(z_q), len(z_p))
     near, far = chain(waymarks(chain.whitening(z_q[:count]), chain.whitening(z_p[:count]), chain.links))
     found = []

@@ -1,6 +1,7 @@
 """Critics, Gaussianized, telescoping, denoising, least squares and nearest neighbours, trained on small problems."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from klprobe.distributions import sample_with, standard_normal
+from klprobe.distributions import SampleOnly, sample_with, standard_normal
 from klprobe.estimators import _ratio_losses as losses
 from klprobe.estimators._calibration import best_temperature, calibrated
 from klprobe.estimators._chain import waymark_moments, waymarks
@@ -23,6 +24,7 @@ from klprobe.estimators.gaussianized import Gaussianized
 from klprobe.estimators.knn import Knn, _same_ball, _same_count
 from klprobe.estimators.least_squares import LeastSquares
 from klprobe.estimators.telescoping import Telescoping
+from klprobe.priors import Cloud
 from klprobe.problems import Pair, paper_pair, shifted_gaussians, two_samples, warped
 from klprobe.types import InputError
 
@@ -143,7 +145,7 @@ def test_the_linear_denoiser_is_the_conditional_mean_of_a_gaussian_and_levels_ad
     noise = torch.randn(11, 200_000, 1, generator=seeded(1))
     values = denoisers.levels.weights @ denoisers.integrand(u, noise).mean(1)
     truth = float(torch.distributions.kl_divergence(Normal(0.7, 0.6), Normal(0.0, 1.0)))
-    assert float(values) == pytest.approx(truth, abs=0.01)  # 200,000 codes; the grid itself is off by less than 0.001
+    assert float(values.detach()) == pytest.approx(truth, abs=0.01)  # 200,000 codes; the grid itself is off by less
     y = u + noise[5] * math.exp(-0.5 * float(levels.log_snr[5]))
     snr = math.exp(float(levels.log_snr[5]))
     by_hand = (0.7 / 0.36 + snr * y) / (1 / 0.36 + snr)
@@ -202,6 +204,16 @@ def test_equal_sides_come_out_near_zero(name):
     assert abs(e.value) < 0.06 + 4 * e.std_error
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_two_small_clouds_are_enough_to_run(name):
+    q, p = (torch.randn(count, 3, generator=seeded(count)) for count in (24, 40))
+    small = dataclasses.replace(SMALL[name], steps=20) if hasattr(SMALL[name], "steps") else SMALL[name]
+    for e in small.estimate(SampleOnly(q), Cloud(p), generator=seeded()):
+        assert math.isfinite(e.value)
+        assert math.isfinite(e.std_error)
+        json.dumps(dict(e.details), allow_nan=False)
+
+
 def test_denoising_holds_where_a_classifier_meets_its_ceiling_and_uses_a_known_prior():
     """KL 20 in 50 latents, far beyond log n: a tenth of it, from 4,000 points and linear denoisers alone."""
     pair = shifted_gaussians(50, 20.0)
@@ -242,8 +254,6 @@ def test_the_relative_ratio_is_inverted_before_the_logarithm():
 
 
 def test_neighbours_of_codes_that_coincide_are_refused():
-    from klprobe.distributions import SampleOnly
-
     with pytest.raises(InputError, match="coincide"):
         Knn().estimate(SampleOnly(torch.ones(100, 2) * torch.arange(2)), standard_normal(2), generator=seeded())
 

@@ -28,10 +28,10 @@ def numbered(count, dim=2):
 def test_the_parts_of_a_cloud_share_no_sample_and_each_is_handed_out_once():
     sides = Sides.of(SampleOnly(numbered(50)), Cloud(numbered(100)), seeded(), method="test")
     fit = set(sides.fit_p(2000)[:, 0].tolist())
-    parts = [getattr(sides.prior, name) for name in ("stop", "centre", "report")]
+    parts = [getattr(sides.prior, name) for name in ("stop", "centre", "check", "report")]
     seen = [torch.cat([part(7), part(1000), part(5)])[:, 0].tolist() for part in parts]
-    assert [len(part) for part in seen] == [10, 10, 20]
-    assert sorted([*fit, *seen[0], *seen[1], *seen[2]]) == list(range(100))
+    assert [len(part) for part in seen] == [10, 5, 5, 20]
+    assert sorted([*fit, *seen[0], *seen[1], *seen[2], *seen[3]]) == list(range(100))
 
 
 def test_a_priors_sampler_never_runs_dry():
@@ -48,7 +48,7 @@ def test_the_points_of_q_that_fit_stop_and_report_are_disjoint():
     assert not (fit | set(stop)) & set(sides.points.report.tolist())
 
 
-@pytest.mark.parametrize("samples", [numbered(10), numbered(19)])
+@pytest.mark.parametrize("samples", [numbered(10), numbered(39)])
 def test_a_cloud_too_small_to_split_is_refused_with_its_size(samples):
     with pytest.raises(InputError, match=f"{len(samples)} are too few"):
         Sides.of(SampleOnly(numbered(50)), Cloud(samples), seeded(), method="test")
