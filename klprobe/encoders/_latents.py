@@ -62,8 +62,6 @@ def check_names(label: str, found: Iterable[str], remedy: str = "Rename, add or 
         if len(spreads) > 1:
             names = " and ".join(roles[role] for role in spreads)
             raise InputError(f"{label} holds {names} at once: keep exactly one of logvar, var, std.")
-        if "probs" in roles and "logits" in roles:
-            raise InputError(f"{label} holds {roles['probs']} and {roles['logits']} at once: keep one.")
         if "prior_probs" in roles and not {"probs", "logits"} & set(roles):
             raise InputError(f"{label} holds {roles['prior_probs']}, the prior of classes that are not there.")
     continuous = {key: [role for role in CONTINUOUS if role in roles] for key, roles in groups.items()}
@@ -162,6 +160,8 @@ def _full(
 
 
 def _classes(label: str, roles: Mapping[str, str], tensors: Mapping[str, torch.Tensor], num_points: int) -> Classes:
+    if "probs" in roles and "logits" in roles:
+        raise InputError(f"{label} holds {roles['probs']} and {roles['logits']} at once: keep one.")
     name = roles.get("probs") or roles["logits"]
     given = tensors[name].double()
     if len(given) != num_points:

@@ -25,12 +25,12 @@ def roles_by_level(tensors: Shapes, role_of: Callable[[str], str | None], label:
         role_of: What a name without its number stands for.
         label: The file, for messages.
     Raises:
-        InputError: nested lists that can be read both ways, or whose spreads are positive throughout.
+        InputError: nested lists that can be read in several ways, or whose spreads are positive throughout.
     """
-    return _named(tensors, role_of) or _nested(tensors, label)
+    return _named(tensors, role_of, label) or _nested(tensors, label)
 
 
-def _named(tensors: Shapes, role_of: Callable[[str], str | None]) -> dict[str, str]:
+def _named(tensors: Shapes, role_of: Callable[[str], str | None], label: str) -> dict[str, str]:
     levels: dict[tuple[int, ...], dict[str, str]] = {}
     for name in tensors:
         words = [word for word in name.split(".") if not word.isdecimal()]
@@ -43,6 +43,11 @@ def _named(tensors: Shapes, role_of: Callable[[str], str | None]) -> dict[str, s
     common = [role for role in SPREADS if all(role in held for _, held in pairs)]
     if len(pairs) < 2 or not common:
         return {}
+    if any(len(numbers) > 1 for numbers, _ in pairs):
+        raise InputError(
+            f"{label} returns means and spreads in lists of lists ({', '.join(tensors)}), which may be more than the "
+            f"posterior's levels. Name each: --outputs mean_0,{common[0]}_0,mean_1,... with _ for what is to be ignored."
+        )
     for i, (_, held) in enumerate(pairs):
         found |= {f"mean_{i}": held["mean"], f"{common[0]}_{i}": held[common[0]]}
     return found

@@ -153,6 +153,12 @@ def _as_asked(tensors: Tensors, words: list[str], label: str) -> Reading:
         raise InputError(
             f"--outputs names {len(words)}, but {label} returns {_listed(tensors)}: name each, _ for what to ignore."
         )
+    for word, name in zip(words, names, strict=True):
+        if word.partition("_")[0] in CATEGORICAL and tensors[name].dim() != 2:
+            raise InputError(
+                f"--outputs {word}: a categorical latent has shape (N, K), but {label} returns {tuple(tensors[name].shape)}: "
+                "let it return one output for each."
+            )
     return Reading({word: (name, None) for word, name in zip(words, names, strict=True) if word != "_"}, "")
 
 

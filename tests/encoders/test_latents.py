@@ -233,6 +233,19 @@ def test_outputs_named_by_the_user_may_be_classes(points):
     torch.testing.assert_close(found.parts["classes 1"].probs.float(), torch.from_numpy(LOGVAR).float().softmax(1))
 
 
+@pytest.mark.parametrize(
+    ("run", "outputs", "words"),
+    [
+        (lambda m, v: (m, v, m, m), "mean,logvar,probs,logits", "probs and logits at once"),
+        (lambda m, v: (m, v, m[:, :, None].repeat(1, 1, 2)), "mean,logvar,logits", r"\(N, K\), but .* \(40, 3, 2\)"),
+        (lambda m, v: [(normal(m, v), normal(m, v)), (normal(m, v), normal(m, v))], None, "lists of lists"),
+    ],
+)
+def test_what_could_be_read_wrongly_is_refused(points, run, outputs, words):
+    with pytest.raises(InputError, match=words):
+        encoded(points, run, outputs)
+
+
 def test_a_decoders_probabilities_are_no_classes(points):
     found = encoded(points, lambda m, v: {"mean": m, "logvar": v, "probs": torch.sigmoid(m)})
     assert not found.parts
