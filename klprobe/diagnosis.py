@@ -209,7 +209,8 @@ def verdict(
         why = f"The encoder is {kind}: there is no upper bound"
         why += " and its mutual information is infinite. " if facts.deterministic else ". "
         if certain:
-            return "resolved", f"{why}q(z) differs from p(z) by at least {low.value:.3g} nats ({low.method})."
+            least = population.interval[0] if population.interval and population.interval[0] else low.value
+            return "resolved", f"{why}q(z) differs from p(z) by at least {least:.3g} nats, with 95 % confidence ({low.method})."
         return "floor-limited", f"{why}No method finds a difference from p(z) with {facts.num_points} points."
     information = facts.mutual_information.value
     if information is None:
@@ -238,6 +239,12 @@ def _points(information: float) -> str:
     return f"{math.exp(information):,.0f}" if information < 16 else f"e^{information:.0f} = 10^{information / math.log(10):.0f}"
 
 
+def _with_errors(bracket: Bracket) -> str:
+    """The 95 % interval, where there is one, in brackets."""
+    low, high = bracket.interval or (None, None)
+    return f" (with their errors, {low:.3g} to {high:.3g})" if low is not None and high is not None else ""
+
+
 def _resolved(facts: Facts, brackets: dict[str, Bracket]) -> str:
     population = brackets["population"]
     low, high = population.lower.value or 0.0, population.upper.value
@@ -246,7 +253,7 @@ def _resolved(facts: Facts, brackets: dict[str, Bracket]) -> str:
     error = max(population.lower.std_error or 0.0, population.upper.std_error or 0.0)
     if high - low < error:
         return f"KL[q||p] of the population is {0.5 * (low + high):.3g} nats, to a standard error of {error:.1g}."
-    text = f"KL[q||p] of the population lies between {low:.3g} and {high:.3g} nats. "
+    text = f"KL[q||p] of the population lies between {low:.3g} and {high:.3g} nats{_with_errors(population)}. "
     if high - low > max(0.1, 0.25 * high, SLACK * error):
         needed = _points((facts.mutual_information.value or 0.0) + 2)
         text += f"More points narrow the gap (for this encoder about {needed}), and so do larger density models."

@@ -60,7 +60,7 @@ class ConditionalDistribution(Distribution):
     def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
         raise CapabilityError(
-            f"{type(self).__name__} gives samples and no density log q(z|x). Use a method that needs samples only "
+            "The encoder gives samples and no density log q(z|x). Use a method that needs samples only "
             "(classifier, gmm, maf, lstm), or load an encoder that returns mean and logvar."
         )
 
@@ -286,6 +286,10 @@ def diagonal_normal(distribution: Distribution) -> tuple[torch.Tensor, torch.Ten
 
 def check_prior(posterior: Posterior, prior: Distribution) -> None:
     """Raise InputError unless the prior is one distribution over the posterior's space."""
+    if tuple(prior.batch_shape) == () and len(prior.event_shape) == 1 and prior.event_shape[0] != posterior.dim:
+        raise InputError(
+            f"The posterior has {posterior.dim} latents, but the prior has {prior.event_shape[0]}: give a prior over as many."
+        )
     if tuple(prior.batch_shape) != () or tuple(prior.event_shape) != (posterior.dim,):
         raise InputError(
             f"The posterior has {posterior.dim} latents, but the prior has event shape {tuple(prior.event_shape)} and batch "

@@ -59,7 +59,7 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
 
 def _missing(path: Path) -> str:
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
     return f"{path} does not exist" + (
         f"; did you mean {path.parent / near[0]}?" if near else ": give the path of a checkpoint."
     )
@@ -76,10 +76,10 @@ def _unknown(path: Path) -> str:
         return f"{path} begins as a zip file and does not end as one, so it is truncated or damaged: save or copy it again."
     if suffix in PICKLED or _is_pickle(path):
         return (
-            f"{path} is a pickle, which may run any code when read, so klprobe opens none. In the program that made it, "
-            f"run the encoder over your data and save what it returns: {FROM_ARRAYS}. "
-            "Or export it: torch.jit.script(encoder).save('encoder.pt'). If it holds weights alone, --encoder "
-            "package.module:factory names the network they belong to. A whole torch module that you trust: --allow-pickle."
+            f"{path} is a pickle. If it holds weights alone, they are read as tensors, with --encoder package.module:factory "
+            "for the network they belong to. A whole pickled module may run any code when it is opened: export it instead, "
+            f"torch.jit.script(encoder).save('encoder.pt'), or save what the encoder returns, {FROM_ARRAYS}; if you trust it, "
+            "--allow-pickle."
         )
     if suffix == ".npy":
         return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
@@ -87,8 +87,10 @@ def _unknown(path: Path) -> str:
         return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
     if suffix == ".safetensors":
         return _unknown_safetensors(path)
-    formats = "; ".join(registry.describe("encoders", name) for name in registry.names("encoders"))
-    return f"{path} is no checkpoint that klprobe knows. It reads: {formats} Any encoder can write {FROM_ARRAYS}."
+    return (
+        f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
+        f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
+    )
 
 
 def _unknown_safetensors(path: Path) -> str:

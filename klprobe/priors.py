@@ -105,9 +105,8 @@ def mixture(components: DiagonalGaussian, weights: torch.Tensor | None = None) -
     mean, std = components.rows(slice(None))
     weights = torch.ones(len(mean), dtype=torch.float64) if weights is None else weights.double()
     if weights.shape != (len(mean),) or not weights.isfinite().all() or (weights < 0).any() or not weights.sum() > 0:
-        raise InputError(
-            f"A mixture of {len(mean)} components needs as many weights, none negative; got {tuple(weights.shape)}."
-        )
+        what = f"they reach from {weights.min():g} to {weights.max():g}" if len(weights) == len(mean) else f"got {len(weights)}"
+        raise InputError(f"A mixture of {len(mean)} components needs as many weights, none negative, not all zero; {what}.")
     return MixtureSameFamily(
         Categorical(probs=weights / weights.sum(), validate_args=False),
         Independent(Normal(mean, std, validate_args=False), 1),

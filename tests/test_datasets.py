@@ -1,14 +1,15 @@
 import gzip
+import hashlib
 import struct
 
 import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets._shared import Data
+from klprobe.datasets._shared import Data, fits
 from klprobe.types import InputError
 
-IDX = ["mnist", "fashion-mnist"]
+IDX = ["mnist", "fashion-mnist", "kmnist"]
 
 
 def write_idx(path, array, kind=8):
@@ -133,6 +134,41 @@ def test_uint8_becomes_the_unit_interval_and_float_stays():
     assert torch.equal(Data("a", "all", floats).floats(), floats)
 
 
+def test_numbers_of_any_kind_become_float32():
+    for kind in (torch.float64, torch.float16, torch.int32):
+        assert torch.equal(Data("a", "all", torch.tensor([[3]], dtype=kind)).floats(), torch.tensor([[3.0]]))
+
+
+def test_grey_images_are_tinted_when_they_are_looked_at_and_stay_grey_in_memory():
+    grey = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2) * 30
+    data = Data("a", "all", grey, tint=torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]))
+    assert (data.shape, data.stored.shape, data.x.dtype) == ((3, 2, 2), (2, 1, 2, 2), torch.uint8)
+    assert torch.equal(data.x[0], torch.stack([grey[0, 0], torch.zeros_like(grey[0, 0]), (grey[0, 0] / 2).round().byte()]))
+    for which in (torch.tensor([1, 0, 1]), slice(1, 2)):
+        assert torch.equal(data.points(which), data.x[which])
+        assert torch.equal(data.floats(which), data.x[which] / 255)
+    assert torch.equal(data.batch(torch.tensor([1])).x, data.x[1:] / 255)
+
+
+def test_data_that_do_not_fit_a_device_stay_and_their_batches_go(monkeypatch):
+    data = Data("a", "all", torch.arange(12, dtype=torch.uint8).reshape(6, 2), torch.arange(6))
+    assert data.to(torch.device("meta")).stored.device.type == "meta"
+    monkeypatch.setattr("klprobe.datasets._shared.fits", lambda x, device: False)
+    moved = data.to(torch.device("meta"))
+    assert moved.stored is data.stored
+    batch = moved.batch(torch.tensor([4, 1]))
+    assert (batch.x.device.type, batch.labels.device.type, batch.x.shape) == ("meta", "meta", (2, 2))
+
+
+def test_a_gpu_takes_data_of_up_to_half_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (200, 1000))
+    device = torch.device("cuda")
+    assert fits(torch.zeros(100, dtype=torch.uint8), device)
+    assert not fits(torch.zeros(101, dtype=torch.uint8), device)
+    assert not fits(torch.zeros(26, dtype=torch.float32), device)
+    assert fits(torch.zeros(10**6), torch.device("cpu"))
+
+
 def test_a_batch_holds_the_points_asked_for_in_their_order():
     data = Data("a", "all", torch.arange(12.0).reshape(6, 2), torch.arange(6))
     batch = data.batch(torch.tensor([4, 1]))
@@ -141,7 +177,7 @@ def test_a_batch_holds_the_points_asked_for_in_their_order():
     assert Data("a", "all", data.x).batch(torch.tensor([0])).labels is None
 
 
-@pytest.mark.parametrize("name", IDX)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_real_files_have_their_known_sizes_and_classes(name, shared_data):
     data = registry.load("datasets", name)().load("all", shared_data)
     assert data.x.shape == (70000, 1, 28, 28)
@@ -150,6 +186,12 @@ def test_the_real_files_have_their_known_sizes_and_classes(name, shared_data):
         data.labels[60000:].bincount(), registry.load("datasets", name)().load("test", shared_data).labels.bincount()
     )
     assert data.labels.unique().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_the_known_sha256_are_those_of_the_original_files(name, shared_data):
+    for download in registry.load("datasets", name)().downloads:
+        assert hashlib.sha256((shared_data / download.path).read_bytes()).hexdigest() == download.sha256
 
 
 def test_mnist_has_its_published_mean_and_spread(shared_data):

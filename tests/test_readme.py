@@ -67,7 +67,8 @@ def test_the_estimate_commands_parse(command):
 
 def test_the_table_of_methods_is_the_registry():
     section = README.split("## Methods")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == set(registry.names("estimators"))
+    first_cells = " ".join(re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE))
+    assert set(re.findall(r"`([\w-]+)`", first_cells)) == set(registry.names("estimators"))
 
 
 def test_the_code_map_names_every_room():

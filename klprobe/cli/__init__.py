@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 ANSWERED, UNUSABLE, CHECK_FAILED, INTERRUPTED = 0, 2, 3, 130
 COMMANDS = {
-    "demo": "the main job on the small VAE and the data that come with the package; no flags, no network",
+    "demo": "the main job on the small VAE and the data that come with the package; needs no flags and no network",
     "estimate": "KL[q(z)||p(z)] of a trained encoder: klprobe estimate --checkpoint PATH",
     "holes": "where the prior draws codes that no data point encodes to: klprobe holes --checkpoint PATH",
     "train": "train a published system: klprobe train vae --dataset mnist --steps 10000 --out DIR",

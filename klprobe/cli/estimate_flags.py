@@ -76,7 +76,7 @@ def parse_groups(
     arguments: list[str],
     prog: str,
     text: str,
-    source: type[Source] | None,
+    source: type[Any] | None,
     defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> tuple[Any, Common, dict[str, Any]]:
     """Flags of the source (if any), the common ones, and one group for each estimator, named after its file.
@@ -87,8 +87,8 @@ def parse_groups(
     """
     shown: tuple[str, ...] = registry.names("estimators")
     asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
-    general: list[Any] = [("source", Annotated[source, Bare])] if source else []
-    general.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
+    general: list[Any] = [("source", Annotated[source, Bare, tyro.conf.FlagCreatePairsOff])] if source else []
+    general.append(("common", Annotated[Common, Bare, tyro.conf.FlagCreatePairsOff], dataclasses.field(default_factory=Common)))
     if asked is not None:
         shown = tuple(arguments[asked + 1 :])
         text += f"\nThe settings of a method, such as --maf.flows 3: {prog} --help maf\n"

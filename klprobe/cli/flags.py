@@ -15,8 +15,10 @@ import tyro
 from klprobe.types import InputError
 
 T = TypeVar("T")
-MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+MARKERS = (tyro.conf.DisallowNone,)
 FLAG = re.compile(r"--[a-z][\w.-]*")
+WRONG_TYPE = re.compile(r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\]")
+TYPES = {"INT": "a whole number", "FLOAT": "a number"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -59,6 +61,8 @@ def _first_section(printed: io.StringIO) -> str:
         " ".join(group) for is_rule, group in itertools.groupby(lines, lambda line: set(line) <= set("─-")) if not is_rule
     ]
     said = sections[0].partition(" Argument helptext")[0]
+    if wrong := WRONG_TYPE.match(said):
+        return f"{wrong[1]} takes {TYPES.get(wrong[2], wrong[2])}; got {wrong[3]}."
     if "Required" in title:
         return f"needed and not given: {', '.join(FLAG.findall(said))}."
     if "Unrecognized" in title:

@@ -42,7 +42,7 @@ class Options:
     prior: str = "own"
     """own: the checkpoint's, else N(0, I); or as in klprobe estimate."""
     tsne: bool = False
-    """Draw a t-SNE as well: half a minute more."""
+    """Draw a t-SNE as well: some twenty seconds more."""
     device: DeviceName = "auto"
     """Where the encoder and the decoder run."""
     seed: int = 0

@@ -12,7 +12,7 @@ TITLES = {
     "trainers": "trainers (klprobe train NAME)",
     "datasets": "data sets (--data, --dataset)",
     "encoders": "checkpoint formats (--checkpoint)",
-    "metrics": "metrics",
+    "metrics": "metrics (klprobe evaluate --metrics)",
 }
 
 

@@ -84,7 +84,10 @@ def _mixture(path: str, encode: Encode) -> Distribution:
         with zipfile.ZipFile(path) as archive:
             if "weights.npy" in archive.namelist():
                 weights = torch.from_numpy(read_member(archive, archive.getinfo("weights.npy"), f"{path}: 'weights'"))
-    return mixture(components, weights)
+    try:
+        return mixture(components, weights)
+    except InputError as error:
+        raise InputError(f"--prior mixture:{path}: {error}") from error
 
 
 def _vampprior(path: str, encode: Encode) -> Distribution:

@@ -57,7 +57,9 @@ def _check_shape(label: str, name: str, tensor: torch.Tensor) -> None:
     elif shape[1] == 0:
         problem = "D = 0 leaves no latent to estimate"
     elif shape[0] < 2:
-        problem = f"N = {shape[0]}, but an aggregate posterior needs at least 2 data points"
+        raise InputError(
+            f"{label}: tensor {name!r} has shape {shape}, N = {shape[0]}: an aggregate posterior needs at least 2 data points."
+        )
     if problem:
         raise InputError(f"{label}: tensor {name!r} has shape {shape}, not (N, D): {problem}.")
 

@@ -62,8 +62,8 @@ class Arrays:
         """Read and check the arrays; what is memory-mapped stays so."""
         if request.data is not None:
             raise InputError(
-                f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: leave --data away, "
-                "or encode that data set yourself and save what comes out."
+                f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: --data is for "
+                "checkpoints with an encoder; or encode the data yourself and save what comes out."
             )
         refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
         read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors

@@ -152,7 +152,10 @@ def _failures(report: Report, say: Say) -> Iterator[Text | Padding]:
     if report.checks and not failed:
         yield say(f"Checks: all {len(report.checks)} passed.")
     if failed:
-        yield say(f"Checks: {len(failed)} of {len(report.checks)} failed", "bold")
+        errors = sum(check.severity == "error" for check in failed)
+        warnings = len(failed) - errors
+        count = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((errors, "error"), (warnings, "warning")) if n]
+        yield say(f"Checks: {' and '.join(count)}; {len(report.checks) - len(failed)} passed", "bold")
     for check in sorted(failed, key=lambda check: check.severity):
         style = "bold red" if check.severity == "error" else "yellow"
         yield Padding(Text.assemble(say(check.severity, style), say(f" {check.name}: {check.message}")), (0, 0, 0, 2))

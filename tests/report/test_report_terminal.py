@@ -46,7 +46,7 @@ def test_the_answer_comes_before_the_table_and_the_failures_after_it(report_of):
         "method ",
         "average KL 5.140",
         "error mutual-information",
-        "warning",
+        "\n  warning",
     ]
     places = [text.index(part) for part in order]
     assert places == sorted(places)

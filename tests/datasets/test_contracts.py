@@ -1,0 +1,106 @@
+"""What holds of every data set, and of the names that carry settings."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from klprobe import registry
+from klprobe.loading import dataset
+from klprobe.types import InputError
+
+NAMES = registry.names("datasets")
+BUILT_IN = ("digits", "gaussians", "grid", "ring")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_data_set_is_a_frozen_dataclass_whose_settings_all_have_default_values(name):
+    chosen = registry.create("datasets", name)
+    assert chosen == registry.load("datasets", name)()
+    assert registry.spec(chosen) == name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        chosen.anything = 1
+    for field in dataclasses.fields(chosen):
+        assert field.type in ("int", "bool", "str"), "a name on the command line can carry these"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_downloads_have_an_https_address_first_unless_none_and_a_sha256(name):
+    for download in registry.load("datasets", name)().downloads:
+        assert download.urls[0].startswith("https://")
+        assert all(url.rsplit("/", 1)[1] == download.path.rsplit("/", 1)[1] for url in download.urls)
+        assert len(download.sha256) == 64
+        assert set(download.sha256) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(BUILT_IN) - {"image-folder", "array-file"}))
+def test_a_missing_set_says_where_it_is_looked_for_and_how_to_come_by_it(name, tmp_path):
+    chosen = registry.create("datasets", name)
+    for ask in (chosen.locate, lambda root: chosen.load("train", root)):
+        with pytest.raises(InputError, match="KLPROBE_DATA") as caught:
+            ask(tmp_path)
+        assert str(tmp_path) in str(caught.value)
+        assert ("klprobe data fetch" in str(caught.value)) == bool(chosen.downloads)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_needs_no_files_is_the_same_every_time_and_all_is_train_then_test(name):
+    train, test, everything = (registry.create("datasets", name).load(split) for split in ("train", "test", "all"))
+    assert (train.name, train.split) == (name, "train")
+    assert torch.equal(everything.x, torch.cat([train.x, test.x]))
+    assert torch.equal(registry.create("datasets", name).load("train").x, train.x)
+    for split in ("validation", "half"):
+        with pytest.raises(InputError, match="known: train, test, all"):
+            registry.create("datasets", name).load(split)
+
+
+def test_settings_are_read_from_the_name_in_any_order_and_written_back():
+    chosen = registry.create("datasets", "image_folder:gray:held-out=3:path=photos")
+    assert (chosen.path, chosen.gray, chosen.strict, chosen.held_out) == ("photos", True, False, 3)
+    assert registry.spec(chosen) == "image-folder:path=photos:gray:held_out=3"
+    assert registry.create("datasets", registry.spec(chosen)) == chosen
+    assert registry.create("datasets", "cifar-10:partial=false") == registry.create("datasets", "cifar-10")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("celebb", "Did you mean 'celeba'"),
+        ("celeba:width=3", "no setting 'width'; its settings: size, strict"),
+        ("mnist:size=3", "its settings: none"),
+        ("celeba:size=big", "size takes a whole number; got 'big'"),
+        ("celeba:strict=maybe", "strict takes true or false"),
+        ("celeba:size=0", "size from 1 to 148"),
+        ("gaussians:dim=0", "dim of at least 1"),
+        ("image-folder:path=nowhere", "needs a folder"),
+        ("array-file:path=nowhere.npy", "needs a .npy or .npz"),
+    ],
+)
+def test_a_wrong_name_or_setting_is_refused_with_what_there_is(spec, words):
+    with pytest.raises(InputError, match=words):
+        registry.create("datasets", spec).locate()
+
+
+def test_a_path_is_a_data_set_and_a_name_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "x.npy").touch()
+    assert registry.spec(dataset("mnist")) == "mnist"
+    assert registry.spec(dataset("photos")) == "image-folder:path=photos"
+    assert registry.spec(dataset("x.npy")) == "array-file:path=x.npy"
+    with pytest.raises(InputError, match="Unknown name 'potos'"):
+        dataset("potos")
+
+
+@pytest.mark.parametrize("dim", [1, 2, 30])
+def test_gaussians_have_the_mean_and_covariance_they_claim(dim):
+    """Whitened by the law they claim, points are N(0, I): mean and covariance within 5 standard errors of 0 and I."""
+    chosen = registry.create("datasets", f"gaussians:dim={dim}:seed=3")
+    data, law = chosen.load("train"), chosen.distribution
+    assert (data.shape, data.name) == ((dim,), registry.spec(chosen))
+    white = torch.linalg.solve_triangular(law.scale_tril, (data.x.double() - law.loc).T, upper=False)
+    n = len(data)
+    assert white.mean(1).abs().max() < 5 / n**0.5
+    assert (white @ white.T / n - torch.eye(dim)).abs().max() < 5 * (2 / n) ** 0.5
+    assert not torch.equal(chosen.load("test").x[:10], data.x[:10])
