@@ -60,24 +60,29 @@ def fetch(download: Download, root: Path, progress: Progress = no_progress) -> P
             return Path(getter.fetch(target.name, downloader=_downloader(target, progress)))
         except (OSError, ValueError, HTTPException) as error:  # pooch's word for another hash is ValueError
             said.append(f"{url}: {error}")
-    raise InputError(f"{target} could not be fetched. {'; '.join(said)}. What has come is kept: the same command goes on.")
+    kept = " What has come is kept: the same command goes on." if _part(target).exists() else ""
+    raise InputError(f"{target} could not be fetched. {'; '.join(said)}.{kept}")
+
+
+def _part(target: Path) -> Path:
+    """Where a file is while it is coming."""
+    return target.with_name(target.name + ".part")
 
 
 def _downloader(target: Path, progress: Progress) -> Callable[[str, str, Any], None]:
     """What pooch calls for the bytes; it checks them afterwards, and moves them to where they belong."""
-    part = target.with_name(target.name + ".part")
 
     def get(url: str, output: str, _: Any) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                _resume(url, part, target.name, progress)
+                _resume(url, _part(target), target.name, progress)
                 break
             except urllib.error.HTTPError:
                 raise
             except (OSError, HTTPException):
                 if attempt == ATTEMPTS - 1:
                     raise
-        os.replace(part, output)
+        os.replace(_part(target), output)
 
     return get
 

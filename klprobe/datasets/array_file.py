@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -46,24 +47,24 @@ class ArrayFile:
         """
         path = self.locate()
         names = _members(path)
-        if {"x_train", "x_test"} <= names:
-            x = np.concatenate([_array(path, f"x_{part}") for part in parts(split)])
-            given = {"y_train", "y_test"} <= names
-            labels = np.concatenate([_array(path, f"y_{part}") for part in parts(split)]) if given else None
+        apart = {"x_train", "x_test"} <= names
+        if apart:
+            x = _joined(path, [f"x_{part}" for part in parts(split)])
+            labels = _joined(path, [f"y_{part}" for part in parts(split)]) if {"y_train", "y_test"} <= names else None
         else:
             x = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
             label_name = next((name for name in LABEL_NAMES if name in names), None)
-            labels = None if label_name is None else _array(path, label_name)
+            labels = None if label_name is None else _joined(path, [label_name])
         if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
             raise InputError(f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: one integer a point.")
         x = npy.as_data(x, path.name)
         _check_finite(x, path.name)
-        points, numbers = channels_first(torch.from_numpy(x)), None if labels is None else torch.from_numpy(labels).long()
-        if "x_train" not in names:
-            which = held_out(len(points), self.held_out, split)
-            if len(which) < len(points):  # a copy; all of them stay mapped
-                points, numbers = points[which], None if numbers is None else numbers[which]
-        return Data(spec(self), split, points, numbers)
+        points = channels_first(torch.from_numpy(x))
+        classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+        which = range(len(points)) if apart else held_out(len(points), self.held_out, split)
+        if len(which) < len(points):  # a copy; all of them stay mapped
+            points, classes = points[which], None if classes is None else classes[which]
+        return Data(spec(self), split, points, classes)
 
     def locate(self, root: Path | None = None) -> Path:
         """The file."""
@@ -84,9 +85,13 @@ def _members(path: Path) -> set[str]:
         raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
 
 
-def _array(path: Path, name: str) -> np.ndarray:
+def _joined(path: Path, names: Sequence[str]) -> np.ndarray:
+    """Some arrays of an .npz as one, the points of the first, then those of the next."""
     with zipfile.ZipFile(path) as archive:
-        return npy.read_member(archive, archive.getinfo(f"{name}.npy"), f"{path.name}: {name!r}")
+        arrays = [npy.read_member(archive, archive.getinfo(f"{name}.npy"), f"{path.name}: {name!r}") for name in names]
+    if any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):
+        raise InputError(f"{path.name}: {' and '.join(names)} have shapes {' and '.join(str(a.shape) for a in arrays)}.")
+    return np.concatenate(arrays)
 
 
 def _check_finite(x: np.ndarray, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
 import zlib
@@ -107,13 +108,15 @@ def _read(place: Place, wanted: list[str], partial: bool) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in sorted(place.path.iterdir()) if pattern.fullmatch(file.name)}
     found = {}
     try:
-        with tarfile.open(place.path, "r:gz") as archive:
+        with gzip.open(place.path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
             for member in archive:
                 name = Path(member.name).name
                 if pattern.fullmatch(name) and member.isreg() and (stream := archive.extractfile(member)) is not None:
                     if member.size > LARGEST:
                         raise InputError(f"{place.path}: {name} claims {member.size:,} bytes: fetch it again.")
                     found[name] = stream.read()
+            while packed.read(LARGEST):  # to the checksum at its end
+                pass
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(f"{place.path} is damaged or cut short ({error}): fetch it again.") from error
     return found

@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly
 from klprobe import npy
+from klprobe.distributions import DiagonalGaussian, SampleOnly
 from klprobe.encoders import _tensors, arrays
 from klprobe.encoders._shared import Request
 from klprobe.loading import load
