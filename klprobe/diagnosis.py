@@ -43,6 +43,14 @@ class Facts:
         return math.log(self.num_points)
 
 
+INFINITE = "infinite: the encoder is deterministic, so q_N is N points, which p(z) gives no mass"
+
+
+def infinite_bracket() -> Bracket:
+    """The empirical bracket of a deterministic encoder."""
+    return Bracket(Side(None, None, None, INFINITE), Side(None, None, None, INFINITE))
+
+
 def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
     """[best lower, best upper] of one target, and a simultaneous 95 % interval.
 

@@ -121,7 +121,7 @@ def estimate(
         trained_on=trained_on,
     )
     brackets = {
-        "empirical": diagnosis.bracket(estimates, "empirical"),
+        "empirical": diagnosis.infinite_bracket() if facts.deterministic else diagnosis.bracket(estimates, "empirical"),
         "population": diagnosis.bracket(estimates, "population"),
     }
     checks: list[Check] = [*diagnosis.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks]

@@ -16,6 +16,8 @@ ACTIVE = 0.01
 """Variance of a latent's posterior mean over the data above which the latent counts as active (Burda et al. 2016)."""
 CLAMPED_SHARE = 0.01
 """Share of exactly equal extreme log-variances at which they look clamped."""
+RESOLVED = 1e-14
+"""Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
 RADIUS_DRAWS = 20_000
@@ -69,7 +71,9 @@ def _spreads(q: DiagonalGaussian) -> list[Check]:
     """Log-variances: constant or clamped ones, and ones that leave the range of a float."""
     low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
     at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
-    for _, std in q.blocks():
+    unresolved = 0
+    for mean, std in q.blocks():
+        unresolved += int((std < RESOLVED * mean.abs()).sum())
         block_low, block_high = std.min(0).values.cpu(), std.max(0).values.cpu()
         at_low = torch.where(block_low < low, 0.0, at_low)
         at_high = torch.where(block_high > high, 0.0, at_high)
@@ -81,12 +85,17 @@ def _spreads(q: DiagonalGaussian) -> list[Check]:
             f"Posterior standard deviations from {float(low.min()):.3g} to {float(high.max()):.3g} leave the range of a "
             "float64. A deterministic encoder has none: hand over its mean alone."
         )
+    if unresolved:
+        raise InputError(
+            f"{unresolved} posterior standard deviations, down to {float(low.min()):.3g}, are below 1e-14 of their means: no "
+            "draw in float64 can show them. Hand over the mean alone, as a deterministic encoder, or give them a floor."
+        )
     constant = (low == high).nonzero().flatten().tolist()
     clamped = ((at_low > CLAMPED_SHARE * q.num_points) | (at_high > CLAMPED_SHARE * q.num_points)) & (low < high)
     suspects = clamped.nonzero().flatten().tolist()
-    words = [f"constant in latents {_some(constant)}"] * bool(constant) + [f"clamped in latents {_some(suspects)}"] * bool(
-        suspects
-    )
+    words = [f"constant in latents {_some(constant)} (as it should be if the encoder's variance is fixed)"] * bool(constant) + [
+        f"clamped in latents {_some(suspects)}"
+    ] * bool(suspects)
     extreme = 2 * max(abs(math.log(float(low.min()))), abs(math.log(float(high.max())))) > FLOAT32_LOG_RANGE
     return [
         Check(

@@ -48,6 +48,8 @@ DEVICE_TILE = 8192
 UNIT_ROUNDOFF_32 = 2.0**-24
 SMALL_SHARE = 1e-3
 """Share w of a sum below which -log(1 - w) is w, to one part in 2,000."""
+LARGEST_32, UNDERFLOW_32 = 1e30, 1e-4
+"""Features up to which the screen is used; nats by which weights that vanish in float32, below 1e-38, can fail there."""
 PAIRS_AT_ONCE = 1 << 13
 """Survivors evaluated together: bounds memory."""
 
@@ -390,12 +392,12 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
             return _dense(chunk, rows, block, floor)
         slack = magnitude * (len(largest) + 6) * UNIT_ROUNDOFF_32
     own = rows.own[block] - chunk.start
-    if not slack.max() < 1e30:
+    if not slack.max() < 1e30 or largest.max() > LARGEST_32:
         row, column = (a.ravel() for a in np.indices(shape))
         keep = (own[row] != column[:, None]).all(1)
         row, column = row[keep], column[keep]
     else:
-        chunk.weights32[-1] = np.nextafter((chunk.weights[-2] + slack).astype(np.float32), np.float32(np.inf))
+        chunk.weights32[-1] = np.nextafter((chunk.weights[-2] + slack + UNDERFLOW_32).astype(np.float32), np.float32(np.inf))
         upper = np.matmul(rows.features32[block], chunk.weights32, out=chunk.tile32[: shape[0]])
         _leave_out(upper, own)
         best = upper.argmax(1)

@@ -115,3 +115,12 @@ def test_wrong_types_are_refused(problem):
         klprobe.estimate(torch.zeros(3, 2))
     with pytest.raises(TypeError, match="prior"):
         klprobe.estimate(problem.posterior, "normal")
+
+
+def test_the_empirical_kl_of_a_deterministic_encoder_is_said_to_be_infinite():
+    codes = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    report = klprobe.estimate(SampleOnly(codes, deterministic=True), methods=["knn"])
+    sides = report.brackets["empirical"]
+    assert sides.lower.value is sides.upper.value is None
+    assert str(sides.lower.reason).startswith("infinite")
+    assert report.brackets["population"].lower.value is not None

@@ -75,3 +75,10 @@ def test_values_that_are_not_finite_are_counted_and_located(value):
         check_posterior(DiagonalGaussian(logvar, logvar=mean))
     with pytest.raises(InputError, match="samples holds 2"):
         check_posterior(SampleOnly(mean))
+
+
+def test_spreads_that_no_draw_in_float64_can_show_are_refused_and_narrow_ones_are_not():
+    mean = torch.full((4, 2), 1e3, dtype=torch.float64)
+    check_posterior(DiagonalGaussian(mean, std=torch.full((4, 2), 1e-6, dtype=torch.float64)))
+    with pytest.raises(InputError, match=r"8 posterior standard deviations, down to 1e-12, are below 1e-14 of their means"):
+        check_posterior(DiagonalGaussian(mean, std=torch.full((4, 2), 1e-12, dtype=torch.float64)))

@@ -148,6 +148,14 @@ def test_a_gpu_gives_the_density_of_the_cpu(std):
     torch.testing.assert_close(there, log_sum_others(q, z, own), rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.parametrize("std", [1e15, 5e21])
+def test_posteriors_too_wide_for_float32_give_the_density_of_float64(std):
+    g = torch.Generator().manual_seed(0)
+    q = DiagonalGaussian(torch.randn(700, 3, generator=g).double(), std=std * (1 + torch.rand(700, 3, generator=g).double()))
+    z, own = draw(q, 40)
+    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+
+
 def test_a_point_far_from_every_other_has_a_finite_leave_one_out_density():
     mean = torch.zeros(3, 2, dtype=torch.float64)
     mean[2] = 1e6

@@ -63,7 +63,7 @@ class Screen:
             yield _fitting_table(self.report, say, console, options)
             hidden = sorted({e.quantity for e in self.report.estimates} - {e.quantity for e in _on_screen(self.report)})
             note = f"; not shown here: {', '.join(hidden)}" if hidden else ""
-            yield say(f"±: one standard error; *: an end of the bracket{note}", "dim")
+            yield say(f"±: one standard error; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim")
         yield Text()
         yield say(wording.identity(self.report))
         yield from _parts(self.report, say)

@@ -83,6 +83,8 @@ def quantity(q: Quantity) -> str:
         return str(number(q.value, q.std_error))
     if q.value is not None:
         return number(q.value).value
+    if q.reason and q.reason.startswith("infinite"):
+        return q.reason
     return f"not known ({q.reason})" if q.reason else "not known"
 
 
@@ -100,6 +102,8 @@ def headline(report: Report, target: Target) -> str:
 
 def _in_words(bracket: Bracket | None, verdict: Verdict) -> str:
     low, high = (_value(bracket.lower), _value(bracket.upper)) if bracket else (None, None)
+    if bracket is not None and low is None and str(bracket.lower.reason).startswith("infinite"):
+        return "infinite"
     if bracket is None or (low is None and high is None):
         return "not known: no method gave a bound"
     errors = [side.std_error for side in (bracket.lower, bracket.upper) if side.std_error is not None]
@@ -141,6 +145,8 @@ def sides(report: Report, target: Target) -> str:
     if bracket is None:
         return "no bracket"
     low, high = bracket.lower, bracket.upper
+    if low.reason and low.reason == high.reason:
+        return low.reason
     if finite(low.value) and (low.value, low.method) == (high.value, high.method):
         parts = [f"{low.method} gives the value itself, not a bound"]
     else:
