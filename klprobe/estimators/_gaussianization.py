@@ -12,33 +12,38 @@ from __future__ import annotations
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from klprobe.estimators._whitening import Whitening
 
-KNOTS = 1000
-"""Quantiles that a marginal's curve goes through, at most."""
-CODES_A_KNOT = 20
-"""Pooled codes for each."""
+KNOTS, CODES_A_KNOT = 500, 80
+"""Quantiles that a marginal's curve is estimated from, at most, and pooled codes for each."""
+CELLS, REACH = 2048, 1e-3
+"""Even cells that the curve is a straight line in, so that a code's cell is found by division, and the share of codes beyond
+either end of them."""
+LEAST_SLOPE = 1e-2
+"""Added to the curve's slope, per standard deviation: keeps the map invertible where there are no codes."""
+SMALLEST = 1e-9
+"""Least range of a component, in standard deviations."""
 ROUNDS = 30
 """Of the search for independent components; what it has found by then is a rotation all the same."""
-NARROWEST = 1e-9
-"""Least distance between two knots, in standard deviations: keeps the map invertible where codes coincide."""
 
 
 class Gaussianization(NamedTuple):
-    """u = curve((z - mean) @ rotation), curve bending each component so that pooled codes are standard normal.
+    """u = curve((z - mean) @ rotation), the curve bending each component so that pooled codes are nearly standard normal.
 
     Attributes:
         mean, rotation: Whitening and turn in one, shapes (D,) and (D, D).
-        knots: Rising in each row, shape (D, knots).
-        scores: Normal quantiles that the knots go to, shape (knots,).
+        low, width: First cell's lower end and all cells' width, shape (D,).
+        curve: Images of the cells' ends, rising in each row, shape (D, CELLS + 1).
     """
 
     mean: torch.Tensor
     rotation: torch.Tensor
-    knots: torch.Tensor
-    scores: torch.Tensor
+    low: torch.Tensor
+    width: torch.Tensor
+    curve: torch.Tensor
 
     @classmethod
     def of(cls, z: torch.Tensor, seed: int) -> Gaussianization:
@@ -46,24 +51,24 @@ class Gaussianization(NamedTuple):
         whitening = Whitening.of(z)
         turn = _independent_components(whitening.white(z), seed)
         rotation = (whitening.rotation / whitening.std[:, None]) @ turn
-        knots = max(min(KNOTS, len(z) // CODES_A_KNOT), 2)
-        share = (torch.arange(knots, dtype=torch.float64, device=z.device) + 0.5) / knots
-        components = ((z - whitening.mean) @ rotation).sort(0).values
-        at = components[(share * len(z)).long()].T.contiguous()
-        steps = (at[:, 1:] - at[:, :-1]).clamp(min=NARROWEST)
-        rising = torch.cat([at[:, :1], at[:, :1] + steps.cumsum(1)], 1)
-        return cls(whitening.mean, rotation, rising, torch.special.ndtri(share))
+        components = ((z - whitening.mean) @ rotation).sort(0).values.cpu()
+        low, high = components[int(REACH * len(z))], components[-1 - int(REACH * len(z))]
+        width = (high - low).clamp(min=SMALLEST) / CELLS
+        ends = low + width * torch.arange(CELLS + 1, dtype=torch.float64)[:, None]
+        share = (np.arange(knots := max(min(KNOTS, len(z) // CODES_A_KNOT), 2)) + 0.5) / knots
+        at, normal = components[(torch.from_numpy(share) * len(z)).long()], torch.special.ndtri(torch.from_numpy(share))
+        curve = np.stack([np.interp(ends[:, d], at[:, d], normal) for d in range(z.shape[1])])
+        bent = torch.from_numpy(curve) + LEAST_SLOPE * ends.T
+        return cls(whitening.mean, rotation, low.to(z), width.to(z), bent.to(z).contiguous())
 
     def white(self, z: torch.Tensor) -> torch.Tensor:
-        """Images, float64: straight lines between the knots, and beyond them the line of slope one."""
-        x = ((z - self.mean) @ self.rotation).T.contiguous()
-        last = self.knots.shape[1] - 1
-        right = torch.searchsorted(self.knots, x).clamp(1, last)
-        low, high = self.knots.gather(1, right - 1), self.knots.gather(1, right)
-        inside = self.scores[right - 1] + (x - low) / (high - low) * (self.scores[right] - self.scores[right - 1])
-        below, above = x - self.knots[:, :1], x - self.knots[:, -1:]
-        bent = torch.where(below < 0, self.scores[0] + below, torch.where(above > 0, self.scores[-1] + above, inside))
-        return bent.T
+        """Images, float64: straight lines in the cells, and beyond them the line of slope one."""
+        place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
+        cell = place.long().clamp_(0, CELLS - 1)
+        left = self.curve.gather(1, cell)
+        share = (place - cell).clamp(0, 1)
+        beyond = (place - place.clamp(0, CELLS)) * self.width[:, None]
+        return (left + share * (self.curve.gather(1, cell + 1) - left) + beyond).T
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Images, float32, as networks take them."""
