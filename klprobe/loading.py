@@ -23,6 +23,8 @@ def dataset(name: str) -> Dataset:
     """
     path = Path(name)
     if path.exists() and name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
+        if ":" in name:
+            raise InputError(f"{name} has a colon, which separates a data set's settings: rename it, or link to it.")
         kind = "array-file" if path.suffix.lower() in (".npy", ".npz") else "image-folder"
         return registry.load("datasets", kind)(path=name)
     return registry.create("datasets", name)

@@ -1,16 +1,32 @@
 """Downloads, from a server on this machine that can break off and go on in the middle."""
 
+import ast
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+import klprobe
 from klprobe.downloads import Download, fetch
 from klprobe.types import InputError
 
 CONTENT = bytes(range(256)) * 2000
 SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_no_other_file_of_klprobe_can_download():
+    """`parallel` joins processes, which torch does; nothing else so much as imports what opens a connection."""
+    root = Path(klprobe.__file__).parent
+    found = set()
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+                if {name.split(".")[0] for name in named} & {"urllib", "http", "requests", "pooch", "socket", "ftplib", "ssl"}:
+                    found.add(str(file.relative_to(root)))
+    assert found == {"downloads.py"}
 
 
 class Server(ThreadingHTTPServer):

@@ -66,8 +66,8 @@ def decode(files: Files, progress: Progress = no_progress) -> Decoded:
     Raises:
         InputError: none decodes, one does not when `strict`, or two have different shapes.
     """
-    print_ = hashlib.sha256(json.dumps([VERSION, files.fingerprint, list(files.names)]).encode()).hexdigest()
-    x, bad, notes = _kept(files, print_) or _decode(files, print_, progress)
+    mark = hashlib.sha256(json.dumps([VERSION, files.fingerprint, list(files.names)]).encode()).hexdigest()
+    x, bad, notes = _kept(files, mark) or _decode(files, mark, progress)
     if bad and files.strict:
         raise InputError(f"{_left_out(files.label, bad, len(files.names))} Remove or replace them, or leave strict away.")
     lost = set(bad)
@@ -80,11 +80,11 @@ def _left_out(label: str, bad: Sequence[str], count: int) -> str:
     return f"{label}: {len(bad)} of {count:,} images do not decode and are left out: {', '.join(bad[:NAMED])}{more}."
 
 
-def _kept(files: Files, print_: str) -> tuple[torch.Tensor, list[str], tuple[str, ...]] | None:
+def _kept(files: Files, mark: str) -> tuple[torch.Tensor, list[str], tuple[str, ...]] | None:
     """Pixels that an earlier run left, and the names of bad files, if they are of these files."""
     try:
         said = json.loads(files.cache.with_suffix(".json").read_text())
-        if said["fingerprint"] != print_:
+        if said["fingerprint"] != mark:
             return None
         pixels = map_file(files.cache, files.cache.name)
         return torch.from_numpy(pixels[: said["count"]]), list(said["left_out"]), ()
@@ -92,7 +92,7 @@ def _kept(files: Files, print_: str) -> tuple[torch.Tensor, list[str], tuple[str
         return None
 
 
-def _decode(files: Files, print_: str, progress: Progress) -> tuple[torch.Tensor, list[str], tuple[str, ...]]:
+def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, list[str], tuple[str, ...]]:
     """Pixels, names of bad files, and a note of where the pixels are kept, if they are."""
     draft = files.cache.with_name(f"{files.cache.name}.{os.getpid()}.draft")
     pixels, done, bad = None, 0, []
@@ -112,7 +112,7 @@ def _decode(files: Files, print_: str, progress: Progress) -> tuple[torch.Tensor
         if not isinstance(pixels, np.memmap):
             return torch.from_numpy(pixels[:done]), bad, ()
         pixels.flush()
-        _keep(draft, files.cache, {"fingerprint": print_, "count": done, "left_out": bad})
+        _keep(draft, files.cache, {"fingerprint": mark, "count": done, "left_out": bad})
         note = f"{files.label}: {done:,} images were decoded, and their pixels are kept in {files.cache}."
         return torch.from_numpy(map_file(files.cache, files.cache.name)[:done]), bad, (note,)
     finally:

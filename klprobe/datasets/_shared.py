@@ -160,4 +160,4 @@ def folder_with(name: str, files: Sequence[str], root: Path | None, *, fetch: st
 
 def downloads(folder: str, sites: Sequence[str], sha256: Mapping[str, str]) -> tuple[Download, ...]:
     """The files of one folder, which every one of the `sites` has under the same names."""
-    return tuple(Download(f"{folder}/{file}", tuple(site + file for site in sites), sum_) for file, sum_ in sha256.items())
+    return tuple(Download(f"{folder}/{file}", tuple(site + file for site in sites), digest) for file, digest in sha256.items())

@@ -54,7 +54,10 @@ class Celeba:
         """The official splits, `validation` too; uint8, shape (N, 3, size, size).
 
         Images are decoded once, and their pixels kept in `root`/celeba/klprobe-SIZE-SPLIT.npy, which is memory-mapped: 2 GB
-        for the training split at 64 x 64.
+        for the training split at 64 x 64. They are made again when the zip file, or the folder's list of files, changes.
+
+        Raises:
+            InputError: files that are missing or damaged, or images that are not the aligned ones.
         """
         wanted = {PARTS[part] for part in parts(split, tuple(PARTS))}
         source = self.locate(root)

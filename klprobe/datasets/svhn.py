@@ -50,7 +50,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # a damaged file fails in any way at all
         raise InputError(f"{path} is damaged, or no MATLAB file ({error}): fetch it again.") from error
     images, labels = found.get("X"), found.get("y")
-    if images is None or labels is None or images.dtype != np.uint8 or images.shape != (32, 32, 3, labels.size):
+    if (
+        images is None
+        or labels is None
+        or images.dtype != np.uint8
+        or labels.dtype.kind not in "uif"
+        or images.shape != (32, 32, 3, labels.size)
+    ):
         held = ", ".join(f"{name} {found[name].dtype} {found[name].shape}" for name in ("X", "y") if name in found) or "neither"
         raise InputError(f"{path} needs X, uint8 of shape (32, 32, 3, n), and y, n labels; it holds {held}.")
     digits = labels.reshape(-1).astype(np.int64)

@@ -89,6 +89,9 @@ def test_a_path_is_a_data_set_and_a_name_comes_before_a_folder_of_that_name(tmp_
     assert registry.spec(dataset("mnist")) == "mnist"
     assert registry.spec(dataset("photos")) == "image-folder:path=photos"
     assert registry.spec(dataset("x.npy")) == "array-file:path=x.npy"
+    (tmp_path / "a:b").mkdir()
+    with pytest.raises(InputError, match="has a colon"):
+        dataset("a:b")
     with pytest.raises(InputError, match="Unknown name 'potos'"):
         dataset("potos")
 
