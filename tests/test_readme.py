@@ -1,5 +1,6 @@
 """What README.md promises: its commands are the ones that run, its examples work, its tables are complete."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -76,3 +77,21 @@ def test_the_code_map_names_every_room():
     for path in (ROOT / "klprobe").iterdir():
         if not path.name.startswith(("_", ".")) and path.name != "py.typed":
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in said, path.name
+
+
+def test_the_speed_ratios_are_those_of_the_last_record():
+    """One digit below ten, none above; the first row is the random workload, the second the span over the trained encoders."""
+    record = json.loads((ROOT / "analyses/benchmarks/records/monte_carlo.jsonl").read_text().splitlines()[-1])
+    ratios = {}
+    for row in record["table"]:
+        ratios.setdefault(row["method"], []).append((row["workload"] == "random", row["over_klprobe"]))
+
+    def times(value):
+        return f"{value:.0f}x" if value >= 10 else f"{value:.1f}x"
+
+    order = ("MixtureSameFamily", "broadcasting (m, N, D)", "KeOps LazyTensor")
+    first = [times(next(ratio for random, ratio in ratios[name] if random)) for name in order]
+    others = [[ratio for random, ratio in ratios[name] if not random] for name in order]
+    assert f"| random, D = 50 | {' | '.join(first)} |" in README
+    assert f"D = 10 | {' | '.join(f'{times(min(some))} to {times(max(some))}' for some in others)} |" in README
+    assert record["date"][:10] in README
