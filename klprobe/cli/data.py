@@ -61,8 +61,8 @@ class ShowFlags:
 
     split: Literal["train", "validation", "test", "all"] = "train"
     """Its points; validation for those that have it."""
-    num: int = 64
-    """Points in the picture, evenly spread over the split."""
+    num: int | None = None
+    """Points in the picture, evenly spread over the split; by default 64 tiles, or 2,500 points of the plane."""
     out: Path | None = None
     """The PNG file; by default NAME.png here."""
     strict: bool = False
@@ -141,7 +141,7 @@ def _show(arguments: list[str]) -> None:
         raise InputError(
             f"klprobe data show needs the name of one data set, a folder of images, .npy or .npz; got {len(names)}."
         )
-    if flags.num < 1:
+    if flags.num is not None and flags.num < 1:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
     name = names[0]
     if flags.strict:
@@ -152,9 +152,10 @@ def _show(arguments: list[str]) -> None:
     data = read_dataset(name, flags.split, flags.data_root)
     facts = describe(data)
     if has_picture(data.shape):
-        which = torch.linspace(0, len(data) - 1, min(flags.num, len(data))).round().long()
+        num = min(flags.num or (2500 if data.shape == (2,) else 64), len(data))
+        which = torch.linspace(0, len(data) - 1, num, dtype=torch.float64).round().long()
         out = flags.out or Path(f"{Path(names[0]).stem.replace(':', '-')}.png")
-        save_rows(out, {"data": data.floats(which)})
+        save_rows(out, {data.name: data.floats(which)})
         facts["picture"] = str(out)
     emit(lambda: print(json.dumps(facts, indent=1) if flags.json else "\n".join(_lines(facts))))
 
