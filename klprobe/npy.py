@@ -102,6 +102,8 @@ def as_data(array: np.ndarray, label: str) -> np.ndarray:
     """
     if array.dtype.kind not in "fiub" or array.ndim < 2:
         raise InputError(f"{label} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
+    if array.dtype == np.longdouble:  # which torch does not have
+        return array.astype(np.float64)
     return np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

@@ -120,17 +120,19 @@ def held_out(count: int, every: int, split: str) -> list[int]:
     """Numbers of the points of a split of a set that has none: every so many-th is a test point, or none with `every` = 0.
 
     Raises:
-        InputError: unknown split, or a part without points.
+        InputError: unknown split, or one without points.
     """
-    if every == 0 and split != "test":
+    if split == "all":
         return list(range(count))
-    if not 2 <= every <= count:
+    if every < 0 or every == 1:
+        raise InputError(f"held_out is 0, for no test points, or at least 2; got {every}.")
+    test = set(range(every - 1, count, every)) if every else set()
+    which = {"test": sorted(test), "train": [i for i in range(count) if i not in test]}[parts(split)[0]]
+    if not which:
         raise InputError(
-            f"{count} points, every {every}-th of them held out, leave none to train on or none to test: give another "
-            "held_out, at least 2, or 0 to train on all."
+            f"Of {count} points with held_out={every}, none is left to {split}: give a smaller held_out, at least 2."
         )
-    which = {"train": [i for i in range(count) if i % every != every - 1], "test": [*range(every - 1, count, every)]}
-    return sorted(i for part in parts(split) for i in which[part])
+    return which
 
 
 def data_root(root: Path | None) -> Path:

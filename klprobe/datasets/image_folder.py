@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -44,10 +45,10 @@ class ImageFolder:
         Raises:
             InputError: no such folder, no image in it, or images of several shapes.
         """
-        folder, files = self._files(split)
-        names = [str(file.relative_to(folder)) for file in files]
+        folder = self.locate()
+        names, every = ([str(file.relative_to(folder)) for file in files] for files in self._files(split))
         size = parse_size(self.resize, "resize")
-        stats = [os.stat(file) for file in files]
+        stats = [os.stat(folder / name) for name in names]
         shown = f"{self.resize or 'as-they-are'}{'-gray' if self.gray else ''}-{split}"
         decoded = decode(
             Files(
@@ -60,7 +61,7 @@ class ImageFolder:
             ),
             progress,
         )
-        return Data(spec(self), split, decoded.x, _classes(decoded.names, folder), notes=decoded.notes)
+        return Data(spec(self), split, decoded.x, _classes(decoded.names, every), notes=decoded.notes)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder."""
@@ -68,20 +69,25 @@ class ImageFolder:
             raise InputError(f"image-folder needs a folder, as image-folder:path=photos; got {self.path!r}.")
         return Path(self.path)
 
-    def _files(self, split: str) -> tuple[Path, list[Path]]:
-        """The folder, and the images of a split."""
+    def _files(self, split: str) -> tuple[list[Path], list[Path]]:
+        """The images of a split, and all images."""
         folder = self.locate()
         if (folder / "train").is_dir() and (folder / "test").is_dir():
-            return folder, [file for part in parts(split) for file in find_images(folder / part)]
+            by_part = {part: find_images(folder / part) for part in ("train", "test")}
+            return [file for part in parts(split) for file in by_part[part]], by_part["train"] + by_part["test"]
         files = find_images(folder)
-        return folder, [files[i] for i in held_out(len(files), self.held_out, split)]
+        return [files[i] for i in held_out(len(files), self.held_out, split)], files
 
 
-def _classes(names: list[str], folder: Path) -> torch.Tensor | None:
-    """Labels by the folders that the images lie in, numbered in the order of their names; None where that means nothing."""
-    places = [Path(name).parts[:-1] for name in names]
-    inner = [place[1:] if place and place[0] in ("train", "test") else place for place in places]
-    if any(len(place) != 1 for place in inner):
+def _classes(names: Sequence[str], every: Sequence[str]) -> torch.Tensor | None:
+    """Labels by the folders that images lie in, numbered in the order of their names over `every` image; None without classes."""
+    if any(len(_class(name)) != 1 for name in every):
         return None
-    known = sorted({place[0] for place in inner})
-    return torch.tensor([known.index(place[0]) for place in inner])
+    known = sorted({_class(name) for name in every})
+    return torch.tensor([known.index(_class(name)) for name in names])
+
+
+def _class(name: str) -> tuple[str, ...]:
+    """The folders on the way to an image, without train and test."""
+    folders = Path(name).parts[:-1]
+    return folders[1:] if folders[:1] in (("train",), ("test",)) else folders

@@ -38,7 +38,8 @@ def test_a_folder_is_read_in_the_order_of_paths_and_every_tenth_image_is_held_ou
     assert torch.equal(train.x, x[[i for i in range(20) if i not in (9, 19)]])
     assert (train.labels, train.notes) == (None, ())
     assert torch.equal(images(photos, "train", held_out=0).x, x)
-    for settings in ({"held_out": 0}, {"held_out": 1}, {"held_out": 21}):
+    assert len(images(photos, held_out=21)) == len(images(photos, "train", held_out=21)) == 20
+    for settings in ({"held_out": 0}, {"held_out": 1}, {"held_out": 21}, {"held_out": -1}):
         with pytest.raises(InputError, match="held_out"):
             images(photos, "test", **settings)
 
@@ -52,6 +53,9 @@ def test_folders_train_and_test_are_the_splits_and_folders_of_classes_the_labels
     assert train.labels.tolist() == 6 * [0] + 6 * [1]
     assert torch.equal(test.x, torch.from_numpy(pixels[[12, 14, 16, 18, 13, 15, 17, 19]]).movedim(-1, 1))
     assert len(images(photos)) == 20
+    for file in (photos / "test" / "cat").iterdir():
+        file.unlink()
+    assert images(photos, "test").labels.tolist() == 4 * [1], "a class has its number in every split"
     (photos / "train" / "stray.png").write_bytes((photos / "train" / "cat" / "00.png").read_bytes())
     assert images(photos, "train").labels is None
 
@@ -135,7 +139,7 @@ def test_an_npz_may_hold_labels_and_the_two_parts(tmp_path):
         ({"x": np.zeros((5, 2)), "y": np.zeros(4, int)}, "5 points but labels"),
         ({"x": np.zeros((5, 2)), "y": np.zeros(5)}, "one integer a point"),
         ({"x_train": np.zeros((5, 2)), "x_test": np.zeros((5, 2)), "y_train": np.zeros(5, int)}, None),
-        ({"x": np.zeros((1, 2))}, "held_out"),
+        ({"x": np.zeros((5, 2), complex)}, "complex128"),
     ],
 )
 def test_bad_arrays_are_refused(tmp_path, content, words):
@@ -145,6 +149,15 @@ def test_bad_arrays_are_refused(tmp_path, content, words):
         return
     with pytest.raises(InputError, match=words):
         arrays(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint16, np.int64, np.float16, np.float64, np.longdouble, ">f4", ">i2"])
+def test_numbers_of_every_kind_are_taken_as_they_are(tmp_path, kind):
+    x = np.array([[0, 1], [1, 1], [1, 0]]).astype(kind)
+    np.save(tmp_path / "x.npy", x)
+    data = arrays(tmp_path / "x.npy")
+    assert data.batch(torch.tensor([2, 0])).x.tolist() == [[1, 0], [0, 1]]
+    assert data.floats().dtype == torch.float32
 
 
 def test_parts_of_different_shapes_are_refused(tmp_path):
