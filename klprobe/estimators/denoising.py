@@ -53,7 +53,7 @@ class Denoising:
     """Decay rate, per step, of the running average of the weights that is reported on."""
     check_every: int = 200
     """Steps between two looks at the stop draw."""
-    patience: int = 2
+    patience: int = 1
     """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
     num_samples: int = 50_000
     """Codes of q behind each reported value, each at all levels."""
@@ -189,13 +189,14 @@ def _best_linear(
     own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor, residual: Residual, side: int
 ) -> tuple[Linear, float]:
     """The linear denoiser with the shrinkage of its covariance that does best on the stop draws."""
-    found = []
+    best, kept, chosen = float("inf"), Linear.of(own, levels), 0.0
     for share in SHRINKAGES:
         linear = Linear.of(own.towards(other, share), levels)
-        loss = _mean_loss(Denoisers(levels, (linear, linear), residual, True), u, noise, 1)
-        found.append((float(loss @ levels.weights), share, linear))
-    _, share, linear = min(found, key=lambda item: item[0])
-    return linear, share
+        loss = float(_mean_loss(Denoisers(levels, (linear, linear), residual, True), u, noise, 1) @ levels.weights)
+        if loss >= best:
+            break  # it has one minimum
+        best, kept, chosen = loss, linear, share
+    return kept, chosen
 
 
 @torch.no_grad()
