@@ -1,0 +1,241 @@
+"""`klprobe evaluate`: sample quality of a trained system, by every metric asked for, beside real data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from klprobe import cli, registry
+from klprobe.checkpoint import load_checkpoint
+from klprobe.cli.estimate_flags import Bare
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.progress import bar, bars
+from klprobe.cli.source import read_dataset
+from klprobe.evaluation import Evaluation, Evidence, Trained, choose, evaluate
+from klprobe.judge import own_net
+from klprobe.loading import dataset
+from klprobe.metrics._features import FeatureNet, raw_values, read_net
+from klprobe.pictures import reconstruct
+from klprobe.provenance import commit, versions
+from klprobe.report import evaluation as report
+from klprobe.report import wording
+from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
+from klprobe.types import CapabilityError, InputError
+
+WIDTH = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What is measured, on what, and where the answer goes."""
+
+    metrics: tuple[str, ...] = ("all",)
+    """all: every one that system and data allow; or some of those that `klprobe list` shows."""
+    data: str | None = None
+    """Data set to compare with; by default the one trained on. Its training split is the reference, and feeds the net."""
+    split: Literal["validation", "test"] = "test"
+    """Held-out points."""
+    data_root: Path | None = None
+    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    num_samples: int = 10_000
+    """Samples at most; there are never more than held-out or training data."""
+    net: str = "own"
+    """own: a classifier trained on the data's training split; values: the data as they are; or a file: a checkpoint of klprobe
+    train classifier, or TorchScript that returns logits, or features and logits (Inception's weights, say)."""
+    net_steps: int = 2000
+    """Training steps of one's own net."""
+    net_shape: str | None = None
+    """Input of a TorchScript net, as 3x299x299; images are brought to it."""
+    net_range: Literal["0,1", "-1,1", "0,255"] = "0,1"
+    """Range of its input. Write --net-range=-1,1."""
+    lpips_net: Path | None = None
+    """TorchScript file of a net that lpips judges likeness by."""
+    cache: Path | None = None
+    """Folder that keeps features and one's own net; by default klprobe in $XDG_CACHE_HOME or ~/.cache."""
+    device: DeviceName = "auto"
+    """Where the networks run."""
+    seed: int = 0
+    """Of all randomness."""
+    out: Path | None = None
+    """Folder for evaluation.html, .json, .csv and figures."""
+    json: bool = False
+    """Print the document klprobe.evaluation/1 on stdout, and nothing else there."""
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluate; print the table, and write it under --out."""
+    (checkpoint,), judging, configured = parse_judging(arguments, "evaluate", HELP, one=True)
+    if judging.out is not None:
+        check_writable(judging.out)
+    device = choose_device(judging.device)
+    metrics = chosen(judging, configured)
+    evidence = gather(checkpoint, judging, device)
+    found = measure(metrics, evidence)
+    given = (
+        f"{checkpoint.name}: {evidence.num:,} samples against {evidence.num:,} {judging.split} data of {evidence.held_out.name}"
+    )
+    content = report.document(found, about(checkpoint, judging, device, ["klprobe", "evaluate", *arguments]))
+    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(found, given)))
+    if judging.out is not None:
+        with bar("drawing"):
+            plots = draw_evaluation(pictures(evidence), found.rows)
+        report.save(found, given, content, plots, judging.out)
+        print(f"klprobe: evaluation written to {judging.out}", file=sys.stderr)
+    if not found.rows:
+        raise InputError("no metric gave an answer. " + " ".join(f"{m.method}: {m.reason}." for m in found.not_done))
+    return cli.ANSWERED
+
+
+HELP = """Sample quality of a trained system by every metric that it allows, with errors, beside the same of real data.
+
+klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
+"""
+
+
+def parse_judging(arguments: list[str], command: str, text: str, *, one: bool) -> tuple[list[Path], Judging, dict[str, Any]]:
+    """Checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
+
+    `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
+    """
+    import tyro
+
+    asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
+    shown = registry.names("metrics") if asked is None else tuple(arguments[asked + 1 :])
+    help_of = tyro.conf.arg(help="Checkpoint of klprobe train.")
+    source: list[Any] = [("checkpoint", Annotated[Path, help_of])]
+    if not one:
+        source = [("checkpoints", Annotated[tuple[Path, ...], tyro.conf.Positional, help_of])]
+    general: list[Any] = [*source, ("judging", Annotated[Judging, Bare], dataclasses.field(default_factory=Judging))]
+    if asked is not None:
+        text += f"\nThe settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
+    kinds = {name.replace("-", "_"): registry.load("metrics", name) for name in shown}
+    groups = [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)]
+    if asked is not None and shown:
+        general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
+    kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
+    flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
+    configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
+    return [flags.checkpoint] if one else list(flags.checkpoints), flags.judging, configured
+
+
+def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
+    """The metrics asked for, with their settings."""
+    names = [name for words in judging.metrics for name in words.split(",") if name]
+    return {name: configured[name] for name in choose(names)}
+
+
+def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
+    """What the metrics look at: the system, its data, and a net that is made when it is needed."""
+    trained = load_checkpoint(checkpoint, device)
+    name = judging.data or trained.settings["dataset"]
+    held_out, training = (read_dataset(name, split, judging.data_root) for split in (judging.split, "train"))
+    shape = tuple(trained.settings["input_shape"])
+    if held_out.shape != shape:
+        raise InputError(
+            f"{checkpoint.name} makes points of shape {shape}, but {name} has points of shape {held_out.shape}: "
+            "choose another --data."
+        )
+    return Evidence(
+        Trained(trained, device),
+        held_out,
+        training,
+        dataset(name),
+        lambda: _net(judging, training, device),
+        num_samples=judging.num_samples,
+        seed=judging.seed,
+        cache=_cache(judging),
+        perceptual=judging.lpips_net,
+    )
+
+
+def measure(metrics: dict[str, Any], evidence: Evidence) -> Evaluation:
+    """Run the metrics under progress bars."""
+    with bars("all metrics", len(metrics)) as progress_of:
+        return evaluate(metrics, evidence, progress_of)
+
+
+def _net(judging: Judging, training: Any, device: str) -> FeatureNet:
+    if judging.net == "values":
+        return raw_values()
+    if judging.net == "own":
+        net, said = own_net(training, _cache(judging), judging.net_steps, device)
+        print(f"klprobe: {said}", file=sys.stderr)
+        return net
+    low, high = map(float, judging.net_range.split(","))
+    return read_net(Path(judging.net), device, _shape(judging.net_shape), (low, high))
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        raise InputError(f"--net-shape {text!r} is no shape: write it as 3x299x299.") from None
+
+
+def _cache(judging: Judging) -> Path:
+    return judging.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "klprobe"
+
+
+def about(checkpoint: Path, judging: Judging, device: str, command: list[str]) -> dict[str, Any]:
+    """Where the numbers come from."""
+    flags = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(judging).items()}
+    return {
+        "input": str(checkpoint),
+        "flags": flags,
+        "device": device,
+        "command": command,
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+@torch.no_grad()
+def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
+    """Pairs of sets of points for the figures, of what the system can do."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    checkpoint, data = evidence.trained.checkpoint, evidence.data
+    count = 1000 if tuple(data.shape[1:]) == (2,) else SHOWN
+    try:
+        samples = evidence.samples[:count]
+        found["samples"] = {"samples": samples, "held-out data": data[:count]}
+        found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
+    except CapabilityError:
+        return found
+    if hasattr(checkpoint.algorithm, "encode"):
+        x, noise = data[:count].to(evidence.trained.device), torch.Generator(evidence.trained.device).manual_seed(evidence.seed)
+        again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise).cpu()
+        found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
+    return found
+
+
+def screen(found: Evaluation, given: str) -> str:
+    """One screen of text; plain ASCII where stdout shows no more."""
+    lines = [report.TITLE, f"Given: {given}.", *(f"Feature net: {net}." for net in report.nets(found)), ""]
+    lines += columns([report.COLUMNS, *report.table(found)])
+    lines += ["", *textwrap.wrap(report.MEANING, WIDTH), *(f"Note: {note}." for note in found.notes)]
+    missing = report.missing(found)
+    if missing:
+        lines += ["", "Not there, and why", *(f"  {what}: {reason}" for what, reason in missing)]
+    return printable("\n".join(lines))
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, every column as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def printable(text: str) -> str:
+    """The text as stdout can show it."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    return text if utf8 else wording.ascii_only(text)

@@ -1,0 +1,193 @@
+"""From images to features: a net, what it expects of an image, and a cache so that no image is looked at twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from klprobe.checkpoint import load_checkpoint
+from klprobe.metrics._shared import Features
+from klprobe.types import InputError, Progress, no_progress
+
+POINTS_AT_ONCE = 500
+UNIT = (0.0, 1.0)
+OUTSIDE = 0.25
+"""Share of its range that values may lie outside of it before the range is taken to be another."""
+
+Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class FeatureNet:
+    """A net that looks at images, or points.
+
+    Attributes:
+        name: Which one it is, for people: scores under different names are not comparable.
+        digest: Of its weights, for the cache.
+        look: From points (m, *shape), float32, on its device, to features (m, dim) and logits (m, classes) or None.
+        shape: Of the points it takes; None for any.
+        value_range: Of their values, where they are images.
+        device: Where it runs.
+        own: Whether its classes are those of the data at hand.
+    """
+
+    name: str
+    digest: str
+    look: Look
+    shape: tuple[int, ...] | None = None
+    value_range: tuple[float, float] = UNIT
+    device: str = "cpu"
+    own: bool = False
+
+    def features(
+        self, x: torch.Tensor, cache: Path | None = None, progress: Progress = no_progress
+    ) -> tuple[Features, tuple[str, ...]]:
+        """Features of points in [0, 1], and what was changed about the points so that the net takes them.
+
+        Args:
+            x: Points, shape (n, *shape).
+            cache: Folder of features already known, by the digests of net and points; None keeps nothing.
+        Raises:
+            InputError: points that the net cannot take, or that give features that are no numbers.
+        """
+        ready, notes = fit(x, self)
+        file = None if cache is None else cache / f"{_digest(ready, self.digest)}.npz"
+        if file is not None and file.is_file():
+            kept = np.load(file, allow_pickle=False)
+            logits = torch.from_numpy(kept["logits"]) if "logits" in kept else None
+            return Features(torch.from_numpy(kept["values"]), self.name, logits), notes
+        found = self._look(ready, progress)
+        if not found.values.isfinite().all():
+            raise InputError(f"{self.name} gives features that are not finite: damaged weights, or images of a wrong range.")
+        if file is not None:
+            _keep(file, found)
+        return found, notes
+
+    @torch.no_grad()
+    def _look(self, x: torch.Tensor, progress: Progress) -> Features:
+        values, logits, done = [], [], 0
+        for block in x.split(POINTS_AT_ONCE):
+            seen, classes = self.look(block.to(self.device))
+            values.append(seen.flatten(1).double().cpu())
+            if classes is not None:
+                logits.append(classes.double().cpu())
+            done += len(block)
+            progress(done, len(x))
+        return Features(torch.cat(values), self.name, torch.cat(logits) if logits else None)
+
+
+def raw_values() -> FeatureNet:
+    """No net: the points themselves, as features."""
+    return FeatureNet("the values themselves", "values", lambda x: (x.flatten(1), None))
+
+
+def read_net(
+    path: Path, device: str, shape: tuple[int, ...] | None = None, value_range: tuple[float, float] = UNIT
+) -> FeatureNet:
+    """A net of a file: a checkpoint of `klprobe train classifier`, or TorchScript.
+
+    TorchScript returns logits (also taken as features), or features and logits. Its code runs, in torch's own interpreter.
+
+    Args:
+        path: The file.
+        device: Where it runs.
+        shape, value_range: What a TorchScript net takes; a checkpoint of klprobe says that itself.
+    Raises:
+        InputError: no such file, or no such net.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no net {path}.")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".safetensors":
+        trained = load_checkpoint(path, device)
+        if not hasattr(trained.algorithm, "look"):
+            raise InputError(
+                f"{path} is a {trained.settings['system']}, not a net that judges: give one of klprobe train classifier."
+            )
+        about = trained.settings
+        name = f"classifier of {about['dataset']} ({about['steps']} steps, {about['latent_dim']} features, {digest[:8]})"
+        algorithm, networks = trained.algorithm, trained.networks
+        return FeatureNet(name, digest, lambda x: algorithm.look(networks, x), tuple(about["input_shape"]), device=device)
+    try:
+        script = torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path} is neither a checkpoint of klprobe train classifier nor TorchScript ({error}).") from error
+
+    def look(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        seen = script(x)
+        return (seen[0], seen[1]) if isinstance(seen, tuple | list) else (seen, seen)
+
+    return FeatureNet(f"{path.name} ({digest[:8]})", digest, look, shape, value_range, device)
+
+
+def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Points as the net takes them, float32, and what was changed, in words.
+
+    Raises:
+        InputError: points of a shape that cannot be made the net's.
+    """
+    notes = []
+    x = x.float()
+    if net.shape is None:
+        return x, ()
+    if len(net.shape) == 3 and x.dim() == 4:
+        x, found = to_unit_range(x)
+        notes += found
+        channels, size = net.shape[0], net.shape[1:]
+        if x.shape[1] == 1 and channels == 3:
+            x = x.expand(-1, 3, -1, -1)
+            notes.append(f"grey images were given to {net.name} as three equal channels")
+        elif x.shape[1] == 3 and channels == 1:
+            x = x.mean(1, keepdim=True)
+            notes.append(f"colour images were given to {net.name} as the mean of their channels")
+        if tuple(x.shape[2:]) != size:
+            notes.append(
+                f"images of {x.shape[2]} x {x.shape[3]} pixels were given to {net.name} as {size[0]} x {size[1]}, bilinear"
+            )
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        low, high = net.value_range
+        x = low + (high - low) * x if net.value_range != UNIT else x
+    if tuple(x.shape[1:]) != net.shape:
+        raise InputError(
+            f"{net.name} takes points of shape {net.shape}; these have {tuple(x.shape[1:])}: choose another --net."
+        )
+    return x, tuple(notes)
+
+
+def to_unit_range(x: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+    """Images in [0, 1], and what was found; bytes and [-1, 1] are known by their values."""
+    low, high = float(x.min()), float(x.max())
+    if high > 2:
+        return x / 255, [f"images lie in [{low:.3g}, {high:.3g}]: taken as bytes, and divided by 255"]
+    if low < -OUTSIDE:
+        return (x + 1) / 2, [f"images lie in [{low:.3g}, {high:.3g}]: taken as [-1, 1], and brought to [0, 1]"]
+    return x, []
+
+
+def _digest(x: torch.Tensor, net: str) -> str:
+    """Of points and net: the cache's key."""
+    state = hashlib.sha256(f"{net} {tuple(x.shape)} {x.dtype}".encode())
+    state.update(x.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _keep(file: Path, found: Features) -> None:
+    """Write features under another name, then rename, so that no half a file is ever read."""
+    draft = file.with_name(f".{os.getpid()}.{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if found.logits is None:
+            np.savez(draft, values=found.values.numpy())
+        else:
+            np.savez(draft, values=found.values.numpy(), logits=found.logits.numpy())
+        os.replace(draft, file)
+    except OSError as error:
+        raise InputError(f"Features cannot be kept in {file.parent} ({error}): give --cache another folder.") from error

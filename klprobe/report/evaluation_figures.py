@@ -1,0 +1,96 @@
+"""The figures of `klprobe evaluate`: samples, reconstructions, nearest neighbours, and what the latents are like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from klprobe.pictures import has_picture, tiled
+from klprobe.report.figures import STYLE, Plot
+from klprobe.report.forest import BLUE, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = ("samples", "reconstructions", "neighbours", "latents")
+SHOWN = 36
+"""Points in a grid."""
+ROWS_AT_ONCE = 5000
+CAPTIONS = {
+    "samples": "Samples of the model, and held-out data.",
+    "reconstructions": "Held-out data, and what the model makes of their codes; the same places in both grids.",
+    "neighbours": "Samples, and the training data nearest to each (Euclidean distance of the values): equal pairs are copies.",
+}
+
+
+def draw_evaluation(pairs: Mapping[str, Mapping[str, torch.Tensor]], rows: Sequence[Any]) -> tuple[Plot, ...]:
+    """Every figure that there are data for.
+
+    Args:
+        pairs: By figure, two sets of points of shape (n, *shape) by their titles.
+        rows: `Row`s of an evaluation; those of the metric `latents` are drawn.
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        plots = [
+            _grids(name, sets, Figure(figsize=(9, 4.6)))
+            for name, sets in pairs.items()
+            if all(has_picture(tuple(points.shape[1:])) for points in sets.values())
+        ]
+        shapes = [row.score.details for row in rows if row.metric == "latents" and "means" in row.score.details]
+        if shapes:
+            plots.append(_latents(shapes[0], Figure(figsize=(9, 3.8))))
+    return tuple(plots)
+
+
+def nearest(samples: torch.Tensor, training: Any) -> torch.Tensor:
+    """The training point nearest to each sample, shape of the samples; `training` is a `klprobe.datasets` Data."""
+    best, which = torch.full((len(samples),), torch.inf), torch.zeros(len(samples), dtype=torch.int64)
+    for start in range(0, len(training), ROWS_AT_ONCE):
+        some = training.floats(slice(start, start + ROWS_AT_ONCE)).flatten(1).cpu()
+        distance, index = torch.cdist(samples.flatten(1), some).min(1)
+        which = torch.where(distance < best, index + start, which)
+        best = torch.minimum(best, distance)
+    return training.floats(which).cpu()
+
+
+def _grids(name: str, sets: Mapping[str, torch.Tensor], figure: Figure) -> Plot:
+    panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, points) in zip(panels, sets.items(), strict=True):
+        axes.set_title(title, fontsize=10)
+        if tuple(points.shape[1:]) == (2,):
+            axes.scatter(*points.T.numpy(), color=BLUE, s=6)
+            axes.set(xlabel="first coordinate", ylabel="second coordinate")
+            axes.set_aspect("equal")
+            continue
+        axes.imshow(tiled(points[:SHOWN]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_axis_off()
+    return Plot(name, CAPTIONS[name], f"Two grids of points: {', '.join(sets)}.", figure)
+
+
+def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
+    """Histogram of the latents' means, and their covariance matrix (AGAN Figs. 11, 12)."""
+    means, covariance = np.array(shape["means"]), np.array(shape["covariance"])
+    left, right = figure.subplots(1, 2)
+    left.hist(means, bins=min(40, max(5, len(means) // 2)), color=BLUE)
+    left.axvline(0, color=ORANGE, linestyle="--", label="the prior's")
+    left.set(xlabel="mean of a latent over held-out data", ylabel="latents")
+    left.legend()
+    limit = max(1.0, float(np.abs(covariance).max()))
+    image = right.imshow(covariance, cmap="PuOr", vmin=-limit, vmax=limit)
+    right.set(xlabel="latent", ylabel="latent")
+    figure.colorbar(image, label="covariance")
+    off = covariance - np.diag(np.diag(covariance))
+    return Plot(
+        "latents",
+        "Means of the latents and their covariance under q, one code a held-out point; the prior N(0, I) has means 0 and the "
+        "unit matrix (AGAN Figs. 11, 12).",
+        f"Histogram of {len(means)} means between {means.min():.3g} and {means.max():.3g}; heat map of the covariance, whose "
+        f"largest entry off the diagonal is {np.abs(off).max():.3g}.",
+        figure,
+    )

@@ -1,0 +1,146 @@
+"""Metrics on small trained systems: what they are handed, what is set beside, and what cannot be."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from klprobe import registry
+from klprobe.checkpoint import load_checkpoint
+from klprobe.evaluation import Evidence, Trained, choose, evaluate
+from klprobe.judge import own_net
+from klprobe.metrics._features import raw_values
+from klprobe.metrics._shared import Score
+from klprobe.metrics.elbo import Elbo
+from klprobe.metrics.fid import FID
+from klprobe.metrics.ms_ssim import MsSsim
+from klprobe.training import train
+from klprobe.types import InputError
+
+
+def data(name, split):
+    return registry.load("datasets", name)().load(split)
+
+
+@pytest.fixture(scope="module")
+def systems(tmp_path_factory):
+    made = {}
+    for name, dataset, settings in (
+        ("vae", "digits", {}),
+        ("dcgan", "ring", {}),
+        ("age", "digits", {}),
+    ):
+        algorithm = registry.load("trainers", name)(latent_dim=3, width=16, layers=1, **settings)
+        path = train(algorithm, data(dataset, "train"), steps=20, out=tmp_path_factory.mktemp(name))
+        made[name] = Trained(load_checkpoint(path)), dataset
+    return made
+
+
+def evidence_of(systems, name, net=raw_values, **settings):
+    trained, dataset = systems[name]
+    settings = {"num_samples": 200, **settings}
+    return Evidence(
+        trained, data(dataset, "test"), data(dataset, "train"), registry.load("datasets", dataset)(), net, **settings
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """Remembers what it is given."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def measure(self, samples: torch.Tensor, data: torch.Tensor) -> tuple[Score, ...]:
+        self.seen.append((samples, data))
+        return (Score("same", float(len(self.seen)), 0.0, "neither"),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """Remembers what it is given."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def measure(self, samples: torch.Tensor) -> tuple[Score, ...]:
+        self.seen.append(samples)
+        return (Score("same", float(len(self.seen)), 0.0, "neither"),)
+
+
+def test_sets_are_of_equal_size_and_real_data_take_the_models_place(systems):
+    compared, alone, evidence = Compared(), Alone(), evidence_of(systems, "vae")
+    rows = evaluate({"compared": compared, "alone": alone}, evidence).rows
+    (samples, held_out), (training, again) = compared.seen
+    assert samples.shape == held_out.shape == training.shape == (200, 64)
+    assert torch.equal(held_out, again)
+    own, real, noisy = alone.seen
+    assert torch.equal(own, samples)
+    assert torch.equal(real, held_out)
+    assert 0.03 < float((noisy - held_out).std()) < 0.1  # cut off at the ends of [0, 1]
+    assert [(r.score.value, r.real.value, r.noisy and r.noisy.value) for r in rows] == [(1, 2, None), (1, 2, 3)]
+    for point in training[:5]:
+        assert (data("digits", "train").x == point).all(1).any()
+    assert evidence_of(systems, "vae", num_samples=10**6).num == 355
+
+
+def test_all_of_a_vae_on_digits_with_its_own_net_and_the_cache_serves_a_second_run(systems, tmp_path):
+    def net():
+        return own_net(data("digits", "train"), tmp_path, 60)[0]
+
+    found = evaluate(choose(["all"]), evidence_of(systems, "vae", net, cache=tmp_path))
+    quantities = {row.score.quantity for row in found.rows}
+    assert {"fid", "fid-infinity", "inception-score", "ms-ssim-diversity", "elbo", "coverage", "c2st-p-value"} <= quantities
+    assert {m.method for m in found.not_done} <= {"modes", "accuracy", "lpips"}
+    real = {row.score.quantity: row for row in found.rows}
+    assert real["fid"].real.value < real["fid"].score.value
+    assert real["fid"].score.net.startswith("classifier of digits (60 steps, 64 features")
+    assert any("right about" in note for note in found.notes)
+    json.dumps([dataclasses.asdict(row) for row in found.rows], allow_nan=False)
+    kept = set(tmp_path.iterdir())
+    again = evaluate({"fid": FID()}, evidence_of(systems, "vae", net, cache=tmp_path))
+    assert again.rows[0].score == real["fid"].score
+    assert set(tmp_path.iterdir()) == kept
+
+
+def test_what_a_system_cannot_give_is_named_with_its_reason_and_the_rest_stands(systems):
+    found = evaluate(choose(["elbo", "modes", "fid", "ms-ssim"]), evidence_of(systems, "dcgan"))
+    reasons = {m.method: m.reason for m in found.not_done}
+    assert reasons["elbo"] == "dcgan has no encoder"
+    assert "fill a square" in reasons["ms-ssim"]
+    assert {row.metric for row in found.rows} == {"modes", "fid"}
+    deterministic = evaluate({"elbo": Elbo(draws=2)}, evidence_of(systems, "age"))
+    assert "no density log q(z|x)" in deterministic.not_done[0].reason
+
+
+def test_a_metrics_numbers_do_not_depend_on_its_company(systems):
+    metrics = {"fid": FID(), "ms-ssim": MsSsim()}
+    both = evaluate(metrics, evidence_of(systems, "vae"))
+    alone = evaluate({"ms-ssim": MsSsim()}, evidence_of(systems, "vae"))
+    assert both.rows[-1] == alone.rows[0]
+    assert evaluate({"ms-ssim": MsSsim()}, evidence_of(systems, "vae", seed=1)).rows[0] != alone.rows[0]
+
+
+def test_data_without_two_classes_are_judged_by_their_values():
+    digits = data("digits", "train")
+    for labels in (None, torch.zeros(len(digits), dtype=torch.int64)):
+        net, said = own_net(dataclasses.replace(digits, labels=labels), None, 5)
+        assert net.name == "the values themselves"
+        assert "no labels of two classes" in said
+
+
+def test_a_net_that_was_lost_is_trained_again_to_the_same_weights(tmp_path):
+    digits = data("digits", "train")
+    whole, _ = own_net(digits, tmp_path / "a", 20)
+    own_net(digits, tmp_path / "b", 20)
+    (folder,) = (tmp_path / "b").iterdir()
+    (folder / "checkpoint.safetensors").unlink()
+    again, _ = own_net(digits, tmp_path / "b", 20)
+    assert again.digest == whole.digest
+
+
+def test_unknown_metrics_are_refused():
+    with pytest.raises(InputError, match="known: "):
+        choose(["fud"])
+    with pytest.raises(InputError, match="No metric"):
+        choose([])
+    assert list(choose(["prdc", "ms_ssim"])) == ["prdc", "ms-ssim"]
