@@ -28,6 +28,8 @@ MARKER_MEANING = {
 }
 ERRORS_SHOWN = 2
 """Length of an error bar in standard errors, each way."""
+FAR = 3
+"""Times the largest estimate beyond which the average KL would press all others together, and becomes an arrow."""
 WIDE = 20
 """An axis that reaches this many times further than the smallest end of a bracket becomes logarithmic."""
 CLOSED_FORM = "closed-form"
@@ -89,7 +91,7 @@ def _estimates(report: Report, target: wording.Target) -> list[Row]:
     colour = COLOUR[target]
     rows = [
         Row(e.method if e.quantity == "kl" else f"{e.method} {e.quantity}", colour, e.bound, e.value, e.std_error)
-        for e in report.estimates
+        for e in wording.main_estimates(report)
         if e.target == target and e.quantity not in NOT_A_KL and e.method != CLOSED_FORM
     ]
     return [Row(f"{target} {wording.SYMBOL[target]}", colour), *rows] if rows else []
@@ -99,9 +101,12 @@ def axis_scale(report: Report, rows: list[Row]) -> Scale:
     """Limits that keep the brackets readable beside values a thousand times as large.
 
     A KL is never negative, so the axis starts in a gutter left of zero. It ends at the largest bound: what claims no
-    bound sets no scale. An arrow stands for a value beyond either edge.
+    bound sets no scale, nor does an average KL far beyond the rest. An arrow stands for a value beyond either edge.
     """
     shown = [row for row in rows if finite(row.value)]
+    others = [_reach(row) for row in shown if row.colour != GREY and row.bound != "none"]
+    if others and max(others) > 0 and max(map(_reach, shown)) > FAR * max(others):
+        shown = [row for row in shown if row.colour != GREY]
     right = max((_reach(row) for row in shown if row.bound != "none"), default=max(map(_reach, shown), default=1.0))
     right = right if right > 0 else 1.0
     sides = [side for b in report.brackets.values() for side in (b.lower, b.upper)]

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from klprobe.report import wording
 from klprobe.report.document import Report
-from klprobe.types import Estimate
 
 VERDICT_STYLE = {
     "resolved": "bold green",
@@ -61,7 +60,8 @@ class Screen:
         if self.report.estimates:
             yield Text()
             yield _fitting_table(self.report, say, console, options)
-            hidden = sorted({e.quantity for e in self.report.estimates} - {e.quantity for e in _on_screen(self.report)})
+            shown = {e.quantity for e in wording.main_estimates(self.report)}
+            hidden = sorted({e.quantity for e in self.report.estimates} - shown)
             note = f"; not shown here: {', '.join(hidden)}" if hidden else ""
             yield say(f"±: one standard error; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim")
         yield Text()
@@ -103,17 +103,12 @@ def _fitting_table(report: Report, say: Say, console: Console, options: ConsoleO
     return _table(report, say, ())
 
 
-def _on_screen(report: Report) -> list[Estimate]:
-    """All but the unclipped twins of a bound, which claim nothing and are there for who compares: files have them."""
-    return [e for e in report.estimates if not (e.bound == "none" and e.quantity.endswith("-unclipped"))]
-
-
 def _table(report: Report, say: Say, optional: tuple[str, ...]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name, justify in [*COLUMNS.items(), *((name, "right") for name in optional)]:
         table.add_column(say(name), justify=justify, overflow="fold")  # type: ignore[arg-type]
     previous: str | None = None
-    for e in _on_screen(report):
+    for e in wording.main_estimates(report):
         number = wording.number(e.value, e.std_error)
         first = e.method != previous  # seconds are the whole method's, so they stand once
         extra = {"seconds": f"{e.seconds:.1f}" if first else "", "nats/dim": wording.number(e.value / report.latent_dim).value}

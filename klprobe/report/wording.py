@@ -177,6 +177,11 @@ def sets_bracket(report: Report, estimate: Estimate) -> bool:
     )
 
 
+def main_estimates(report: Report) -> list[Estimate]:
+    """All but the unclipped twins of a bound, which claim nothing and are there for who compares: files have them."""
+    return [e for e in report.estimates if not (e.bound == "none" and e.quantity.endswith("-unclipped"))]
+
+
 def identity(report: Report) -> str:
     """The identity that everything rests on, and the size of the problem, in one line."""
     average, information = report.average_kl, report.mutual_information

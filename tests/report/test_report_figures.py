@@ -43,7 +43,7 @@ def test_every_estimate_of_the_kl_is_drawn_with_its_number(any_report, figure_of
         assert not any_report.estimates
         return
     texts = [t.get_text() for t in figure.axes[0].texts]
-    for estimate in any_report.estimates:
+    for estimate in figures.wording.main_estimates(any_report):
         if estimate.method != "closed-form":  # drawn as average KL and minimal value
             assert str(figures.wording.number(estimate.value, estimate.std_error)) in texts
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
@@ -59,10 +59,16 @@ def test_values_left_of_zero_or_without_a_bound_do_not_squeeze_the_axis(figure_o
 
 def test_the_axis_turns_logarithmic_only_when_the_bracket_would_be_lost(figure_of):
     assert figure_of("between", "estimates").axes[0].get_xscale() == "linear"
-    for report in ("huge", "easy"):
-        axes = figure_of(report, "estimates").axes[0]
-        assert axes.get_xscale() == "symlog"
-        assert "logarithmic" in axes.get_xlabel()
+    axes = figure_of("huge", "estimates").axes[0]
+    assert axes.get_xscale() == "symlog"
+    assert "logarithmic" in axes.get_xlabel()
+
+
+def test_an_average_kl_far_beyond_every_estimate_is_an_arrow_and_leaves_the_axis_to_them(figure_of, report_of):
+    axes = figure_of("easy", "estimates").axes[0]
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xlim()[1] < report_of("easy").average_kl.value
+    assert "\N{RIGHTWARDS ARROW}" in [text.get_text() for text in axes.texts]
 
 
 def test_nothing_is_clipped_and_no_two_tick_labels_overlap(plots_of, name):
