@@ -80,7 +80,7 @@ class ImageFolder:
 
 
 def _classes(names: Sequence[str], every: Sequence[str]) -> torch.Tensor | None:
-    """Labels by the folders that images lie in, numbered in the order of their names over `every` image; None without classes."""
+    """Labels by the folders that images lie in, numbered by their names over `every` image; None where there are no classes."""
     if any(len(_class(name)) != 1 for name in every):
         return None
     known = sorted({_class(name) for name in every})
