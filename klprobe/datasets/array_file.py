@@ -81,7 +81,7 @@ def _members(path: Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
 
 

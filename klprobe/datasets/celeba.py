@@ -110,7 +110,7 @@ def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], li
         return lambda name: (source / name).read_bytes(), [name for name in names if name not in held]
     try:
         archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{source} is damaged or cut short ({error}): copy it again.") from error
     entries = {Path(entry.filename).name: entry for entry in archive.infolist() if not entry.is_dir()}
 

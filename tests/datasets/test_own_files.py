@@ -176,6 +176,15 @@ def test_truncated_files_and_pickles_are_refused(tmp_path, name, keep):
         arrays(tmp_path / name)
 
 
+def test_a_zip_of_a_later_kind_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.ones((20, 2)))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 129  # the version that is needed to read it: 12.9
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"no complete \.npz file"):
+        arrays(tmp_path / "x.npz")
+
+
 def test_objects_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[None], [1]], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="never unpickles"):
