@@ -48,7 +48,9 @@ STAND_INS = {
 }
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """The unpickler that is written in Python: in the other, one damaged byte can ask for 64 GB of memo, and get them."""
+
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for what an array is made of; anything else is refused before it is imported."""
         if (module, name) not in STAND_INS:

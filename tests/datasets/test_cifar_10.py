@@ -188,3 +188,8 @@ def test_the_real_files_have_their_sizes_and_the_published_means(shared_data, mo
     means = torch.stack([data.floats(slice(i, i + 5000)).mean((0, 2, 3)) for i in range(0, 30_000, 5000)]).mean(0)
     spread = 0.13  # of one image's mean, so 0.13 / sqrt(30000) = 0.00075
     assert (means - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 5 * spread / 30_000**0.5
+
+
+def test_a_damaged_memo_costs_no_memory():
+    """A byte that is flipped can number a memo entry 2^32 - 1, for which pickle's own reader takes 64 GB."""
+    assert read_pickle(b"\x80\x02}r\xff\xff\xff\xff.", "test_batch") == {}
