@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
@@ -72,7 +72,7 @@ class Judging:
 
 def run(arguments: list[str]) -> int:
     """Evaluate; print the table, and write it under --out."""
-    (checkpoint,), judging, configured = parse_judging(arguments, "evaluate", HELP, one=True)
+    (checkpoint,), judging, configured = parse_judging(arguments, "evaluate", HELP, Judging)
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)
@@ -100,7 +100,12 @@ klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
 """
 
 
-def parse_judging(arguments: list[str], command: str, text: str, *, one: bool) -> tuple[list[Path], Judging, dict[str, Any]]:
+J = TypeVar("J", bound=Judging)
+
+
+def parse_judging(
+    arguments: list[str], command: str, text: str, judging: type[J], *, several: bool = False
+) -> tuple[list[Path], J, dict[str, Any]]:
     """Checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
 
     `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
@@ -111,9 +116,9 @@ def parse_judging(arguments: list[str], command: str, text: str, *, one: bool) -
     shown = registry.names("metrics") if asked is None else tuple(arguments[asked + 1 :])
     help_of = tyro.conf.arg(help="Checkpoint of klprobe train.")
     source: list[Any] = [("checkpoint", Annotated[Path, help_of])]
-    if not one:
+    if several:
         source = [("checkpoints", Annotated[tuple[Path, ...], tyro.conf.Positional, help_of])]
-    general: list[Any] = [*source, ("judging", Annotated[Judging, Bare], dataclasses.field(default_factory=Judging))]
+    general: list[Any] = [*source, ("judging", Annotated[judging, Bare], dataclasses.field(default_factory=judging))]
     if asked is not None:
         text += f"\nThe settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
     kinds = {name.replace("-", "_"): registry.load("metrics", name) for name in shown}
@@ -123,7 +128,7 @@ def parse_judging(arguments: list[str], command: str, text: str, *, one: bool) -
     kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
     flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
-    return [flags.checkpoint] if one else list(flags.checkpoints), flags.judging, configured
+    return list(flags.checkpoints) if several else [flags.checkpoint], flags.judging, configured
 
 
 def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:

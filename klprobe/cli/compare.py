@@ -1,0 +1,119 @@
+"""`klprobe compare A B C`: brackets of KL[q(z)||p(z)], average KL, mutual information and metrics, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from klprobe import cli
+from klprobe.checkpoint import KIND, metadata
+from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging, printable
+from klprobe.cli.machine import check_writable, choose_device, emit
+from klprobe.cli.progress import bar, bars
+from klprobe.encoders._shared import Request
+from klprobe.estimation import estimate
+from klprobe.loading import load
+from klprobe.report import comparison
+from klprobe.report.comparison import Compared
+from klprobe.report.document import NotDone, Report
+from klprobe.types import InputError
+
+HELP = """Checkpoints side by side: bracket of KL[q(z)||p(z)], average KL, mutual information, and every metric asked for.
+
+klprobe compare runs/vae/checkpoint.safetensors runs/aae/checkpoint.safetensors --metrics fid ms-ssim --out comparison
+
+Checkpoints are any of klprobe estimate; metrics need those of klprobe train. No --metrics: the KL alone.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparing(Judging):
+    """What is compared, on what data, and where the answer goes."""
+
+    metrics: tuple[str, ...] = ()
+    """Metrics, or all; none by default."""
+    methods: tuple[str, ...] = ("closed-form", "monte-carlo")
+    """Estimators of the KL; all: every one that the input allows."""
+    out: Path | None = None
+    """Folder for comparison.html, .json and .csv."""
+    json: bool = False
+    """Print the document klprobe.comparison/1 on stdout, and nothing else there."""
+
+
+def run(arguments: list[str]) -> int:
+    """Compare; print the table, and write it under --out."""
+    paths, judging, configured = parse_judging(arguments, "compare", HELP, Comparing, several=True)
+    if not paths:
+        raise InputError("klprobe compare needs the paths of checkpoints. See klprobe compare --help.")
+    if judging.out is not None:
+        check_writable(judging.out)
+    device = choose_device(judging.device)
+    metrics = chosen(judging, configured) if judging.metrics else {}
+    compared = [
+        _one(label, path, judging, metrics, device) for label, path in zip(comparison.labels(paths), paths, strict=True)
+    ]
+    if all(c.report is None and not (c.evaluation and c.evaluation.rows) for c in compared):
+        reasons = " ".join(f"{what}: {reason}." for what, reason in comparison.missing(compared))
+        raise InputError(f"nothing could be said of any checkpoint. {reasons}")
+    content = comparison.document(compared, about(paths[0], judging, device, ["klprobe", "compare", *arguments]))
+    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(compared)))
+    if judging.out is not None:
+        comparison.save(compared, content, judging.out)
+        print(f"klprobe: comparison written to {judging.out}", file=sys.stderr)
+    reports = [c.report for c in compared if c.report is not None]
+    failed = any(check.severity == "error" and not check.passed for report in reports for check in report.checks)
+    return cli.CHECK_FAILED if failed else cli.ANSWERED
+
+
+def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], device: str) -> Compared:
+    """What can be said of one checkpoint; what cannot has its reason, and does not cost the rest."""
+    ours = path.is_file() and metadata(path).get("klprobe.kind") == KIND
+    not_done, report, evaluation, data = [], None, None, "its own points"
+    try:
+        report = _kl(label, path, judging, ours, device)
+        split = report.provenance["split"]
+        data = f"{split} data of " * (split != "unknown") + str(report.provenance.get("data", path.name))
+    except InputError as error:
+        not_done.append(NotDone("KL", str(error)))
+    if metrics and ours:
+        evidence = gather(path, judging, device)
+        evaluation = measure(metrics, evidence)
+        data = f"{judging.split} data of {evidence.held_out.name}"
+    elif metrics:
+        not_done.append(NotDone("metrics", "they need a checkpoint of klprobe train, with a generator"))
+    return Compared(label, path, data, report, evaluation, tuple(not_done))
+
+
+def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> Report:
+    with bar(f"reading {label}") as progress:
+        split = judging.split if ours or judging.data is not None else "all"
+        encoded = load(path, Request(judging.data, split, judging.data_root, device, progress))
+    for note in encoded.notes:
+        print(f"klprobe: {label}: {note}", file=sys.stderr)
+    with bars(label, len(judging.methods) + 1) as progress_of:
+        return estimate(
+            encoded.posterior,
+            encoded.prior,
+            methods=judging.methods,
+            seed=judging.seed,
+            split=encoded.split,
+            trained_on=encoded.trained_on,
+            provenance={"input": str(path), **encoded.provenance, "device": device},
+            progress=progress_of,
+        )
+
+
+def screen(compared: Sequence[Compared]) -> str:
+    """One screen of text; plain ASCII where stdout shows no more."""
+    lines = [comparison.TITLE, f"Given: {comparison.given(compared)}.", ""]
+    lines += columns([comparison.columns(compared), *comparison.table(compared)])
+    lines += ["", *textwrap.wrap(comparison.MEANING, WIDTH), *(f"Note: {note}." for note in comparison.notes(compared))]
+    missing = comparison.missing(compared)
+    if missing:
+        lines += ["", "Not there, and why", *(f"  {what}: {reason}" for what, reason in missing)]
+    return printable("\n".join(lines))
