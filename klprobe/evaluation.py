@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -131,7 +132,7 @@ class Evidence:
         num_samples: Samples at most.
         seed: Of the samples and of the choice of data.
         cache: Folder for features.
-        perceptual: Path of a net for `lpips`.
+        perceptual: Folder with the weights of `lpips`.
     """
 
     def __init__(
@@ -204,8 +205,9 @@ class Evidence:
         if name in ("samples", "sample_features", "data", "data_features"):
             which = "held out" if name.startswith("data") or (role == "real" and not compares) else ROLES[role]
             return self._look(which) if name.endswith("features") else self._points(which)
-        if name == "codes":
-            return self._codes(role)
+        if name in ("codes", "means"):
+            codes, means = self._prior_codes() if role == "real" else self._codes
+            return codes if name == "codes" else means
         if name == "generator":
             return generator_of(self.seed, metric)
         if name == "progress":
@@ -218,7 +220,7 @@ class Evidence:
             return getattr(self.dataset, name)
         if name == "perceptual":
             if self.perceptual_path is None:
-                raise CapabilityError("needs a net whose layers judge likeness: give --lpips-net its TorchScript file")
+                raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
             return self.perceptual_path
         if name == "sample_labels":
             raise CapabilityError("no system here makes samples of a class that is asked for; the library takes their labels")
@@ -245,16 +247,20 @@ class Evidence:
                 self.notes[f"{found.net} is right about {100 * right:.1f} % of the held-out data"] = None
         return self._features[which]
 
-    def _codes(self, role: Role) -> torch.Tensor:
-        """One draw of q(z|x) a held-out point, or as many of the prior."""
-        if role == "real":
-            noise = torch.Generator(self.trained.device).manual_seed(self.seed)
-            return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
-        rng, codes = generator_of(self.seed, "codes"), []
+    def _prior_codes(self) -> tuple[torch.Tensor, None]:
+        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
+        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu(), None
+
+    @cached_property
+    def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One draw of q(z|x) a held-out point, and the means of q(z|x) where they are known."""
+        rng, codes, means = generator_of(self.seed, "codes"), [], []
         for block in self.data.tensor_split(-(-len(self.data) // SAMPLED_AT_ONCE)):
             q = as_posterior(self.trained.posterior(block, self.seed))
             codes.append(q.sample_at(torch.arange(len(block)), rng).cpu())
-        return torch.cat(codes)
+            with contextlib.suppress(NotImplementedError, AttributeError):
+                means.append(q.mean.cpu())
+        return torch.cat(codes), torch.cat(means) if len(means) == len(codes) else None
 
 
 def evaluate(

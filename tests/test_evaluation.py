@@ -12,8 +12,11 @@ from klprobe.evaluation import Evidence, Trained, choose, evaluate
 from klprobe.judge import own_net
 from klprobe.metrics._features import raw_values
 from klprobe.metrics._shared import Score
+from klprobe.metrics.c2st import C2ST
+from klprobe.metrics.critic import Critic
 from klprobe.metrics.elbo import Elbo
 from klprobe.metrics.fid import FID
+from klprobe.metrics.ivom import Ivom
 from klprobe.metrics.ms_ssim import MsSsim
 from klprobe.training import train
 from klprobe.types import InputError
@@ -87,12 +90,15 @@ def test_all_of_a_vae_on_digits_with_its_own_net_and_the_cache_serves_a_second_r
     def net():
         return own_net(data("digits", "train"), tmp_path, 60)[0]
 
-    found = evaluate(choose(["all"]), evidence_of(systems, "vae", net, cache=tmp_path))
+    metrics = choose(["all"]) | {"critic": Critic(steps=10, width=8), "ivom": Ivom(steps=5, points=9), "c2st": C2ST(steps=20)}
+    found = evaluate(metrics, evidence_of(systems, "vae", net, cache=tmp_path))
     quantities = {row.score.quantity for row in found.rows}
     assert {"fid", "fid-infinity", "inception-score", "ms-ssim-diversity", "elbo", "coverage", "c2st-p-value"} <= quantities
-    assert {m.method for m in found.not_done} <= {"modes", "accuracy", "lpips"}
+    assert {"ivom", "critic-distance", "latent-radius", "active-units"} <= quantities
+    assert {m.method for m in found.not_done} == {"modes", "accuracy", "lpips"}
     real = {row.score.quantity: row for row in found.rows}
     assert real["fid"].real.value < real["fid"].score.value
+    assert real["latent-variance"].real.value == pytest.approx(1, abs=0.2)  # the prior's
     assert real["fid"].score.net.startswith("classifier of digits (60 steps, 64 features")
     assert any("right about" in note for note in found.notes)
     json.dumps([dataclasses.asdict(row) for row in found.rows], allow_nan=False)

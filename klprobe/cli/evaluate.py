@@ -56,8 +56,8 @@ class Judging:
     """Input of a TorchScript net, as 3x299x299; images are brought to it."""
     net_range: Literal["0,1", "-1,1", "0,255"] = "0,1"
     """Range of its input. Write --net-range=-1,1."""
-    lpips_net: Path | None = None
-    """TorchScript file of a net that lpips judges likeness by."""
+    lpips_weights: Path | None = None
+    """Folder with the state dicts of AlexNet and of LPIPS, which lpips needs."""
     cache: Path | None = None
     """Folder that keeps features and one's own net; by default klprobe in $XDG_CACHE_HOME or ~/.cache."""
     device: DeviceName = "auto"
@@ -157,7 +157,7 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
         num_samples=judging.num_samples,
         seed=judging.seed,
         cache=_cache(judging),
-        perceptual=judging.lpips_net,
+        perceptual=judging.lpips_weights,
     )
 
 

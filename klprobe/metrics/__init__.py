@@ -8,9 +8,9 @@ arguments say what it looks at, and `klprobe.evaluation` hands it over:
     sample_features, data_features      `Features` of the same points
     sample_labels      classes that the samples were asked to be of, shape (m,)
     model              `Model`: what a trained system can be asked for
-    codes              draws of the aggregate posterior, one a data point, shape (n, D)
+    codes, means       draws of the aggregate posterior, one a data point, shape (n, D), and the posterior means or None
     centres, std       of the modes, where the data have some
-    perceptual         a net whose layers judge likeness
+    perceptual         path of a net whose layers judge likeness
     generator          source of all randomness
     progress           told how far the work is
 """

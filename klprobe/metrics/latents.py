@@ -1,0 +1,77 @@
+"""How codes lie beside the prior: their mean, spread, dependence, length, and how many latents are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from klprobe.metrics._shared import Better, Score
+from klprobe.metrics._statistics import halves_error, moments
+from klprobe.types import InputError
+
+__all__ = ["Latents"]
+
+MOST_IN_DETAILS = 256
+"""Latents up to which the means and the covariance matrix are kept."""
+QUANTITIES: dict[str, Better] = {
+    "latent-mean-square": "closer",
+    "latent-variance": "closer",
+    "latent-covariance": "closer",
+    "latent-radius": "closer",
+}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Moments of the aggregate posterior beside the prior's: means, variances, covariances, radius; active units.
+
+    latent-mean-square: mean over latents of (E z_d)^2, unbiased; latent-variance: mean of Var z_d; latent-covariance: root
+    mean square of the covariances of pairs, which is not 0 for finitely many codes, so hold it against the prior's of as
+    many; latent-radius: E|z|. active-units: latents whose posterior mean varies by more than `active` over the data. All are
+    moments: a posterior that has them all right can still be far from the prior, which is what `klprobe estimate` measures.
+
+    Reference: AGAN Figs. 11, 12; active units: Burda et al. (2016), section 5.2.
+    """
+
+    active: float = 0.01
+    """Variance of the posterior mean above which a latent is active (Burda et al.)."""
+
+    def measure(self, codes: torch.Tensor, means: torch.Tensor | None, generator: torch.Generator) -> tuple[Score, ...]:
+        """The four moments, and `active-units` where the posterior means are known.
+
+        Args:
+            codes: One draw of q(z|x) a data point, shape (n, D).
+            means: Of q(z|x), shape (n, D), or None.
+            generator: For the errors, which come from disagreeing halves.
+        Raises:
+            InputError: fewer than 4 codes.
+        """
+        if codes.dim() != 2 or len(codes) < 4:
+            raise InputError(f"latents needs at least 4 codes, shape (n, D); got {tuple(codes.shape)}.")
+        z = codes.double()
+        values, errors = _moments(z), halves_error(_moments, (z,), generator)
+        details: dict[str, Any] = {"codes": len(z), "latents": z.shape[1]}
+        found = [
+            Score(name, float(value), float(error), better, details=details)
+            for (name, better), value, error in zip(QUANTITIES.items(), values, errors, strict=True)
+        ]
+        if z.shape[1] <= MOST_IN_DETAILS:
+            own = moments(z)
+            details |= {"means": own.mean.tolist(), "covariance": own.covariance.tolist()}
+        if means is None:
+            unknown = "the posterior means are not known"
+            return (*found, Score("active-units", None, None, "higher", reason=unknown))
+        units = int((means.double().var(0) > self.active).sum())
+        return (*found, Score("active-units", units, None, "higher", reason="a count; no error is known"))
+
+
+def _moments(z: torch.Tensor) -> torch.Tensor:
+    """The four numbers of `QUANTITIES`, shape (4,)."""
+    mean, covariance = moments(z)
+    variances = covariance.diag()
+    pairs = max(len(mean) * (len(mean) - 1), 1)
+    off = (covariance.square().sum() - variances.square().sum()).clamp(min=0) / pairs
+    unbiased = (mean.square() - variances / len(z)).mean()
+    return torch.stack([unbiased, variances.mean(), off.sqrt(), z.norm(dim=1).mean()])
