@@ -115,30 +115,54 @@ class Gaussian(MultivariateNormal):
         return self.loc + noise @ self.scale_tril.T
 
 
-def paper_gaussian(dim: int, *, generator: torch.Generator, features: int | None = None, unit_scale: bool = False) -> Gaussian:
-    """x = W^T z + b with z ~ N(0, I_k), W in R^{k x d}: N(b, W^T W); entries of W and b ~ N(0, 1).
-
-    Args:
-        dim: d.
-        generator: Draws W, then b.
-        features: k, at least d; by default 10 d.
-        unit_scale: Divide by sqrt(k), so that every latent varies by about 1.
-    Raises:
-        InputError: d < 1 or k < d.
-    Reference: DMVI section 5 and appendix E, which leave the laws of W and b open; these are klprobe's.
-    """
+def features_of(dim: int, features: int | None) -> int:
+    """k of x = W^T z + b, by default 10 d; InputError for d < 1 or k < d."""
     k = 10 * dim if features is None else features
     if dim < 1 or k < dim:
         raise InputError(
             f"x = W^T z + b has a density only for 1 <= d <= k; got d = {dim}, k = {k}: W^T W would be singular. Raise k."
         )
-    weights = torch.randn(k, dim, generator=generator, dtype=torch.float64)
-    mean = torch.randn(dim, generator=generator, dtype=torch.float64)
-    factor, info = torch.linalg.cholesky_ex(weights.T @ weights)
-    if int(info):
+    return k
+
+
+def affine_weights(dim: int, *, generator: torch.Generator, features: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """W in R^{k x d}, then b in R^d, float64, of x = W^T z + b with z ~ N(0, I_k); all entries ~ N(0, 1).
+
+    Args:
+        dim: d.
+        generator: Draws W, then b.
+        features: k, at least d; by default 10 d.
+
+    Raises:
+        InputError: d < 1 or k < d.
+    Reference: DMVI section 5 and appendix E, which leave the laws of W and b open; these are klprobe's.
+    """
+    weights = torch.randn(features_of(dim, features), dim, generator=generator, dtype=torch.float64)
+    return weights, torch.randn(dim, generator=generator, dtype=torch.float64)
+
+
+def affine_gaussian(weights: torch.Tensor, mean: torch.Tensor, *, unit_scale: bool = False) -> Gaussian:
+    """N(b, W^T W) in float64, the law of x = W^T z + b.
+
+    Args:
+        weights: W, shape (k, d).
+        mean: b, shape (d,).
+        unit_scale: Divide by sqrt(k), so that with entries ~ N(0, 1) every latent varies by about 1.
+
+    Raises:
+        InputError: W^T W is singular, or has entries that are not finite.
+    """
+    k, dim = weights.shape
+    factor, info = torch.linalg.cholesky_ex(weights.double().T @ weights.double())
+    if int(info) or not torch.isfinite(factor).all():
         raise InputError(f"W^T W is singular in float64 at d = {dim}, k = {k}: raise k, or take another seed.")
     root = math.sqrt(k) if unit_scale else 1.0
-    return Gaussian(mean / root, scale_tril=factor / root, validate_args=False)
+    return Gaussian(mean.double() / root, scale_tril=factor / root, validate_args=False)
+
+
+def paper_gaussian(dim: int, *, generator: torch.Generator, features: int | None = None, unit_scale: bool = False) -> Gaussian:
+    """`affine_gaussian` of `affine_weights`; arguments and errors are theirs."""
+    return affine_gaussian(*affine_weights(dim, generator=generator, features=features), unit_scale=unit_scale)
 
 
 def paper_pair(dim: int, *, generator: torch.Generator, features: int | None = None, unit_scale: bool = False) -> Pair:

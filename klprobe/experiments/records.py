@@ -1,0 +1,37 @@
+"""Records of experiments as JSON lines: one line a cell, so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from klprobe.experiments.settings import Experiment, Settings
+from klprobe.types import InputError
+
+Record = dict[str, Any]
+
+
+def is_cell(record: Record, experiment: Experiment, dim: int, seed: int, settings: Settings) -> bool:
+    """Whether the record is of this experiment with these settings."""
+    wanted = (experiment, dim, seed, settings.of(experiment))
+    return (record["experiment"], record["dim"], record["seed"], record["settings"]) == wanted
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records of a JSON-lines file, none where there is no file; a last line that was cut short does not count."""
+    lines = path.read_text().split("\n") if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines[:-1] if line]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not a file of klprobe's records ({error}): delete it, or give another folder.") from error
+
+
+def keep_record(path: Path, record: Record) -> None:
+    """Append one line, after removing what a killed run may have left of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.read_bytes() if path.exists() else b""
+    with path.open("r+b" if whole else "wb") as file:
+        file.truncate(whole.rfind(b"\n") + 1)
+        file.seek(0, 2)
+        file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
