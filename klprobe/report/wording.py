@@ -23,9 +23,9 @@ BOUND_MEANING: dict[Bound, str] = {
     "none": "may err on either side, so it never enters a bracket.",
 }
 QUANTITY_MEANING = {
-    "mean-logit": "the classifier's average log-ratio as it stands, as in Rosca et al. (2018)",
-    "donsker-varadhan": "the classifier's average log-ratio, clipped and corrected by Donsker and Varadhan's inequality",
-    "nwj": "the classifier's average log-ratio, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
+    "mean-logit": "the learned log-ratio's average as it stands; the classifier's is that of Rosca et al. (2018)",
+    "donsker-varadhan": "the learned log-ratio's average, clipped and corrected by Donsker and Varadhan's inequality",
+    "nwj": "the learned log-ratio's average, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
     "donsker-varadhan-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
     "nwj-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
     "leave-one-out": "each code is scored by the mixture of all other points, without the one that it came from",
