@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -278,7 +278,8 @@ def evaluate(
     for name, metric in metrics.items():
         evidence.progress, started = begin(name), time.perf_counter()
         try:
-            rows += _rows(name, metric, evidence)
+            with _threads_for(evidence):
+                rows += _rows(name, metric, evidence)
         except InputError as error:
             not_done.append(NotDone(name, str(error)))
         seconds[name] = time.perf_counter() - started
@@ -297,6 +298,18 @@ def _rows(name: str, metric: Any, evidence: Evidence) -> list[Row]:
         real, noisy = (found[role][i] if role in found else None for role in ("real", "noisy"))
         rows.append(Row(name, score, real, noisy))
     return rows
+
+
+@contextlib.contextmanager
+def _threads_for(evidence: Evidence) -> Iterator[None]:
+    """One torch thread for vectors, whose networks' products are too small to share; images have convolutions."""
+    before = torch.get_num_threads()
+    if len(evidence.held_out.shape) == 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _roles(wanted: Sequence[str]) -> tuple[Role, ...]:

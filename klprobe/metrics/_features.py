@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from klprobe.checkpoint import load_checkpoint
 from klprobe.metrics._shared import Features
@@ -104,10 +105,9 @@ def read_net(
     """
     if not path.is_file():
         raise InputError(f"There is no net {path}.")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":
         trained = load_checkpoint(path, device)
+        digest = _of_weights(trained.networks)
         if not hasattr(trained.algorithm, "look"):
             raise InputError(
                 f"{path} is a {trained.settings['system']}, not a net that judges: give one of klprobe train classifier."
@@ -116,6 +116,7 @@ def read_net(
         name = f"classifier of {about['dataset']} ({about['steps']} steps, {about['latent_dim']} features, {digest[:8]})"
         algorithm, networks = trained.algorithm, trained.networks
         return FeatureNet(name, digest, lambda x: algorithm.look(networks, x), tuple(about["input_shape"]), device=device)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         script = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
@@ -170,6 +171,14 @@ def to_unit_range(x: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
     if low < -OUTSIDE:
         return (x + 1) / 2, [f"images lie in [{low:.3g}, {high:.3g}]: taken as [-1, 1], and brought to [0, 1]"]
     return x, []
+
+
+def _of_weights(networks: nn.Module) -> str:
+    """Of the weights alone: the same net, trained again by another version, is the same net."""
+    state = hashlib.sha256()
+    for name, weight in networks.state_dict().items():
+        state.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def _digest(x: torch.Tensor, net: str) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Laplace
 
 from klprobe.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
 from klprobe.networks import generator
@@ -63,7 +65,12 @@ def nll(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torc
 
 def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     """log p(x|z) of each pair in nats, shape (batch,), float64; for quantized_normal a draw of its lower bound."""
-    pairs = zip(numbers.double().split(1), x.double().split(1), strict=True)
+    numbers, x = numbers.double(), x.double()
+    if system.visible == "bernoulli":
+        return -F.binary_cross_entropy_with_logits(numbers, x, reduction="none").flatten(1).sum(1)
+    if system.visible == "laplace":
+        return Laplace(mean(system, numbers), system.laplace_scale).log_prob(x).flatten(1).sum(1)
+    pairs = zip(numbers.split(1), x.split(1), strict=True)
     return torch.stack([-nll(system, one, point, noise) for one, point in pairs])
 
 
