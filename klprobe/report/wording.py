@@ -113,6 +113,8 @@ def _in_words(bracket: Bracket | None, verdict: Verdict) -> str:
     if high is None:
         return f"at least {_ends(floor, None)[0]} nats; no upper bound" if floor else "0 or more nats: no bound above 0"
     below, above = _ends(floor, high)
+    if below == above:
+        return f"{below} nats"
     close = high - floor < max(errors, default=0.0) if floor else high < 0
     if verdict in ("resolved", "floor-limited") and close:
         return f"about {number((floor + high) / 2, max(errors)).value} nats"

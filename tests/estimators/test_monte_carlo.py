@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,28 @@ def test_standard_errors_are_honest(dim, num_points, std, num_samples):
     for side, least in ((upper, 0.65), (lower, 0.5)):
         values, errors = np.array(side).T
         assert least < np.var((values - values.mean()) / errors) < 1.6
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, torch
+from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.estimators.monte_carlo import MonteCarlo
+torch.set_num_threads(1)
+mean, logvar = (torch.from_numpy(np.load(f"{sys.argv[1]}/{name}.npy", mmap_mode="c")) for name in ("mean", "logvar"))
+q, prior = DiagonalGaussian(mean, logvar=logvar), standard_normal(32)
+few = DiagonalGaussian(mean[:3000], logvar=logvar[:3000])
+MonteCarlo(500).estimate(few, prior, generator=torch.Generator().manual_seed(0))  # imports, buffers, thread stacks
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+MonteCarlo(500).estimate(q, prior, generator=torch.Generator().manual_seed(0))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_grows_with_the_mapped_arrays_and_not_with_latents_times_posteriors(tmp_path):
+    """100,000 posteriors, 500 draws: the arrays are 26 MB, (M, N) would be 400 MB, (M, N, D) 13 GB."""
+    numbers = np.random.default_rng(0)
+    for name in ("mean", "logvar"):
+        np.save(tmp_path / f"{name}.npy", numbers.normal(size=(100_000, 32)).astype(np.float32))
+    printed = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    assert int(printed) / 1024 < 26 + 100
