@@ -21,6 +21,8 @@ from klprobe.types import Estimate, InputError, Progress, no_progress
 __all__ = ["Knn"]
 
 METHOD = "knn"
+PARTS = 20
+"""Disjoint parts of both sides that tell the error, itself known to a sixth."""
 Array = NDArray[np.float64]
 
 
@@ -39,10 +41,10 @@ class Knn:
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""
-        if self.neighbours < 1 or self.num_samples < 2 * self.neighbours + 2:
+        if self.neighbours < 1 or self.num_samples < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs at least 1 neighbour and more than twice as many codes; got neighbours = {self.neighbours}, "
-                f"num_samples = {self.num_samples}."
+                f"{METHOD} needs at least 1 neighbour and four codes for each and for one more; got "
+                f"neighbours = {self.neighbours}, num_samples = {self.num_samples}."
             )
 
     def estimate(
@@ -56,7 +58,7 @@ class Knn:
         moments, which leaves the KL as it is and distances comparable.
 
         Returns:
-            One estimate of the population's KL. Its error is that of a mean of m terms and holds no bias.
+            One estimate of the population's KL. Its error holds no bias.
         Raises:
             InputError: fewer codes than neighbours, or codes that coincide.
         Reference: Wang, Kulkarni and Verdu (2009), Divergence estimation for multidimensional densities via k-nearest-neighbor
@@ -70,25 +72,37 @@ class Knn:
             z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
         else:
             z_p = sample_prior(prior, self.num_samples, generator)
-        if min(len(z_q), len(z_p)) < 2 * self.neighbours + 2:
+        if min(len(z_q), len(z_p)) < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs more than {2 * self.neighbours + 1} codes of each side for its {self.neighbours} neighbours; "
+                f"{METHOD} needs at least {4 * self.neighbours + 4} codes of each side for its {self.neighbours} neighbours; "
                 f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
             )
         whitening = Whitening.of(torch.cat([z_q, z_p]))
         u_q, u_p = (whitening.white(z).cpu().numpy() for z in (z_q, z_p))
         progress(0, 1, "looking for neighbours")
-        terms = (_same_ball if self.adaptive else _same_count)(u_q, u_p, self.neighbours)
-        if not np.isfinite(terms).all():
+        mean = self._with_error(u_q, u_p)
+        if not math.isfinite(mean.value):
             raise InputError(
                 f"{METHOD} met codes that coincide, so that a distance is 0 and its logarithm infinite: q or p is discrete, or "
                 f"repeats its samples. Use --methods classifier."
             )
-        mean = MeanError(float(terms.mean()), float(terms.std(ddof=1)) / math.sqrt(len(terms)))
         progress(1, 1, f"about {mean.value:.3g} nats")
         details: dict[str, Any] = {"prior_samples": len(z_p), "settings": dataclasses.asdict(self)}
         seconds = time.perf_counter() - started
         return (Estimate(METHOD, "population", "none", *mean, "kl", len(z_q), seconds, details),)
+
+    def _with_error(self, u_q: Array, u_p: Array) -> MeanError:
+        """The mean over all codes, and its error from how it varies over disjoint parts of both sides.
+
+        The terms' own variance misses what p's codes contribute: all terms of a region lean on the same few of them.
+        """
+        terms = _same_ball if self.adaptive else _same_count
+        parts = max(min(PARTS, min(len(u_q), len(u_p)) // (2 * self.neighbours + 2)), 2)
+        value = float(terms(u_q, u_p, self.neighbours).mean())
+        if not math.isfinite(value):
+            return MeanError(value, math.inf)
+        each = [float(terms(u_q[i::parts], u_p[i::parts], self.neighbours).mean()) for i in range(parts)]
+        return MeanError(value, float(np.std(each, ddof=1)) / math.sqrt(parts))
 
 
 def _trees(u_q: Array, u_p: Array) -> tuple[Any, Any]:
