@@ -16,7 +16,7 @@ import torch
 from analyses.distribution_matching.settings import SYNTHETIC_FIGURES
 from klprobe.experiments.records import Record, is_cell, keep_record, read_records
 from klprobe.experiments.settings import PRESETS, Experiment, Preset, Settings
-from klprobe.experiments.synthetic import run
+from klprobe.experiments.synthetic import run_one
 
 RECORDS = Path(__file__).parent / "records" / "synthetic.jsonl"
 THOUSAND = {"steps": 1000, "logged": 21}
@@ -61,7 +61,7 @@ def main() -> None:
     for cell in cells(flags.figures, flags.dims, flags.seeds, flags.preset):
         if any(is_cell(record, *cell) for record in done):
             continue
-        record = run(*cell, preset=flags.preset, device=flags.device)
+        record = run_one(*cell, preset=flags.preset, device=flags.device)
         keep_record(RECORDS, record)
         done.append(record)
         experiment, dim, seed, settings = cell

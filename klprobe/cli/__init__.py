@@ -28,6 +28,7 @@ COMMANDS = {
     "reconstruct": "a PNG of data beside what a trained auto-encoder makes of them: klprobe reconstruct --checkpoint PATH",
     "evaluate": "sample quality of a trained system: klprobe evaluate --checkpoint PATH --metrics fid ms-ssim",
     "compare": "KL and sample quality of several checkpoints side by side: klprobe compare PATH PATH",
+    "synthetic": "Gaussians whose KL is known, against a classifier: klprobe synthetic estimate, minimize",
     "data": "data sets: klprobe data list, fetch NAME, show NAME",
     "list": "methods, trainers, data sets and checkpoint formats, one line each",
 }

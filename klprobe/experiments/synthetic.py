@@ -31,10 +31,14 @@ DIGITS = 6
 
 
 class Diverged(InputError):
-    """The classifier's loss is not finite. `record` holds the run up to there."""
+    """The classifier of an estimation diverged. `record` holds the run up to there."""
 
-    def __init__(self, message: str, record: Record) -> None:
-        super().__init__(message)
+    def __init__(self, record: Record) -> None:
+        at, settings, where = record["diverged"], record["settings"], f"d = {record['dim']}, seed {record['seed']}"
+        super().__init__(
+            f"The classifier diverged at step {at['step']} of {settings['steps']} ({where}): {at['reason']}. "
+            f"Give a --classifier-lr below {settings['classifier_lr']:g}."
+        )
         self.record = record
 
 
@@ -73,7 +77,7 @@ def estimate(
             if step < settings.steps:
                 classifier.learn(draw_q(settings.batch_size), draw_p(settings.batch_size), step)
     except Stop as stop:
-        raise Diverged(_advice(dim, seed, stop, settings), record(estimates={}, diverged=stop.at)) from stop
+        raise Diverged(record(estimates={}, diverged=stop.at)) from stop
     on_q = classifier.log_ratio(draw_q(settings.report_draws))
     tuning, on_p = (classifier.log_ratio(draw_p(settings.report_draws)) for _ in range(2))
     at_q = RatioOnQ("population", on_q, torch.arange(len(on_q)), len(on_q))
@@ -117,7 +121,7 @@ def minimize(
     return _record("minimize", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, diverged=diverged)
 
 
-def run(
+def run_one(
     experiment: Experiment,
     dim: int,
     seed: int,
@@ -140,13 +144,6 @@ def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
     generator = torch.Generator().manual_seed(settings.pair_seed)
     first = affine_weights(dim, generator=generator, features=settings.features)
     return first, affine_weights(dim, generator=generator, features=settings.features)
-
-
-def _advice(dim: int, seed: int, stop: Stop, settings: Settings) -> str:
-    return (
-        f"The classifier diverged at step {stop.at['step']} of {settings.steps} (d = {dim}, seed {seed}): {stop}. "
-        f"Give a --classifier-lr below {settings.classifier_lr:g}."
-    )
 
 
 def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:

@@ -1,0 +1,120 @@
+"""`klprobe synthetic estimate | minimize`: Gaussians whose KL is known, against what a classifier says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+from klprobe.cli.estimate_flags import Bare
+from klprobe.cli.evaluate import WIDTH, columns, printable
+from klprobe.cli.flags import parse
+from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.progress import bars
+from klprobe.experiments.records import Record, is_cell, keep_record, read_records
+from klprobe.experiments.settings import PRESETS, Experiment, Preset, Settings
+from klprobe.experiments.synthetic import Diverged, run_one
+from klprobe.problems import features_of
+from klprobe.report import synthetic as report
+from klprobe.report.files import write_whole
+from klprobe.types import InputError
+
+RECORDS = "synthetic.jsonl"
+KNOWN: dict[Experiment, str] = {
+    "estimate": "both Gaussians fixed: what a trained classifier says of their KL, beside the truth",
+    "minimize": "the second Gaussian learns from the classifier: does the true KL fall?",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What is run, and where the answer goes."""
+
+    dims: tuple[int, ...] = (1, 10, 100)
+    """Dimensions d."""
+    seeds: int = 10
+    """Runs at each dimension: seeds 0, 1, ... of the classifier's weights and all draws."""
+    preset: Preset = "quick"
+    """Numbers for the settings below: quick fits one CPU core (a minute a seed), paper is DMVI's (a GPU, hours a seed)."""
+    device: DeviceName = "auto"
+    """Where the networks run."""
+    out: Path | None = None
+    """Folder for synthetic.jsonl, one line for each run, and a figure; what is recorded there is not run again."""
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the first argument says."""
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print("usage: klprobe synthetic estimate | minimize [flags]\n")
+        print("\n".join(f"  {name:<9} {line}" for name, line in KNOWN.items()))
+        print("\n  klprobe synthetic estimate --help   the flags")
+        return 0
+    if first not in KNOWN:
+        given = f"does not know {first!r}" if first else "needs to be told what to do"
+        raise InputError(f"klprobe synthetic {given}: {', '.join(KNOWN)}. See klprobe synthetic --help.")
+    experiment: Experiment = "estimate" if first == "estimate" else "minimize"
+    runs, settings = _flags(experiment, arguments[1:])
+    records = _run(experiment, runs, settings)
+    changed = sorted({name for record in records for name in record["changed"]})
+    title = f"Synthetic Gaussians, {experiment}, preset {runs.preset}" + (f" but {', '.join(changed)}" if changed else "")
+    lines = [title, *columns(report.table(records, experiment)), "", *textwrap.wrap(report.MEANING[experiment], WIDTH)]
+    emit(lambda: print(printable("\n".join(lines))))
+    if runs.out is not None:
+        plot = report.draw(records, experiment, title)
+        for kind in ("png", "svg"):
+            write_whole(runs.out / f"{plot.name}.{kind}", getattr(plot, kind))
+        print(f"klprobe: records and figure written to {runs.out}", file=sys.stderr)
+    return 0
+
+
+def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings]:
+    """Flags of the runs, and settings as they stand in the preset that the flags name."""
+    said = KNOWN[experiment]
+    text = f"{said[0].upper()}{said[1:]}\n\nklprobe synthetic {experiment} --dims 1 10 --seeds 3 --out runs/synthetic"
+
+    def read(preset: Preset) -> Any:
+        default = dataclasses.field(default_factory=lambda: Settings(**PRESETS[preset]))
+        groups: list[Any] = [("runs", Annotated[Runs, Bare], dataclasses.field(default_factory=Runs))]
+        groups.append(("settings", Annotated[Settings, Bare], default))
+        kind = dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text})
+        return parse(kind, arguments, prog=f"klprobe synthetic {experiment}")
+
+    flags = read("quick")
+    if flags.runs.preset != "quick":
+        flags = read(flags.runs.preset)
+    return flags.runs, flags.settings
+
+
+def _run(experiment: Experiment, runs: Runs, settings: Settings) -> list[Record]:
+    """The records asked for, those that were there already included; for `minimize` the estimations it is compared with too."""
+    if runs.seeds < 1:
+        raise InputError(f"there is nothing to run: --seeds must be at least 1; got {runs.seeds}.")
+    for dim in runs.dims:
+        features_of(dim, settings.features)
+    device = choose_device(runs.device)
+    if runs.out is not None:
+        check_writable(runs.out)
+    path = runs.out / RECORDS if runs.out is not None else None
+    recorded = read_records(path) if path else []
+    kinds: tuple[Experiment, ...] = ("estimate",) if experiment == "estimate" else ("estimate", "minimize")
+    cells = [(kind, dim, seed) for seed in range(runs.seeds) for dim in dict.fromkeys(runs.dims) for kind in kinds]
+    found: list[Record] = []
+    try:
+        with bars("all runs", len(cells)) as progress_of:
+            for kind, dim, seed in cells:
+                progress = progress_of(f"{kind} d = {dim}, seed {seed}")
+                record = next((r for r in recorded if is_cell(r, kind, dim, seed, settings)), None)
+                if record is None:
+                    record = run_one(kind, dim, seed, settings, preset=runs.preset, device=device, progress=progress)
+                    if path:
+                        keep_record(path, record)
+                if experiment == "estimate" and record["diverged"]:
+                    raise Diverged(record)
+                found.append(record)
+    except KeyboardInterrupt as stop:
+        kept = f"{len(found)} of {len(cells)} runs are kept in {runs.out}; the same command goes on."
+        raise KeyboardInterrupt(f"stopped; {kept if path else 'without --out nothing was kept.'}") from stop
+    return found
