@@ -8,7 +8,8 @@ import torch
 
 from klprobe import registry
 from klprobe.checkpoint import load_checkpoint
-from klprobe.evaluation import Evidence, Trained, choose, evaluate
+from klprobe.evaluation import INTERRUPTED, choose, evaluate
+from klprobe.evidence import Evidence, Trained
 from klprobe.judge import own_net
 from klprobe.metrics._features import raw_values
 from klprobe.metrics._shared import Score
@@ -150,3 +151,30 @@ def test_unknown_metrics_are_refused():
     with pytest.raises(InputError, match="No metric"):
         choose([])
     assert list(choose(["prdc", "ms_ssim"])) == ["prdc", "ms-ssim"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fails:
+    """Raises what it is told to."""
+
+    error: BaseException
+
+    def measure(self) -> tuple[Score, ...]:
+        raise self.error
+
+
+def test_a_fault_costs_one_metric_and_ctrl_c_those_that_remain(systems):
+    metrics = {"a": Fails(ZeroDivisionError("by zero")), "b": Alone(), "c": Fails(KeyboardInterrupt()), "d": Alone()}
+    found = evaluate(metrics, evidence_of(systems, "vae"))
+    assert [row.metric for row in found.rows] == ["b"]
+    reasons = {m.method: m.reason for m in found.not_done}
+    assert reasons == {"a": "ZeroDivisionError: by zero", "c": INTERRUPTED, "d": INTERRUPTED}
+
+
+def test_samples_outside_of_the_pixels_range_are_cut_off_and_said(systems):
+    evidence = evidence_of(systems, "age")
+    assert 0 <= evidence.samples.min() <= evidence.samples.max() <= 1
+    assert any("outside of [0, 1]" in note for note in evidence.notes)
+    ring = evidence_of(systems, "dcgan")
+    assert ring.samples.min() < 0
+    assert not ring.notes

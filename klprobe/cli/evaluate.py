@@ -19,7 +19,8 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import read_dataset
-from klprobe.evaluation import Evaluation, Evidence, Trained, choose, evaluate
+from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
+from klprobe.evidence import Evidence, Trained
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics._features import FeatureNet, raw_values, read_net
@@ -89,6 +90,8 @@ def run(arguments: list[str]) -> int:
             plots = draw_evaluation(pictures(evidence), found.rows)
         report.save(found, given, content, plots, judging.out)
         print(f"klprobe: evaluation written to {judging.out}", file=sys.stderr)
+    if not found.rows and any(missing.reason == INTERRUPTED for missing in found.not_done):
+        return cli.INTERRUPTED
     if not found.rows:
         raise InputError("no metric gave an answer. " + " ".join(f"{m.method}: {m.reason}." for m in found.not_done))
     return cli.ANSWERED

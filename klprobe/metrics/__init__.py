@@ -2,7 +2,7 @@
 
 Three layers: `_features` turns images into features by a net, `_statistics` turns features into moments and errors, and a
 metric turns those into scores. A metric is a frozen dataclass of settings with one method, `measure`; the names of its
-arguments say what it looks at, and `klprobe.evaluation` hands it over:
+arguments say what it looks at, and `klprobe.evidence` hands it over:
 
     samples, data      points of shape (m, *shape), made by the model and held out, images in [0, 1]
     sample_features, data_features      `Features` of the same points

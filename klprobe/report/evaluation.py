@@ -24,8 +24,9 @@ TITLE = "Sample quality: how close do samples come to data?"
 COLUMNS = ("quantity", "this model", "real data", "real + noise", "better")
 MEANING = (
     "±: one standard error. real data: held-out data in the model's place, or training data where a metric compares with "
-    "held-out data; for latents the prior. real + noise: held-out data + N(0, 0.1), cut off at the ends of [0, 1]. "
-    "closer: to real data's value. Scores under different nets, or at different numbers of samples, are not comparable."
+    "held-out data (a net that klprobe trained has seen them); for latents the prior. real + noise: held-out data + N(0, 0.1), "
+    "cut off at the ends of [0, 1]. closer: to real data's value. Scores under different nets, or at different numbers of "
+    "samples, are not comparable."
 )
 
 
@@ -33,7 +34,8 @@ def cell(score: Score | None) -> str:
     """`19.04 ± 0.02`, or a dash."""
     if score is None or score.value is None:
         return "-"
-    value = str(wording.number(score.value, score.std_error if score.std_error is not None else 0.0))
+    counted = score.std_error is None and float(score.value).is_integer()
+    value = f"{score.value:g}" if counted else str(wording.number(score.value, score.std_error or 0.0))
     return f"{value} {score.unit}".strip()
 
 

@@ -80,6 +80,7 @@ def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
     left.hist(means, bins=min(40, max(5, len(means) // 2)), color=BLUE)
     left.axvline(0, color=ORANGE, linestyle="--", label="the prior's")
     left.set(xlabel="mean of a latent over held-out data", ylabel="latents")
+    left.yaxis.get_major_locator().set_params(integer=True)
     left.legend()
     limit = max(1.0, float(np.abs(covariance).max()))
     image = right.imshow(covariance, cmap="PuOr", vmin=-limit, vmax=limit)

@@ -39,6 +39,8 @@ def test_every_score_stands_with_its_error_beside_real_data():
     assert rows["elbo"] == ("-24.10 ± 0.12 nats", "-", "-", "higher")
     assert rows["ms-ssim-diversity"] == ("0.580 ± 0.020", "0.780 ± 0.020", "0.790 ± 0.020", "closer")
     assert rows["fid-infinity"][0] == "-"
+    assert report.cell(Score("modes", 8, None, "higher")) == "8"
+    assert report.cell(Score("c2st-p-value", 0.25, None, "higher")) == "0.2500"
     assert report.missing(FOUND) == [("fid-infinity", "needs 130 samples"), ("modes", "<none> of digits")]
     assert report.nets(FOUND) == ["a net"]
 

@@ -1,0 +1,259 @@
+"""What metrics may look at: samples, data, features, codes, and the trained system itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.distributions import Distribution
+
+from klprobe.checkpoint import Checkpoint
+from klprobe.datasets._shared import Data
+from klprobe.distributions import ConditionalDistribution, standard_normal
+from klprobe.encoders.klprobe_checkpoint import encode
+from klprobe.metrics._features import FeatureNet
+from klprobe.metrics._shared import Features
+from klprobe.pictures import has_picture, sample
+from klprobe.types import CapabilityError, InputError, Progress, no_progress
+
+SAMPLED_AT_ONCE = 500
+NOISE = 0.1
+"""Standard deviation of the noise on test data that DMVI and AGAN set beside their diversity."""
+Role = Literal["model", "real", "noisy"]
+"""Whose samples a metric gets: the model's, real data's, or real data's with noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A checkpoint as metrics ask it (`klprobe.metrics._shared.Model`), on its device; what comes out is on the CPU."""
+
+    checkpoint: Checkpoint
+    device: str = "cpu"
+
+    @property
+    def latent_dim(self) -> int:
+        """D, the number of latents."""
+        return int(self.checkpoint.algorithm.latent_dim)
+
+    @property
+    def prior(self) -> Distribution:
+        """p(z), N(0, I) unless the system says otherwise."""
+        return getattr(self.checkpoint.algorithm, "prior_distribution", None) or standard_normal(self.latent_dim)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Points of codes, differentiable, shape (m, *shape)."""
+        self._has("decode", "no generator")
+        return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device)).cpu()
+
+    def posterior(self, x: torch.Tensor) -> ConditionalDistribution:
+        """q(z|x) of at least 2 points, batch shape (m,), event shape (D,), on the CPU."""
+        self._has("encode", "no encoder")
+        return encode(self.checkpoint, Data("points", "given", x), self.device)
+
+    def draw(self, x: torch.Tensor, num: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes z ~ q(z|x), shape (num, m, D), and their log-densities, shape (num, m)."""
+        q = self.posterior(x)
+        if not q.has_log_prob:
+            raise CapabilityError(f"the encoder of {self._system} gives samples and no density log q(z|x)")
+        everyone = torch.arange(len(x))
+        z = [q.sample_at(everyone, generator) for _ in range(num)]
+        return torch.stack(z).cpu(), torch.stack([q.log_prob_at(codes, everyone) for codes in z]).cpu()
+
+    @torch.no_grad()
+    def log_likelihood(self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """log p(x|z) of each pair in nats, shape (m,)."""
+        self._has("log_likelihood", "no density p(x|z)")
+        noise = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        x, z = x.to(self.device), z.float().to(self.device)
+        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise).cpu()
+
+    @property
+    def _system(self) -> str:
+        return str(self.checkpoint.settings["system"])
+
+    def _has(self, method: str, lack: str) -> None:
+        if not hasattr(self.checkpoint.algorithm, method):
+            raise CapabilityError(f"{self._system} has {lack}")
+
+
+class Evidence:
+    """What metrics may look at, made when it is first asked for; the names are those of `klprobe.metrics`.
+
+    Sets of points are equal in size: as many samples as held-out data as real data in the samples' place. For metrics of
+    samples alone the latter are the held-out data; for those that compare with held-out data they are training data.
+
+    Args:
+        trained: The system.
+        held_out, training: Data that it was not trained on, and that it was.
+        dataset: Where they come from; `centres` and `std` are its.
+        net: Feature net, or what makes it when a metric needs one.
+        num_samples: Samples at most.
+        seed: Of the samples and of the choice of data.
+        cache: Folder for features.
+        perceptual: Folder with the weights of `lpips`.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        held_out: Data,
+        training: Data,
+        dataset: Any,
+        net: Callable[[], FeatureNet],
+        *,
+        num_samples: int,
+        seed: int = 0,
+        cache: Path | None = None,
+        perceptual: Path | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.trained, self.held_out, self.training, self.dataset, self._make_net = trained, held_out, training, dataset, net
+        self.num = min(num_samples, len(held_out), len(training))
+        self.seed, self.cache, self.perceptual, self.progress = seed, cache, perceptual, progress
+        self.notes: dict[str, None] = {}
+        self._features: dict[str, Features] = {}
+        if self.num < 2:
+            raise InputError(f"An evaluation needs at least 2 samples, and as many test and training data; got {self.num}.")
+
+    @cached_property
+    def net(self) -> FeatureNet:
+        """The feature net."""
+        return self._make_net()
+
+    @cached_property
+    def samples(self) -> torch.Tensor:
+        """Of the model, on the CPU, shape (num, *shape)."""
+        if not hasattr(self.trained.checkpoint.algorithm, "decode"):
+            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
+        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
+        counts = [len(block) for block in torch.arange(self.num).split(SAMPLED_AT_ONCE)]
+        checkpoint = self.trained.checkpoint
+        made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in counts])
+        if not made.isfinite().all():
+            raise InputError("the system makes samples that are no finite numbers: it has diverged.")
+        if not has_picture(self.held_out.shape) or self.held_out.shape == (2,) or not _in_unit(self.data):
+            return made
+        outside = float(((made < 0) | (made > 1)).double().mean())
+        if outside:
+            low, high = float(made.min()), float(made.max())
+            said = f"{100 * outside:.1f} % of the samples' values lay outside of [0, 1], between {low:.3g} and {high:.3g}"
+            self.notes[f"{said}: cut off at its ends"] = None
+        return made.clamp(0, 1)
+
+    @cached_property
+    def _held_out(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._some(self.held_out, "held out")
+
+    @property
+    def data(self) -> torch.Tensor:
+        """Held out, shape (num, *shape), chosen at random."""
+        return self._held_out[0]
+
+    @cached_property
+    def real(self) -> torch.Tensor:
+        """Training data, as many."""
+        return self._some(self.training, "training")[0]
+
+    @cached_property
+    def noisy(self) -> torch.Tensor:
+        """Held-out data + N(0, 0.1), cut off at the ends of [0, 1]."""
+        noise = torch.randn(self.data.shape, generator=generator_of(self.seed, "noise"))
+        return (self.data + NOISE * noise).clamp(0, 1)
+
+    def give(self, name: str, role: Role, metric: str, compares: bool) -> Any:
+        """The argument of that name.
+
+        Args:
+            name: Of an argument of a metric's `measure`.
+            role: In whose place samples, and codes, are.
+            metric: Who asks.
+            compares: Whether the metric compares with held-out data.
+        Raises:
+            CapabilityError: it cannot be had from this system or data.
+        """
+        source = "held out" if role == "real" and not compares else role
+        known: dict[str, Callable[[], Any]] = {
+            "samples": lambda: self._points(source),
+            "sample_features": lambda: self._look(source),
+            "data": lambda: self.data,
+            "data_features": lambda: self._look("held out"),
+            "codes": lambda: (self._prior_codes() if role == "real" else self._codes)[0],
+            "means": lambda: None if role == "real" else self._codes[1],
+            "generator": lambda: generator_of(self.seed, metric),
+            "progress": lambda: self.progress,
+            "model": lambda: self.trained,
+            "centres": lambda: self._of_dataset("centres"),
+            "std": lambda: self._of_dataset("std"),
+            "perceptual": self._perceptual,
+            "sample_labels": self._sample_labels,
+        }
+        if name not in known:
+            raise InputError(f"{metric} asks for {name!r}, which klprobe.evidence does not know.")
+        return known[name]()
+
+    def _of_dataset(self, name: str) -> Any:
+        if not hasattr(self.dataset, name):
+            raise CapabilityError(f"the modes of {self.held_out.name} are not known; those of ring and grid are")
+        return getattr(self.dataset, name)
+
+    def _perceptual(self) -> Path:
+        if self.perceptual is None:
+            raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
+        return self.perceptual
+
+    def _sample_labels(self) -> torch.Tensor:
+        raise CapabilityError("no system here makes samples of a class that is asked for; the library takes their labels")
+
+    def _points(self, source: str) -> torch.Tensor:
+        """Of the model, held out, real (training data) or noisy."""
+        if source == "model":
+            return self.samples
+        return {"held out": lambda: self.data, "real": lambda: self.real, "noisy": lambda: self.noisy}[source]()
+
+    def _some(self, data: Data, which: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Points and their labels."""
+        chosen = torch.randperm(len(data), generator=generator_of(self.seed, which))[: self.num].sort().values
+        return data.floats(chosen).cpu(), None if data.labels is None else data.labels[chosen.to(data.labels.device)].cpu()
+
+    def _look(self, source: str) -> Features:
+        """Features of points, looked at once; how good a classifier is at held-out data is said."""
+        if source not in self._features:
+            found, notes = self.net.features(self._points(source), self.cache, self.progress)
+            self._features[source] = found
+            self.notes |= dict.fromkeys(notes)
+            _, labels = self._held_out
+            if source == "held out" and found.logits is not None and labels is not None and self.net.own:
+                right = float((found.logits.argmax(1) == labels).double().mean())
+                self.notes[f"{found.net} is right about {100 * right:.1f} % of the held-out data"] = None
+        return self._features[source]
+
+    def _prior_codes(self) -> tuple[torch.Tensor, None]:
+        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
+        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu(), None
+
+    @cached_property
+    def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One draw of q(z|x) a held-out point, and the means of q(z|x) where they are known."""
+        rng, codes, means = generator_of(self.seed, "codes"), [], []
+        for block in self.data.tensor_split(-(-len(self.data) // SAMPLED_AT_ONCE)):
+            q = self.trained.posterior(block)
+            codes.append(q.sample_at(torch.arange(len(block)), rng).cpu())
+            with contextlib.suppress(NotImplementedError, AttributeError):
+                means.append(q.mean.cpu())
+        return torch.cat(codes), torch.cat(means) if len(means) == len(codes) else None
+
+
+def _in_unit(x: torch.Tensor) -> bool:
+    return float(x.min()) >= 0 and float(x.max()) <= 1
+
+
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """A generator that depends on the seed and the name alone: no metric's numbers change with its company."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
