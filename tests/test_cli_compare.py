@@ -44,3 +44,13 @@ def test_what_cannot_be_compared_is_refused(paths, capsys):
     assert "has no encoder" in capsys.readouterr().err
     assert main(["compare"]) == 2
     assert "paths of checkpoints" in capsys.readouterr().err
+    assert main(["compare", paths[0], "nowhere.npz"]) == 2
+    assert "no checkpoint nowhere.npz" in capsys.readouterr().err
+
+
+def test_data_that_do_not_fit_are_said_of_each_checkpoint(paths, capsys):
+    assert main(["compare", paths[0], paths[2], "--data", "ring", "--metrics", "fid", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "vae, metrics: checkpoint.safetensors makes points of shape (64,)" in said
+    assert "arrays.npz, KL: arrays.npz holds posteriors" in said
+    assert ".." not in said

@@ -178,3 +178,20 @@ def test_samples_outside_of_the_pixels_range_are_cut_off_and_said(systems):
     ring = evidence_of(systems, "dcgan")
     assert ring.samples.min() < 0
     assert not ring.notes
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names("trainers") if n != "classifier"])
+def test_every_system_is_evaluated_or_the_reason_said_in_words(name, tmp_path):
+    system = registry.load("trainers", name)
+    known = {field.name for field in dataclasses.fields(system)}
+    small = {"latent_dim": 3, "width": 8, "layers": 1, "code_width": 8, "code_layers": 1, "glances": 3, "memory": 8}
+    settings = {key: value for key, value in small.items() if key in known} | dict.fromkeys(known & {"visible"}, "laplace")
+    path = train(system(**settings), data("ring", "train"), steps=2, out=tmp_path)
+    systems = {name: (Trained(load_checkpoint(path)), "ring")}
+    metrics = choose(["elbo", "fid", "latents", "modes", "prdc"]) | {"ivom": Ivom(steps=2, points=5), "elbo": Elbo(draws=2)}
+    found = evaluate(metrics, evidence_of(systems, name, num_samples=60))
+    assert {"fid", "modes", "precision", "ivom"} <= {row.score.quantity for row in found.rows}
+    for missing in found.not_done:
+        assert missing.method in ("elbo", "latents")
+        assert missing.reason.startswith((name, "the encoder of"))
+    assert ("elbo" in {row.metric for row in found.rows}) == (name in ("vae", "draw"))

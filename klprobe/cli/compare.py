@@ -50,6 +50,9 @@ def run(arguments: list[str]) -> int:
     paths, judging, configured = parse_judging(arguments, "compare", HELP, Comparing, several=True)
     if not paths:
         raise InputError("klprobe compare needs the paths of checkpoints. See klprobe compare --help.")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"There is no checkpoint {path}.")
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)
@@ -58,9 +61,9 @@ def run(arguments: list[str]) -> int:
         _one(label, path, judging, metrics, device) for label, path in zip(comparison.labels(paths), paths, strict=True)
     ]
     if all(c.report is None and not (c.evaluation and c.evaluation.rows) for c in compared):
-        reasons = " ".join(f"{what}: {reason}." for what, reason in comparison.missing(compared))
+        reasons = " ".join(f"{what}: {reason.rstrip('.')}." for what, reason in comparison.missing(compared))
         raise InputError(f"nothing could be said of any checkpoint. {reasons}")
-    content = comparison.document(compared, about(paths[0], judging, device, ["klprobe", "compare", *arguments]))
+    content = comparison.document(compared, about(paths, judging, device, ["klprobe", "compare", *arguments]))
     emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(compared)))
     if judging.out is not None:
         comparison.save(compared, content, judging.out)
@@ -80,12 +83,15 @@ def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], de
         data = f"{split} data of " * (split != "unknown") + str(report.provenance.get("data", path.name))
     except InputError as error:
         not_done.append(NotDone("KL", str(error)))
-    if metrics and ours:
-        evidence = gather(path, judging, device)
-        evaluation = measure(metrics, evidence)
-        data = f"{judging.split} data of {evidence.held_out.name}"
-    elif metrics:
-        not_done.append(NotDone("metrics", "they need a checkpoint of klprobe train, with a generator"))
+    try:
+        if metrics and not ours:
+            raise InputError("they need a checkpoint of klprobe train, with a generator")
+        if metrics:
+            evidence = gather(path, judging, device)
+            evaluation = measure(metrics, evidence)
+            data = f"{judging.split} data of {evidence.held_out.name}"
+    except InputError as error:
+        not_done.append(NotDone("metrics", str(error)))
     return Compared(label, path, data, report, evaluation, tuple(not_done))
 
 
@@ -95,11 +101,12 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
         encoded = load(path, Request(judging.data, split, judging.data_root, device, progress))
     for note in encoded.notes:
         print(f"klprobe: {label}: {note}", file=sys.stderr)
-    with bars(label, len(judging.methods) + 1) as progress_of:
+    methods = [name for words in judging.methods for name in words.split(",") if name]
+    with bars(label, len(methods) + 1) as progress_of:
         return estimate(
             encoded.posterior,
             encoded.prior,
-            methods=judging.methods,
+            methods=methods,
             seed=judging.seed,
             split=encoded.split,
             trained_on=encoded.trained_on,

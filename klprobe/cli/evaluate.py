@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     given = (
         f"{checkpoint.name}: {evidence.num:,} samples against {evidence.num:,} {judging.split} data of {evidence.held_out.name}"
     )
-    content = report.document(found, about(checkpoint, judging, device, ["klprobe", "evaluate", *arguments]))
+    content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
     emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(found, given)))
     if judging.out is not None:
         with bar("drawing"):
@@ -93,7 +93,9 @@ def run(arguments: list[str]) -> int:
     if not found.rows and any(missing.reason == INTERRUPTED for missing in found.not_done):
         return cli.INTERRUPTED
     if not found.rows:
-        raise InputError("no metric gave an answer. " + " ".join(f"{m.method}: {m.reason}." for m in found.not_done))
+        raise InputError(
+            "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
+        )
     return cli.ANSWERED
 
 
@@ -194,11 +196,11 @@ def _cache(judging: Judging) -> Path:
     return judging.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "klprobe"
 
 
-def about(checkpoint: Path, judging: Judging, device: str, command: list[str]) -> dict[str, Any]:
+def about(paths: list[Path], judging: Judging, device: str, command: list[str]) -> dict[str, Any]:
     """Where the numbers come from."""
     flags = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(judging).items()}
     return {
-        "input": str(checkpoint),
+        "input": [str(path) for path in paths],
         "flags": flags,
         "device": device,
         "command": command,

@@ -23,7 +23,7 @@ class Frechet(NamedTuple):
     """Squared Fréchet distance between two normals, and the maps that carry the one onto the other.
 
     Attributes:
-        distance: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2).
+        distance: As `frechet_distance`.
         forth, back: Optimal linear maps from the first to the second and back, shape (dim, dim).
     """
 
@@ -40,22 +40,31 @@ def moments(x: torch.Tensor) -> Moments:
     return Moments(mean, centred.T @ centred / (len(x) - 1))
 
 
-def frechet(first: Moments, second: Moments) -> Frechet:
-    """Squared Fréchet (2-Wasserstein) distance of normals; singular covariances are fine.
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of normals, |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2).
 
     The trace of the root is the sum of the singular values of S2^1/2 S1^1/2: no root of an unsymmetric matrix, which loses
-    half of the digits or turns complex.
+    half of the digits or turns complex. Singular covariances are fine.
 
     Reference: Dowson and Landau (1982).
     """
-    root1, inverse1 = _roots(first.covariance)
-    root2, inverse2 = _roots(second.covariance)
+    roots = [_power(_spectrum(covariance), 0.5) for covariance in (second.covariance, first.covariance)]
+    return _distance(first, second, torch.linalg.svdvals(roots[0] @ roots[1]))
+
+
+def frechet(first: Moments, second: Moments) -> Frechet:
+    """The distance with the maps that its derivatives take, S1^-1/2 (S1^1/2 S2 S1^1/2)^1/2 S1^-1/2 and the reverse."""
+    spectra = [_spectrum(covariance) for covariance in (first.covariance, second.covariance)]
+    (root1, root2), (inverse1, inverse2) = ([_power(spectrum, p) for spectrum in spectra] for p in (0.5, -0.5))
     left, singular, right = torch.linalg.svd(root2 @ root1)
-    apart = (first.mean - second.mean).square().sum()
-    distance = apart + first.covariance.trace() + second.covariance.trace() - 2 * singular.sum()
     forth = inverse1 @ (right.T * singular) @ right @ inverse1
     back = inverse2 @ (left * singular) @ left.T @ inverse2
-    return Frechet(float(distance), forth, back)
+    return Frechet(_distance(first, second, singular), forth, back)
+
+
+def _distance(first: Moments, second: Moments, singular: torch.Tensor) -> float:
+    apart = (first.mean - second.mean).square().sum()
+    return float(apart + first.covariance.trace() + second.covariance.trace() - 2 * singular.sum())
 
 
 def frechet_influence(x: torch.Tensor, own: Moments, other: Moments, carry: torch.Tensor) -> torch.Tensor:
@@ -71,13 +80,17 @@ def frechet_influence(x: torch.Tensor, own: Moments, other: Moments, carry: torc
     return values - values.mean()
 
 
-def _roots(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Square root and pseudo-inverse square root of a symmetric matrix."""
+def _spectrum(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues and eigenvectors."""
     variances, axes = torch.linalg.eigh(covariance)
-    root = variances.clamp(min=0).sqrt()
+    return variances, axes
+
+
+def _power(spectrum: tuple[torch.Tensor, torch.Tensor], power: float) -> torch.Tensor:
+    """A symmetric matrix to a power, from its eigenvalues and eigenvectors; what has no variance stays at 0."""
+    variances, axes = spectrum
     kept = variances > SMALL * variances.max()
-    inverse = torch.where(kept, 1 / root.clamp(min=torch.finfo(root.dtype).tiny), 0.0)
-    return (axes * root) @ axes.T, (axes * inverse) @ axes.T
+    return (axes * torch.where(kept, variances.clamp(min=torch.finfo(variances.dtype).tiny) ** power, 0.0)) @ axes.T
 
 
 def mean_error(values: torch.Tensor) -> float:

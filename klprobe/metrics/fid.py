@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from klprobe.metrics._shared import Features, Score, check_pair
-from klprobe.metrics._statistics import frechet, frechet_influence, mean_error, moments
+from klprobe.metrics._statistics import frechet, frechet_distance, frechet_influence, mean_error, moments
 from klprobe.types import InputError
 
 __all__ = ["FID"]
@@ -73,4 +73,4 @@ class FID:
 def _of_halves(x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> float:
     """Mean distance of two random halves of x from the two of y."""
     parts = (points[torch.randperm(len(points), generator=generator)].tensor_split(2) for points in (x, y))
-    return sum(frechet(moments(a), moments(b)).distance for a, b in zip(*parts, strict=True)) / 2
+    return sum(frechet_distance(moments(a), moments(b)) for a, b in zip(*parts, strict=True)) / 2

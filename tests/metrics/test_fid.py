@@ -6,7 +6,7 @@ import torch
 from scipy import linalg
 
 from klprobe.metrics._shared import Features
-from klprobe.metrics._statistics import Moments, frechet, frechet_influence, moments
+from klprobe.metrics._statistics import Moments, frechet, frechet_distance, frechet_influence, moments
 from klprobe.metrics.fid import FID
 from klprobe.types import InputError
 
@@ -55,6 +55,7 @@ def test_diagonal_normals_and_singular_covariances_have_their_closed_form():
     second = Moments(torch.zeros(3).double(), torch.tensor([1.0, 9.0, 0.0]).double().diag())
     found = frechet(first, second)
     assert found.distance == pytest.approx(1 + 1 + 4, rel=1e-12)
+    assert frechet_distance(first, second) == pytest.approx(6, rel=1e-12)
     torch.testing.assert_close(found.forth, torch.tensor([0.5, 3.0, 0.0]).double().diag())
     torch.testing.assert_close(found.back, torch.tensor([2.0, 1 / 3, 0.0]).double().diag())
 
