@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable
@@ -183,7 +182,7 @@ class Evidence:
             "sample_features": lambda: self._look(source),
             "data": lambda: self.data,
             "data_features": lambda: self._look("held out"),
-            "codes": lambda: (self._prior_codes() if role == "real" else self._codes)[0],
+            "codes": lambda: self._prior_codes() if role == "real" else self._codes[0],
             "means": lambda: None if role == "real" else self._codes[1],
             "generator": lambda: generator_of(self.seed, metric),
             "progress": lambda: self.progress,
@@ -233,20 +232,24 @@ class Evidence:
                 self.notes[f"{found.net} is right about {100 * right:.1f} % of the held-out data"] = None
         return self._features[source]
 
-    def _prior_codes(self) -> tuple[torch.Tensor, None]:
+    def _prior_codes(self) -> torch.Tensor:
+        """As many draws of the prior."""
         noise = torch.Generator(self.trained.device).manual_seed(self.seed)
-        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu(), None
+        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
+
+    @cached_property
+    def posterior(self) -> ConditionalDistribution:
+        """q(z|x) of the held-out data."""
+        return self.trained.posterior(self.data)
 
     @cached_property
     def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One draw of q(z|x) a held-out point, and the means of q(z|x) where they are known."""
-        rng, codes, means = generator_of(self.seed, "codes"), [], []
-        for block in self.data.tensor_split(-(-len(self.data) // SAMPLED_AT_ONCE)):
-            q = self.trained.posterior(block)
-            codes.append(q.sample_at(torch.arange(len(block)), rng).cpu())
-            with contextlib.suppress(NotImplementedError, AttributeError):
-                means.append(q.mean.cpu())
-        return torch.cat(codes), torch.cat(means) if len(means) == len(codes) else None
+        codes = self.posterior.sample_at(torch.arange(self.num), generator_of(self.seed, "codes")).cpu()
+        try:
+            return codes, self.posterior.mean.cpu()
+        except NotImplementedError:
+            return codes, None
 
 
 def _in_unit(x: torch.Tensor) -> bool:

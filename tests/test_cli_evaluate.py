@@ -22,7 +22,17 @@ def run(path, *flags, cache):
 
 
 def test_the_table_names_the_net_and_the_files_are_there(trained, tmp_path, capsys):
-    flags = ["--metrics", "fid", "ms-ssim,modes", "--net-steps", "3", "--out", str(tmp_path / "out"), "--fid.divisions", "2"]
+    flags = [
+        "--metrics",
+        "fid",
+        "ms-ssim,modes,latents",
+        "--net-steps",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+        "--fid.divisions",
+        "2",
+    ]
     assert run(trained["vae"], *flags, cache=tmp_path / "cache") == 0
     out, err = capsys.readouterr()
     assert "Feature net: classifier of digits (3 steps" in out
@@ -32,8 +42,9 @@ def test_the_table_names_the_net_and_the_files_are_there(trained, tmp_path, caps
     assert "trained by klprobe" in err
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert document["settings"]["fid"] == {"divisions": 2}
-    assert {row["metric"] for row in document["rows"]} == {"fid", "ms-ssim"}
-    assert (tmp_path / "out" / "evaluation-reconstructions.png").stat().st_size > 1000
+    assert {row["metric"] for row in document["rows"]} == {"fid", "ms-ssim", "latents"}
+    for name in ("reconstructions", "latents", "radius"):
+        assert (tmp_path / "out" / f"evaluation-{name}.png").stat().st_size > 1000
 
 
 def test_json_is_the_document_and_a_net_can_be_given(trained, tmp_path, capsys):

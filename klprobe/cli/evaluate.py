@@ -20,7 +20,8 @@ from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import read_dataset
 from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
-from klprobe.evidence import Evidence, Trained
+from klprobe.evidence import Evidence, Trained, generator_of
+from klprobe.inspection import radius_histogram
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics._features import FeatureNet, raw_values, read_net
@@ -28,6 +29,7 @@ from klprobe.pictures import reconstruct
 from klprobe.provenance import commit, versions
 from klprobe.report import evaluation as report
 from klprobe.report import wording
+from klprobe.report.document import RadiusHistogram
 from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
 from klprobe.types import CapabilityError, InputError
 
@@ -87,7 +89,7 @@ def run(arguments: list[str]) -> int:
     emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(found, given)))
     if judging.out is not None:
         with bar("drawing"):
-            plots = draw_evaluation(pictures(evidence), found.rows)
+            plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
         report.save(found, given, content, plots, judging.out)
         print(f"klprobe: evaluation written to {judging.out}", file=sys.stderr)
     if not found.rows and any(missing.reason == INTERRUPTED for missing in found.not_done):
@@ -226,6 +228,13 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
         again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise).cpu()
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return found
+
+
+def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
+    """Of the codes, where they were looked at."""
+    if not any(row.metric == "latents" for row in found.rows):
+        return None
+    return radius_histogram(evidence.posterior, evidence.trained.prior, generator_of(evidence.seed, "radius"))
 
 
 def screen(found: Evaluation, given: str) -> str:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from klprobe.pictures import has_picture, tiled
-from klprobe.report.figures import STYLE, Plot
+from klprobe.report.document import RadiusHistogram
+from klprobe.report.figures import STYLE, Plot, draw_radius
 from klprobe.report.forest import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = ("samples", "reconstructions", "neighbours", "latents")
+NAMES = ("samples", "reconstructions", "neighbours", "latents", "radius")
 SHOWN = 36
 """Points in a grid."""
 ROWS_AT_ONCE = 5000
@@ -26,12 +27,15 @@ CAPTIONS = {
 }
 
 
-def draw_evaluation(pairs: Mapping[str, Mapping[str, torch.Tensor]], rows: Sequence[Any]) -> tuple[Plot, ...]:
+def draw_evaluation(
+    pairs: Mapping[str, Mapping[str, torch.Tensor]], rows: Sequence[Any], radius: RadiusHistogram | None = None
+) -> tuple[Plot, ...]:
     """Every figure that there are data for.
 
     Args:
         pairs: By figure, two sets of points of shape (n, *shape) by their titles.
         rows: `Row`s of an evaluation; those of the metric `latents` are drawn.
+        radius: |z| under q and under the prior.
     """
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -45,6 +49,8 @@ def draw_evaluation(pairs: Mapping[str, Mapping[str, torch.Tensor]], rows: Seque
         shapes = [row.score.details for row in rows if row.metric == "latents" and "means" in row.score.details]
         if shapes:
             plots.append(_latents(shapes[0], Figure(figsize=(9, 3.8))))
+        if radius is not None:
+            plots.append(draw_radius(radius, Figure(figsize=(9, 3.6))))
     return tuple(plots)
 
 

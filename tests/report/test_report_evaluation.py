@@ -10,7 +10,7 @@ from klprobe import registry
 from klprobe.evaluation import Evaluation, Row
 from klprobe.metrics._shared import Score
 from klprobe.report import evaluation as report
-from klprobe.report.document import NotDone
+from klprobe.report.document import NotDone, RadiusHistogram
 from klprobe.report.evaluation_figures import NAMES, draw_evaluation, nearest
 from klprobe.types import InputError
 
@@ -30,7 +30,8 @@ CONTENT = report.document(FOUND, {"seed": 0})
 def plots():
     x = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
     pairs = {name: {"samples": x, "others": x} for name in ("samples", "reconstructions", "neighbours")}
-    return draw_evaluation(pairs, ROWS)
+    radius = RadiusHistogram((0.0, 1.0, 2.0), (0.5, 0.5), (0.7, 0.3))
+    return draw_evaluation(pairs, ROWS, radius)
 
 
 def test_every_score_stands_with_its_error_beside_real_data():
@@ -57,7 +58,7 @@ def test_document_and_csv_hold_every_number():
 
 
 def test_the_files_are_written_and_old_figures_go(plots, tmp_path):
-    assert tuple(plot.name for plot in plots) == ("samples", "reconstructions", "neighbours", "latents")
+    assert tuple(plot.name for plot in plots) == NAMES
     report.save(FOUND, "a <model>", CONTENT, plots, tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {f"evaluation.{kind}" for kind in ("json", "csv", "html")} | {
