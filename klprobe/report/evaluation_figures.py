@@ -86,12 +86,13 @@ def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
     left.hist(means, bins=min(40, max(5, len(means) // 2)), color=BLUE)
     left.axvline(0, color=ORANGE, linestyle="--", label="the prior's")
     left.set(xlabel="mean of a latent over held-out data", ylabel="latents")
-    left.yaxis.get_major_locator().set_params(integer=True)
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left")
     limit = max(1.0, float(np.abs(covariance).max()))
     image = right.imshow(covariance, cmap="PuOr", vmin=-limit, vmax=limit)
     right.set(xlabel="latent", ylabel="latent")
     figure.colorbar(image, label="covariance")
+    for axis in (left.yaxis, right.xaxis, right.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     off = covariance - np.diag(np.diag(covariance))
     return Plot(
         "latents",
