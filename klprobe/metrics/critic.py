@@ -25,9 +25,10 @@ class Critic:
     """Independent Wasserstein critic: E f(data) - E f(samples), f trained with a gradient penalty on other data and samples.
 
     Half of both sets trains the critic, the other half is judged, so a critic that learns its points by heart gains nothing;
-    the curve on both is in the details. Lower is better (DMVI and AGAN plot minus this). It estimates the Wasserstein-1
-    distance from below as far as f is 1-Lipschitz, which the penalty asks for and does not enforce. AGAN starts the critic
-    half-way through the system's training; this one starts after it.
+    the curve on both is in the details. Lower is better (DMVI and AGAN plot minus this). It is near the Wasserstein-1
+    distance W, but the penalty P asks for slopes of 1 and does not enforce them: for data shifted by W the best slope is
+    1 + W / 2P, and the score W (1 + W / 2P). AGAN starts the critic half-way through the system's training; this one starts
+    after it.
 
     Reference: Gulrajani et al. (2017); Danihelka et al. (2017); AGAN section 5.1, Fig. 13; DMVI Figs. 4, 5.
     """

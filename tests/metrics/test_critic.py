@@ -15,10 +15,11 @@ def run(samples, data, seed=0, **settings):
 
 
 @pytest.mark.parametrize("shift", [0.5, 2.0])
-def test_a_shifted_normal_is_as_far_as_the_shift(shift):
-    """W1 is the length of the shift, (shift, shift). The soft penalty lets slopes pass 1 or fall short of it: 20 %."""
+def test_a_shifted_normal_is_as_far_as_the_penalty_lets_it_be(shift):
+    """W1 is W, the length of the shift; slope s gains s W and costs 10 (s - 1)^2, so s = 1 + W / 20. 3 % for the fit."""
     found = run(normal(2000, 0, shift), normal(2000, 1), steps=400, width=64)
-    assert found.value == pytest.approx(shift * 2**0.5, rel=0.2, abs=4 * found.std_error)
+    far = shift * 2**0.5
+    assert abs(found.value - far * (1 + far / 20)) < 4 * found.std_error + 0.03 * far
     assert found.better == "lower"
 
 
