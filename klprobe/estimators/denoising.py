@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._moments import SHRINKAGES, Moments, moments
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_report import RatioOnQ
-from klprobe.estimators._shared import visit_evenly
+from klprobe.estimators._shared import MeanError, mean_error, visit_evenly
 from klprobe.estimators._sides import Sides
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, Target, no_progress
@@ -25,6 +26,8 @@ __all__ = ["Denoising"]
 METHOD = "denoising"
 STOP_DRAWS = 4000
 """Codes of each side that choose shrinkage and weights, at all levels."""
+SURE = 3.0
+"""Standard errors by which a shrinkage must do better on the stop draws."""
 NUMBERS = 8_000_000
 """Numbers evaluated together: codes times levels times D."""
 
@@ -144,7 +147,8 @@ class Denoising:
 
         def stop_loss(network: Residual) -> float:
             now = denoisers._replace(residual=network)
-            return float(sum(_mean_loss(now, stop[side], noises[side], side) @ denoisers.levels.weights for side in learners))
+            each = [_losses(now, stop[side], noises[side], side).mean(1) for side in learners]
+            return float(torch.stack(each).sum(0) @ denoisers.levels.weights)
 
         schedule = Schedule(self.steps, self.lr, (0.9, 0.99), self.average, self.check_every, self.patience)
         return descend(denoisers.residual, batch_loss, stop_loss, schedule, progress, method=METHOD)
@@ -188,23 +192,28 @@ def _gaussian_moments(prior: Distribution, whitening: Whitening) -> Moments | No
 def _best_linear(
     own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor, residual: Residual, side: int
 ) -> tuple[Linear, float]:
-    """The linear denoiser with the shrinkage of its covariance that does best on the stop draws."""
-    best, kept, chosen = float("inf"), Linear.of(own, levels), 0.0
+    """The linear denoiser, shrunk as far towards the other side's as the stop draws are sure of.
+
+    An error of p's denoiser in the direction of q's moves the KL in first order, so that chance must not choose.
+    """
+    best, chosen = None, (0.0, Linear.of(own, levels))
     for share in SHRINKAGES:
-        linear = Linear.of(own.towards(other, share), levels)
-        loss = float(_mean_loss(Denoisers(levels, (linear, linear), residual, True), u, noise, 1) @ levels.weights)
-        if loss >= best:
-            break  # it has one minimum
-        best, kept, chosen = loss, linear, share
-    return kept, chosen
+        linear = Linear.of(own.towards(other, share), levels) if share else chosen[1]
+        losses = levels.weights @ _losses(Denoisers(levels, (linear, linear), residual, True), u, noise, 1)
+        gain = mean_error(best - losses) if best is not None else MeanError(math.inf, 0.0)
+        if gain.value > SURE * gain.std_error:
+            best, chosen = losses, (share, linear)
+        elif gain.value < -SURE * gain.std_error:
+            break
+    return chosen[1], chosen[0]
 
 
 @torch.no_grad()
-def _mean_loss(denoisers: Denoisers, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
-    """Mean squared error at each level, shape (levels,), float64."""
+def _losses(denoisers: Denoisers, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
+    """Squared errors, shape (levels, m), float64."""
     size = _rows(len(denoisers.levels), u.shape[1])
     parts = zip(u.split(size), noise.split(size, 1), strict=True)
-    return torch.stack([denoisers.losses(v, e, side).double().sum(1) for v, e in parts]).sum(0) / len(u)
+    return torch.cat([denoisers.losses(v, e, side).double() for v, e in parts], 1)
 
 
 def _noise(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -31,6 +31,10 @@ EASY_LOSS = 0.4
 """Log-loss of the hardest link above which a chain is long enough: links of about 1.3 nats, told apart four times in five."""
 
 
+LEAST_GAIN = 2e-4
+"""Nats of the mean log-loss by which a stronger shrinkage must be better: less is chance among the stop draws."""
+
+
 class Start(NamedTuple):
     """What the fit begins with."""
 
@@ -160,7 +164,7 @@ def _start(chain: Chain, begin: Start) -> None:
         marks = waymark_moments(of_q, of_p, chain.links)
         chain.set_quadratic(marks)
         loss = float(_link_losses(chain, begin.stop_q, begin.stop_p).mean())
-        if loss < best:
+        if loss < best - LEAST_GAIN:
             best, kept = loss, marks
     if kept is None:
         kept = [Moments(begin.of_q.mean, begin.of_q.covariance)] * (chain.links + 1)  # no link tells anything apart

@@ -231,6 +231,15 @@ def test_denoising_holds_where_a_classifier_meets_its_ceiling_and_uses_a_known_p
         assert e.details["prior_denoiser"] == said
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_chance_among_the_stop_draws_does_not_shrink_denoisers_that_saw_many_codes(seed):
+    """Three per cent of p's covariance towards q's would cost three per cent of the KL."""
+    pair = paper_pair(30, generator=seeded(seed))
+    e = run(Denoising(steps=0, num_samples=8000), pair, seed)["kl"]
+    assert e.details["shrinkage_q"] == e.details["shrinkage_p"] == 0.0
+    assert e.value == pytest.approx(pair.kl, abs=0.01 * pair.kl + 4 * e.std_error)
+
+
 def test_a_chain_grows_with_the_difficulty_and_certifies_each_link():
     chains = {kl: run(dataclasses.replace(SMALL["telescoping"], steps=0), shifted_gaussians(10, kl)) for kl in (0.3, 30.0)}
     links = {kl: found["mean-logit"].details["links"] for kl, found in chains.items()}
