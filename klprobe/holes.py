@@ -137,6 +137,34 @@ def find_holes(
     check_prior(q, prior)
     _check(q, prior, num_samples, level)
     check_posterior(q)
+    codes, prior_draws, thresholds, shares = _look(q, prior, num_samples, level, generator, progress)
+    dimensions, pairs = dimensionwise_kl(q, prior), pairwise_kl(q, prior)
+    return Holes(
+        q.num_points,
+        level,
+        *shares,
+        *thresholds,
+        codes,
+        prior_draws,
+        radius_histogram(q, prior, generator),
+        *dimensions,
+        *pairs,
+    )
+
+
+def share_in_holes(
+    posterior: Posterior, prior: Distribution, *, num_samples: int = 2000, level: float = 0.01, generator: torch.Generator
+) -> Quantity:
+    """The share alone, from fewer draws: what a report of the KL says of holes. Arguments and errors as in `find_holes`."""
+    check_prior(posterior, prior)
+    _check(posterior, prior, num_samples, level)
+    return _look(posterior, prior, num_samples, level, generator, no_progress)[3][0]
+
+
+def _look(
+    q: Posterior, prior: Distribution, num_samples: int, level: float, generator: torch.Generator, progress: Progress
+) -> tuple[Draws, Draws, tuple[float, float], tuple[Quantity, Quantity]]:
+    """Draws of q_N and of the prior with their densities; the two quantiles; the two shares."""
     order = torch.arange(q.num_points)
     points = visit_evenly(order, num_samples, generator)
     z = q.sample_at(points, generator).cpu()
@@ -151,20 +179,11 @@ def find_holes(
     threshold, share = _share(codes.log_q.numpy(), prior_draws.log_q.numpy(), level)
     reverse_threshold, reverse = _share(prior_draws.log_p.numpy(), codes.log_p.numpy(), level)
     error, reverse_error = _errors(sums.numpy(), log_p.numpy(), group, points, level)
-    dimensions, pairs = dimensionwise_kl(q, prior), pairwise_kl(q, prior)
-    return Holes(
-        q.num_points,
-        level,
+    shares = (
         Quantity(share, max(error, _least_error(share, num_samples))),
         Quantity(reverse, max(reverse_error, _least_error(reverse, num_samples))),
-        threshold,
-        reverse_threshold,
-        codes,
-        prior_draws,
-        radius_histogram(q, prior, generator),
-        *dimensions,
-        *pairs,
     )
+    return codes, prior_draws, (threshold, reverse_threshold), shares
 
 
 def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) -> None:

@@ -124,3 +124,18 @@ def test_the_empirical_kl_of_a_deterministic_encoder_is_said_to_be_infinite():
     assert sides.lower.value is sides.upper.value is None
     assert str(sides.lower.reason).startswith("infinite")
     assert report.brackets["population"].lower.value is not None
+
+
+def test_the_report_says_what_share_of_the_prior_lies_in_holes_or_why_not():
+    perfect = linear_gaussian_encoder(4, 3000, 0.4, generator=torch.Generator().manual_seed(0))
+    share = klprobe.estimate(perfect.posterior, perfect.prior, methods=["monte-carlo"]).prior_in_holes
+    narrow = klprobe.estimate(perfect.posterior, standard_normal(4), methods=["closed-form"], marginals=False).prior_in_holes
+    assert share.value > 0
+    assert 0 < share.std_error < 0.1
+    assert narrow.value is None
+    assert narrow.reason
+    implicit = klprobe.estimate(
+        SampleOnly(torch.randn(200, 2, generator=torch.Generator().manual_seed(0))), methods=["knn"]
+    ).prior_in_holes
+    assert implicit.value is None
+    assert "klprobe holes" in str(implicit.reason)

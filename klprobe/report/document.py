@@ -72,6 +72,7 @@ class Report:
         checks: What had to hold, and whether it did.
         not_done: Methods that gave nothing, with the reason.
         parts: Levels, channels, categorical latents: what was also looked at by itself.
+        prior_in_holes: Share of the prior's mass where q_N's density is below its own 1 % quantile; 0.01 in a perfect match.
         provenance: Settings, seed, versions, commit, device, input.
     """
 
@@ -91,6 +92,7 @@ class Report:
     not_done: tuple[NotDone, ...] = ()
     radius: RadiusHistogram | None = None
     parts: tuple[PartReport, ...] = ()
+    prior_in_holes: Quantity = dataclasses.field(default_factory=lambda: Quantity(None, None, "not computed"))
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Screen:
             yield say(f"±: one standard error; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim")
         yield Text()
         yield say(wording.identity(self.report))
+        if holes := wording.holes(self.report):
+            yield say(holes)
         yield from _parts(self.report, say)
         yield from _failures(self.report, say)
 

@@ -34,6 +34,7 @@ TOP = {
 EXTRA = {
     "not_done": list,
     "parts": list,
+    "prior_in_holes": dict,
     "radius": (dict, type(None)),
     "dimensionwise_kl_reason": str,
     "active_units_reason": str,
