@@ -118,9 +118,11 @@ class Gaussian(MultivariateNormal):
 def features_of(dim: int, features: int | None) -> int:
     """k of x = W^T z + b, by default 10 d; InputError for d < 1 or k < d."""
     k = 10 * dim if features is None else features
-    if dim < 1 or k < dim:
+    if dim < 1:
+        raise InputError(f"a Gaussian needs at least one dimension; got d = {dim}.")
+    if k < dim:
         raise InputError(
-            f"x = W^T z + b has a density only for 1 <= d <= k; got d = {dim}, k = {k}: W^T W would be singular. Raise k."
+            f"x = W^T z + b has a density only for d <= k; got d = {dim}, k = {k}: W^T W would be singular. Raise k."
         )
     return k
 

@@ -1,0 +1,56 @@
+import pytest
+
+from klprobe.cli import main
+from klprobe.experiments.records import read_records
+
+TINY = [
+    "--dims",
+    "1",
+    "2",
+    "--seeds",
+    "2",
+    "--steps",
+    "30",
+    "--classifier-layers",
+    "1",
+    "--classifier-width",
+    "8",
+    "--logged",
+    "3",
+]
+TINY += ["--log-draws", "50", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("experiment", ["estimate", "minimize"])
+def test_runs_print_a_table_and_keep_records_and_a_figure_and_are_not_run_again(experiment, tmp_path, capsys):
+    assert main(["synthetic", experiment, *TINY, "--out", str(tmp_path)]) == 0
+    assert "true KL" in capsys.readouterr().out
+    records = read_records(tmp_path / "synthetic.jsonl")
+    kinds = {"estimate"} if experiment == "estimate" else {"estimate", "minimize"}
+    assert {(r["experiment"], r["dim"], r["seed"]) for r in records} == {
+        (k, d, s) for k in kinds for d in (1, 2) for s in (0, 1)
+    }
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".png", ".svg"}
+    assert main(["synthetic", experiment, *TINY, "--out", str(tmp_path)]) == 0
+    assert len(read_records(tmp_path / "synthetic.jsonl")) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "estimate, minimize"),
+        (["maximize"], "'maximize'"),
+        (["estimate", "--dims", "0"], "d = 0"),
+        (["estimate", "--seeds", "0"], "--seeds must be at least 1"),
+        (["minimize", "--dims", "4", "--features", "3"], "k = 3"),
+        (["estimate", "--steps", "0"], "steps must be at least 1"),
+        (["estimate", "--classifier-lr", "-1"], "classifier-lr"),
+        (["estimate", "--preset", "huge"], "preset"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, said, capsys):
+    assert main(["synthetic", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
