@@ -16,6 +16,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.nn.utils.parametrizations import spectral_norm
 
 from klprobe.types import InputError
 
@@ -29,11 +30,17 @@ SIZES = (28, *DCGAN_MAPS)
 CLASSIFIER_MAPS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CLASSIFIER_STRIDES = (2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2)
 """Of the eleven 3 x 3 convolutions of AGAN's CIFAR-10 classifier, as printed in its Table 5."""
+STANDARD_MAPS = (64, 128, 256, 512)
+"""Feature maps of SN-GAN's standard CNN from the image's side down to an eighth of it (Miyato et al. 2018, Table 3)."""
+STANDARD_SLOPE = 0.1
+"""Of the leaky units of SN-GAN's discriminator (Miyato et al. 2018, Table 3)."""
 SLOPE = 0.2
 """Of the leaky units of every discriminator (DMVI K.5, AGAN H.4)."""
 
 
-def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int = 2, extra: int = 0) -> nn.Sequential:
+def encoder(
+    shape: Sequence[int], outputs: int, *, width: int = 256, layers: int = 2, extra: int = 0, batch_norm: bool = True
+) -> nn.Sequential:
     """Network from data of one shape to `outputs` numbers, as mean and log-variance side by side.
 
     Args:
@@ -42,13 +49,14 @@ def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int
         outputs: Width of the last layer.
         width, layers: Units and number of the hidden layers; MLP only.
         extra: Numbers (of a vector) or channels (of an image) that come with the data, such as noise.
+        batch_norm: Normalise after the hidden layers; MLP only, the convolutions always do.
     Raises:
         InputError: no table fits this shape.
     """
     _check(shape)
     inputs = shape[0] + extra
     if len(shape) == 1:
-        return _mlp(inputs, outputs, width, layers)
+        return _mlp(inputs, outputs, width, layers, batch_norm)
     if shape[1] == 28:
         wide, middle, narrow = MAPS
         network = nn.Sequential(
@@ -65,7 +73,9 @@ def encoder(shape: Sequence[int], outputs: int, *, width: int = 256, layers: int
     return convert_conv2d_weight_memory_format(network, torch.channels_last)
 
 
-def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers: int = 2, copies: int = 1) -> nn.Sequential:
+def generator(
+    latent_dim: int, shape: Sequence[int], *, width: int = 256, layers: int = 2, copies: int = 1, batch_norm: bool = True
+) -> nn.Sequential:
     """Network from codes to data of one shape, without an activation at its end.
 
     Args:
@@ -74,13 +84,14 @@ def generator(latent_dim: int, shape: Sequence[int], *, width: int = 256, layers
             (1 or 3, 64, 64) for that of DCGAN.
         width, layers: Units and number of the hidden layers; MLP only.
         copies: Numbers for each value of a data point, side by side in the first dimension: 2 for means and spreads.
+        batch_norm: Normalise after the hidden layers; MLP only, the convolutions always do.
     Raises:
         InputError: no table fits this shape.
     """
     _check(shape)
     outputs = copies * shape[0]
     if len(shape) == 1:
-        return _mlp(latent_dim, outputs, width, layers)
+        return _mlp(latent_dim, outputs, width, layers, batch_norm)
     if shape[1] == 28:
         wide, middle, narrow = MAPS
         network = nn.Sequential(
@@ -131,6 +142,62 @@ def code_discriminator(latent_dim: int, *, width: int = 1000, layers: int = 3) -
     """MLP from codes to one logit: 3 x 1000 leaky units in DMVI K.5, 3 x 750 in AGAN H.4; no batch normalisation."""
     sizes = [latent_dim] + [width] * layers
     return nn.Sequential(*_leaky(sizes), nn.Linear(sizes[-1], 1))
+
+
+def standard_generator(latent_dim: int, shape: Sequence[int]) -> nn.Sequential:
+    """SN-GAN's standard CNN from codes to images, without an activation at its end.
+
+    The dense layer is normalised and rectified too, as in the authors' code; their table leaves it open.
+
+    Raises:
+        InputError: no image whose side is a multiple of 8.
+    Reference: Miyato et al. (2018), Spectral Normalization for GANs, Table 3 (a).
+    """
+    _check_standard(shape)
+    maps, side = STANDARD_MAPS[::-1], shape[1] // 8
+    convolutions = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(maps)]
+    network = nn.Sequential(
+        nn.Linear(latent_dim, maps[0] * side * side, bias=False),
+        nn.Unflatten(1, (maps[0], side, side)),
+        nn.BatchNorm2d(maps[0]),
+        nn.ReLU(),
+        *_flat(map(_hidden, convolutions)),
+        nn.Conv2d(maps[-1], shape[0], 3, padding=1),
+    )
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
+
+
+def standard_discriminator(shape: Sequence[int]) -> nn.Sequential:
+    """SN-GAN's standard CNN from images to one score, for `spectral` to normalise; no batch normalisation.
+
+    Raises:
+        InputError: no image whose side is a multiple of 8.
+    Reference: Miyato et al. (2018), Table 3 (b).
+    """
+    _check_standard(shape)
+    *halved, last = STANDARD_MAPS
+    layers: list[nn.Module] = []
+    for a, b in pairwise((shape[0], *halved)):
+        layers += [nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(STANDARD_SLOPE)]
+        layers += [nn.Conv2d(b, b, 4, stride=2, padding=1), nn.LeakyReLU(STANDARD_SLOPE)]
+    layers += [nn.Conv2d(halved[-1], last, 3, padding=1), nn.LeakyReLU(STANDARD_SLOPE)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(last * (shape[1] // 8) ** 2, 1))
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)
+
+
+def spectral(network: nn.Sequential) -> nn.Sequential:
+    """The same network with the weight of every layer divided by its largest singular value.
+
+    With leaky units between them this keeps a network of dense layers 1-Lipschitz. A convolution's weight is taken as a
+    matrix of one row a map, which bounds the layer up to a factor of its kernel's size. Each forward pass in training mode
+    makes one power iteration, whose vectors are buffers of the network; in eval mode they rest.
+
+    Reference: Miyato et al. (2018), Algorithm 1.
+    """
+    for layer in network:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            spectral_norm(layer)
+    return network
 
 
 def classifier_trunk(channels: int) -> nn.Sequential:
@@ -194,9 +261,12 @@ class JointDiscriminator(nn.Module):
         return self.head(torch.cat([of_x, of_z], 1))
 
 
-def _mlp(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequential:
+def _mlp(inputs: int, outputs: int, width: int, layers: int, batch_norm: bool) -> nn.Sequential:
     sizes = [inputs] + [width] * layers
-    hidden = [(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)]
+    hidden: list[Sequence[nn.Module]] = [
+        (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) if batch_norm else (nn.Linear(a, b), nn.ReLU())
+        for a, b in pairwise(sizes)
+    ]
     return nn.Sequential(*_flat(hidden), nn.Linear(sizes[-1], outputs))
 
 
@@ -238,4 +308,12 @@ def _check(shape: Sequence[int]) -> None:
         raise InputError(
             f"No network fits data of shape {tuple(shape)}. What fits: vectors (D,), and images of 1 or 3 channels and "
             f"28 x 28, 32 x 32 or 64 x 64 pixels. Resize or pad the images, or flatten them to vectors of {math.prod(shape)}."
+        )
+
+
+def _check_standard(shape: Sequence[int]) -> None:
+    if not (len(shape) == 3 and shape[1] == shape[2] and shape[1] and shape[1] % 8 == 0):
+        raise InputError(
+            f"SN-GAN's standard CNN needs square images whose side is a multiple of 8; got data of shape {tuple(shape)}. "
+            "Resize or pad the images, or take the networks of the other systems."
         )

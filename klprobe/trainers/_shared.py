@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from klprobe.networks import encoder, generator
 from klprobe.types import InputError
 
 PosteriorKind = Literal["gaussian", "deterministic", "implicit"]
-LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0}
+LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0, "decay_steps": 0}
 """Least value of a whole-number setting, where it is not 1."""
 ABOVE_ZERO = ("lr", "scale")
 """Endings of the names of settings that must not be 0."""
@@ -39,6 +39,12 @@ class System:
     """Units of a hidden layer, for vectors only; images have the networks of the papers' tables (ours)."""
     layers: int = 2
     """Hidden layers of each network, for vectors only (ours)."""
+    batch_norm: bool = True
+    """Normalise hidden layers of encoder and generator, for vectors only (DMVI appendix K: everywhere). Without, a batch of
+    samples and one of reconstructions go through the same function, which narrow modes need (ours)."""
+    decay_steps: int = 0
+    """Steps over which every learning rate falls linearly to 0; 0 keeps them constant, as DMVI does (the decay is that of
+    Miyato et al. 2018, appendix B.4, and Gulrajani et al. 2017 on CIFAR-10)."""
     output: Literal["auto", "sigmoid", "linear"] = "auto"
     """End of the generator; auto: sigmoid for images, linear for vectors (ours). Bernoulli pixels take logits anyway."""
 
@@ -61,12 +67,19 @@ class System:
 
     def generator(self, shape: Sequence[int]) -> nn.Sequential:
         """From codes to data points."""
-        network = generator(self.latent_dim, shape, width=self.width, layers=self.layers)
+        network = generator(self.latent_dim, shape, width=self.width, layers=self.layers, batch_norm=self.batch_norm)
         return network.append(nn.Sigmoid()) if self.bounded(shape) else network
 
-    def adam(self, lr: float) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-        """From parameters to Adam with a constant learning rate."""
-        return lambda parameters: torch.optim.Adam(parameters, lr, (self.adam_beta1, self.adam_beta2), fused=True)
+    def adam(self, lr: float, updates: int = 1) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+        """From parameters to Adam, for a player that makes so many updates in a step; its learning rate may decay."""
+
+        def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+            optimizer = torch.optim.Adam(parameters, lr, (self.adam_beta1, self.adam_beta2), fused=True)
+            if self.decay_steps:
+                optimizer.register_step_pre_hook(linear_decay(lr, self.decay_steps * updates))
+            return optimizer
+
+        return make
 
     def prior(self, num_samples: int, noise: torch.Generator) -> torch.Tensor:
         """Draws of p(z) = N(0, I), shape (num_samples, latent_dim), on the generator's device."""
@@ -75,6 +88,21 @@ class System:
     def decode(self, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
         """Data points of codes, shape (batch, *shape) from (batch, latent_dim); put the networks in eval mode first."""
         return networks["generator"](z)
+
+
+def linear_decay(lr: float, updates: int) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
+    """Hook before an update: sets the learning rate, lr at the first one and 0 after so many."""
+    done: int | None = None
+
+    def slow_down(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        nonlocal done
+        if done is None:  # a resumed optimiser knows how many it has made
+            done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * max(0.0, 1 - done / updates)
+        done += 1
+
+    return slow_down
 
 
 class WithPosterior(Protocol):
@@ -93,6 +121,10 @@ class WithPosterior(Protocol):
         """Number of hidden layers."""
 
     @property
+    def batch_norm(self) -> bool:
+        """Whether hidden layers are normalised."""
+
+    @property
     def posterior(self) -> PosteriorKind:
         """Kind of q(z|x)."""
 
@@ -105,7 +137,7 @@ def make_encoder(system: WithPosterior, shape: Sequence[int]) -> nn.Sequential:
     """
     outputs = 2 * system.latent_dim if system.posterior == "gaussian" else system.latent_dim
     extra = 0 if system.posterior != "implicit" else system.latent_dim if len(shape) == 1 else 1
-    return encoder(shape, outputs, width=system.width, layers=system.layers, extra=extra)
+    return encoder(shape, outputs, width=system.width, layers=system.layers, extra=extra, batch_norm=system.batch_norm)
 
 
 def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -32,6 +32,10 @@ class WithVisible(Protocol):
         """Number of hidden layers."""
 
     @property
+    def batch_norm(self) -> bool:
+        """Whether hidden layers are normalised."""
+
+    @property
     def visible(self) -> Visible:
         """Distribution of a value of a data point."""
 
@@ -50,7 +54,9 @@ class WithVisible(Protocol):
 def make_generator(system: WithVisible, shape: Sequence[int]) -> nn.Sequential:
     """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for quantized_normal."""
     copies = 2 if system.visible == "quantized_normal" else 1
-    return generator(system.latent_dim, shape, width=system.width, layers=system.layers, copies=copies)
+    return generator(
+        system.latent_dim, shape, width=system.width, layers=system.layers, copies=copies, batch_norm=system.batch_norm
+    )
 
 
 def nll(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -110,8 +110,8 @@ class AAEGAN(System):
 
         updates = self.updates or 1
         players = (
-            Player("encoder", ("encoder",), encoder_loss, self.adam(self.lr), updates),
-            Player("generator", ("generator",), generator_loss, self.adam(self.lr), updates),
+            Player("encoder", ("encoder",), encoder_loss, self.adam(self.lr, updates), updates),
+            Player("generator", ("generator",), generator_loss, self.adam(self.lr, updates), updates),
             Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.discriminator_lr)),
         )
         if self.kl == "empirical":

@@ -46,7 +46,7 @@ class AGE(System):
         """Encoder, before its output is put on the sphere, and generator."""
         return nn.ModuleDict(
             {
-                "encoder": encoder(shape, self.latent_dim, width=self.width, layers=self.layers),
+                "encoder": encoder(shape, self.latent_dim, width=self.width, layers=self.layers, batch_norm=self.batch_norm),
                 "generator": self.generator(shape),
             }
         )
@@ -74,7 +74,7 @@ class AGE(System):
 
         return (
             Player("encoder", ("encoder",), encoder_loss, self.adam(self.lr)),
-            Player("generator", ("generator",), generator_loss, self.adam(self.lr), self.generator_steps),
+            Player("generator", ("generator",), generator_loss, self.adam(self.lr, self.generator_steps), self.generator_steps),
         )
 
     def divergence(self, z: torch.Tensor) -> torch.Tensor:

@@ -53,5 +53,11 @@ class DCGAN(System):
 
         return (
             Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.lr)),
-            Player("generator", ("generator",), generator_loss, self.adam(self.lr), updates=self.generator_steps),
+            Player(
+                "generator",
+                ("generator",),
+                generator_loss,
+                self.adam(self.lr, self.generator_steps),
+                updates=self.generator_steps,
+            ),
         )

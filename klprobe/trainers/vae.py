@@ -52,7 +52,7 @@ class VAE(System):
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder to mean and log-variance, generator to the numbers of p(x|z), and C where there is a marginal KL."""
         networks: dict[str, nn.Module] = {
-            "encoder": encoder(shape, 2 * self.latent_dim, width=self.width, layers=self.layers),
+            "encoder": encoder(shape, 2 * self.latent_dim, width=self.width, layers=self.layers, batch_norm=self.batch_norm),
             "generator": make_generator(self, shape),
         }
         if self.marginal_kl_weight:

@@ -57,6 +57,6 @@ class WGANGP(System):
             return -critic(generate(self.prior(len(batch.x), noise))).mean(), {}
 
         return (
-            Player("critic", ("critic",), critic_loss, self.adam(self.lr), updates=self.critic_steps),
+            Player("critic", ("critic",), critic_loss, self.adam(self.lr, self.critic_steps), updates=self.critic_steps),
             Player("generator", ("generator",), generator_loss, self.adam(self.lr)),
         )
