@@ -1,6 +1,7 @@
 """Loss terms: tensors in, scalar nats out, averaged over the batch and summed over everything else.
 
-Discriminators come in as logits, log D - log(1 - D), so that no logarithm of a sigmoid is ever taken.
+Discriminators come in as logits, log D - log(1 - D), so that no logarithm of a sigmoid is ever taken. Where a term takes
+`weights`, shape (batch,), the sum over the batch with these weights stands in place of the average.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LOG_STD_FLOOR = -8.0
 """Least log standard deviation of a quantized normal in units of the pixel range: a tenth of one of 256 levels (ours)."""
 
 
-def bernoulli_nll(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def bernoulli_nll(logits: torch.Tensor, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """-E_x log p(x) of independent Bernoulli pixels; grey levels count as probabilities.
 
     For binary x it is a negative log-likelihood. For grey levels it is the cross-entropy, whose floor is the pixels' own
@@ -26,27 +27,36 @@ def bernoulli_nll(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     Args:
         logits: log-odds of each pixel, shape (batch, ...).
         x: Pixels in [0, 1], same shape.
+        weights: Of the points.
     Returns:
         Nats per data point, shape ().
     Raises:
         InputError: pixels outside [0, 1], where this loss has no minimum.
     """
     _check_pixels(x, "Bernoulli")
-    return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+    return _average(F.binary_cross_entropy_with_logits(logits, x, reduction="none"), weights)
 
 
-def laplace_nll(centre: torch.Tensor, x: torch.Tensor, scale: float) -> torch.Tensor:
+def laplace_nll(
+    centre: torch.Tensor, x: torch.Tensor, scale: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """-E_x log p(x) of independent Laplace values of one scale b: |x - centre|_1 / b + D log 2b.
 
     Args:
         centre, x: Shape (batch, ...) each.
         scale: b; 1/b is the lambda of AGAN's p(x|z), proportional to exp(-lambda |x - G(z)|_1).
+        weights: Of the points.
     """
-    return l1(x, centre) / scale + x[0].numel() * math.log(2 * scale)
+    return _average((x - centre).abs() / scale + math.log(2 * scale), weights)
 
 
 def quantized_normal_nll(
-    mean: torch.Tensor, raw_log_std: torch.Tensor, x: torch.Tensor, noise: torch.Generator, levels: int = 256
+    mean: torch.Tensor,
+    raw_log_std: torch.Tensor,
+    x: torch.Tensor,
+    noise: torch.Generator,
+    levels: int = 256,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """-E_x log p(y) of independent normals on pixel values with uniform [0, 1] noise added: y = (levels - 1) x + u.
 
@@ -59,6 +69,7 @@ def quantized_normal_nll(
         x: Pixels in [0, 1], same shape.
         noise: Source of u, on the device of x.
         levels: Values that a pixel can have, with equal steps between them.
+        weights: Of the points.
     Raises:
         InputError: pixels outside [0, 1].
     Reference: DMVI section 4.2, appendix D.
@@ -67,15 +78,20 @@ def quantized_normal_nll(
     y = ((levels - 1) * x + torch.rand(x.shape, generator=noise, device=x.device, dtype=x.dtype)) / levels
     log_std = LOG_STD_FLOOR + F.softplus(raw_log_std - LOG_STD_FLOOR)
     squares = ((y - mean) * torch.exp(-log_std)).square()
-    return (0.5 * squares + log_std + 0.5 * math.log(2 * math.pi) + math.log(levels)).sum() / len(x)
+    return _average(0.5 * squares + log_std + 0.5 * math.log(2 * math.pi) + math.log(levels), weights)
 
 
-def gaussian_kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+def gaussian_kl(mean: torch.Tensor, logvar: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """E_x KL[N(mean, diag(exp(logvar))) || N(0, I)], shape () from two of shape (batch, dim).
 
     Reference: Kingma and Welling (2014), appendix B.
     """
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(mean)
+    return _average(0.5 * (mean.square() + logvar.exp() - 1 - logvar), weights)
+
+
+def gaussian_nll(mean: torch.Tensor, logvar: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """-E log N(x; mean, diag(exp(logvar))), shape () from three of shape (batch, dim)."""
+    return _average(0.5 * ((x - mean).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi)), None)
 
 
 def l1(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -83,9 +99,39 @@ def l1(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x - y).abs().sum() / len(x)
 
 
-def real_loss(logits: torch.Tensor) -> torch.Tensor:
+def squared_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """E |x - y|_2^2, the sum over all values of a point; shape () from two of shape (batch, ...)."""
+    return (x - y).square().sum() / len(x)
+
+
+def best_match(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """E min_i |x - y_i|_1: of T reconstructions of a point the nearest one pays, and it alone has a gradient.
+
+    Args:
+        x: Data points, shape (batch, ...).
+        y: T reconstructions of each, shape (T, batch, ...).
+    Returns:
+        Shape ().
+    Reference: BMS section 3.3: the max over i of log p(x|z_i) in eq. 7, without lambda.
+    """
+    return (x - y).abs().flatten(2).sum(2).amin(0).mean()
+
+
+def real_loss(logits: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """-E log D: what a discriminator pays for real points, and a non-saturating generator for its own (AGAN eq. 1, 2)."""
-    return F.softplus(-logits).mean()
+    return _average(F.softplus(-logits), weights)
+
+
+def importance_weights(logits: torch.Tensor) -> torch.Tensor:
+    """w_i = D_i / (1 - D_i), divided by their sum over the mini-batch: the softmax of the logits; no gradient.
+
+    Args:
+        logits: Of generated points, shape (batch, 1).
+    Returns:
+        Shape (batch,), sums to 1.
+    Reference: UNIFY (Hu et al. 2018), eq. 16, with y = 0 for generated points.
+    """
+    return logits.detach().flatten().softmax(0)
 
 
 def fake_loss(logits: torch.Tensor) -> torch.Tensor:
@@ -96,6 +142,19 @@ def fake_loss(logits: torch.Tensor) -> torch.Tensor:
 def reverse_kl(logits: torch.Tensor) -> torch.Tensor:
     """E[-log D + log(1 - D)] = -E logit D: R_D and R_C of AGAN Algorithm 1; estimates KL[fake||real] at the best D."""
     return -logits.mean()
+
+
+def hinge_real(scores: torch.Tensor, target: float = 1.0) -> torch.Tensor:
+    """E max(0, target - f): what a score f pays for real points below the target.
+
+    Reference: Miyato et al. (2018), eq. 16, target 1; BMS Algorithm 1, where f = log D_I and the target is a.
+    """
+    return F.relu(target - scores).mean()
+
+
+def hinge_fake(scores: torch.Tensor, target: float = 1.0) -> torch.Tensor:
+    """E max(0, target + f): what a score f pays for fake points above minus the target (BMS: b)."""
+    return F.relu(target + scores).mean()
 
 
 def gradient_penalty(
@@ -123,9 +182,35 @@ def empirical_kl(z: torch.Tensor) -> torch.Tensor:
     return (0.5 * (variance + mean.square() - 1) - 0.5 * variance.log()).mean()
 
 
+def imq_mmd(z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Squared maximum mean discrepancy of two samples, unbiased, so that it may fall below 0.
+
+    The kernel is k(a, b) = C / (C + |a - b|^2) with C = 2 dim, the mean squared distance of two draws of N(0, I). Its
+    tails are heavy: codes far out still feel a pull. Kernel values are summed in float64, since they nearly cancel.
+
+    Args:
+        z, p: Codes, shape (n, dim) each, n of at least 2.
+    Returns:
+        Shape (), in the type of z.
+    Reference: Tolstikhin et al. (2018), Wasserstein Auto-Encoders, Algorithm 2 and section 4.
+    """
+    num, scale = len(z), 2 * z.shape[1]
+
+    def total(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (scale / (scale + (a[:, None] - b).square().sum(2))).sum(dtype=torch.float64)
+
+    within = (total(z, z) + total(p, p) - 2 * num) / (num * (num - 1))  # k(a, a) = 1
+    return (within - 2 * total(z, p) / num**2).to(z.dtype)
+
+
 def cosine_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """E[1 - cos(a, b)], shape () from two of shape (batch, dim)."""
     return 1 - F.cosine_similarity(a, b, dim=1).mean()
+
+
+def _average(nats: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Of points, shape (batch, ...), each the sum of its values; with weights their weighted sum."""
+    return nats.sum() / len(nats) if weights is None else (weights * nats.flatten(1).sum(1)).sum()
 
 
 def _check_pixels(x: torch.Tensor, who: str) -> None:

@@ -7,16 +7,21 @@ from torch.distributions import Bernoulli, Independent, Laplace, Normal, kl_dive
 from klprobe.losses import (
     LOG_STD_FLOOR,
     bernoulli_nll,
+    best_match,
     cosine_distance,
     empirical_kl,
     fake_loss,
     gaussian_kl,
     gradient_penalty,
+    hinge_fake,
+    hinge_real,
+    imq_mmd,
     l1,
     laplace_nll,
     quantized_normal_nll,
     real_loss,
     reverse_kl,
+    squared_error,
 )
 from klprobe.types import InputError
 
@@ -144,3 +149,60 @@ def test_cosine_distance_knows_directions_only():
     a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[5.0, 0.0], [0.0, -1.0]])
     assert cosine_distance(a, a) == 0
     assert cosine_distance(a, b) == 1  # 0 and 2
+
+
+def test_squared_error_is_a_sum_over_values_and_a_mean_over_points():
+    x = torch.tensor([[[1.0, 2.0]], [[0.0, 3.0]]])
+    assert squared_error(x, torch.zeros(2, 1, 2)) == 7
+
+
+def test_best_match_takes_the_nearest_of_the_reconstructions_of_each_point():
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    y = torch.tensor([[[3.0, 0.0], [1.0, 1.5]], [[0.0, 1.0], [5.0, 1.0]]], requires_grad=True)
+    loss = best_match(x, y)
+    assert loss == (1 + 0.5) / 2
+    (slope,) = torch.autograd.grad(loss, y)
+    assert slope.tolist() == [[[0, 0], [0, 0.5]], [[0, 0.5], [0, 0]]]
+
+
+def test_best_match_of_images_is_that_of_a_slow_loop(generator):
+    x, y = torch.randn(4, 2, 3, 3, generator=generator), torch.randn(5, 4, 2, 3, 3, generator=generator)
+    truth = sum(min((x[n] - y[i, n]).abs().sum() for i in range(5)) for n in range(4)) / 4
+    torch.testing.assert_close(best_match(x, y), truth)
+    torch.testing.assert_close(best_match(x, y[:1]), l1(x, y[0]))
+
+
+def test_hinge_losses_by_hand_with_the_targets_of_both_papers():
+    scores = torch.tensor([[2.5], [0.5], [-3.0]], dtype=torch.float64)
+    assert hinge_real(scores) == (0 + 0.5 + 4) / 3
+    assert hinge_fake(scores) == (3.5 + 1.5 + 0) / 3
+    assert hinge_real(scores, 2.0) == (0 + 1.5 + 5) / 3
+    assert hinge_fake(scores, 0.0) == (2.5 + 0.5 + 0) / 3
+
+
+def test_imq_mmd_is_the_u_statistic_of_a_slow_loop(generator):
+    z, p = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+
+    def k(a, b):
+        return 6 / (6 + (a - b).square().sum())
+
+    pairs = [(i, j) for i in range(7) for j in range(7)]
+    within = sum(k(z[i], z[j]) + k(p[i], p[j]) for i, j in pairs if i != j) / 42
+    truth = within - 2 * sum(k(z[i], p[j]) for i, j in pairs) / 49
+    torch.testing.assert_close(imq_mmd(z, p), truth, rtol=1e-12, atol=1e-15)
+
+
+def test_imq_mmd_of_two_samples_of_one_law_is_zero_on_average(generator):
+    """400 pairs of samples; within 4 of their own standard errors."""
+    values = torch.stack([imq_mmd(*torch.randn(2, 20, 4, generator=generator, dtype=torch.float64)) for _ in range(400)])
+    assert abs(values.mean()) < 4 * values.std() / 20
+    z, p = torch.randn(2, 20, 4, generator=generator)
+    assert imq_mmd(z + 2, p) > 4 * values.std()
+
+
+def test_imq_mmd_has_a_finite_gradient_where_codes_coincide_or_lie_far_out(generator):
+    z = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1e8, -1e8]], requires_grad=True)
+    value = imq_mmd(z, torch.randn(3, 2, generator=generator))
+    assert value.dtype == torch.float32
+    (slope,) = torch.autograd.grad(value, z)
+    assert slope.isfinite().all()

@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from klprobe.networks import JointDiscriminator, code_discriminator, discriminator, encoder, generator
+from klprobe.networks import (
+    JointDiscriminator,
+    code_discriminator,
+    discriminator,
+    encoder,
+    generator,
+    spectral,
+    standard_discriminator,
+    standard_generator,
+)
 from klprobe.types import InputError
 
 SHAPES = [(2,), (64,), (1, 28, 28), (3, 28, 28), (3, 32, 32), (1, 64, 64)]
@@ -130,3 +139,60 @@ def test_extra_inputs_and_copies_widen_the_ends(shape):
     wide = (shape[0] + beside, *shape[1:])
     assert encoder(shape, 6, extra=beside)(torch.rand(4, *wide)).shape == (4, 6)
     assert generator(6, shape, copies=2)(torch.randn(4, 6)).shape == (4, 2 * shape[0], *shape[1:])
+
+
+def test_the_standard_cnn_is_table_3_of_miyato_et_al():
+    network = standard_generator(128, (3, 32, 32))
+    assert (network[0].in_features, network[0].out_features) == (128, 4 * 4 * 512)
+    assert convolutions(network) == [(512, 256, 4, 2), (256, 128, 4, 2), (128, 64, 4, 2), (64, 3, 3, 1)]
+    judge = standard_discriminator((3, 32, 32))
+    assert convolutions(judge) == [
+        (3, 64, 3, 1), (64, 64, 4, 2), (64, 128, 3, 1), (128, 128, 4, 2), (128, 256, 3, 1), (256, 256, 4, 2), (256, 512, 3, 1)
+    ]  # fmt: skip
+    assert (judge[-1].in_features, judge[-1].out_features) == (4 * 4 * 512, 1)
+    assert {m.negative_slope for m in judge if isinstance(m, nn.LeakyReLU)} == {0.1}
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 48, 48), (3, 64, 64)])
+def test_the_standard_cnn_takes_sides_of_multiples_of_eight(shape):
+    made = standard_generator(5, shape)(torch.randn(2, 5))
+    assert made.shape == (2, *shape)
+    assert standard_discriminator(shape)(made).shape == (2, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (2,), (3, 32, 40), (3, 0, 0)])
+def test_the_standard_cnn_says_what_it_needs(shape):
+    for build in (lambda: standard_generator(5, shape), lambda: standard_discriminator(shape)):
+        with pytest.raises(InputError, match=r"multiple of 8; got data of shape"):
+            build()
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (1, 32, 32)])
+def test_spectral_normalisation_brings_the_largest_singular_value_of_every_layer_to_one(shape):
+    """Power iteration falls short of the largest singular value by a share of about log(rows) / (2 * 200)."""
+    network = spectral(discriminator(shape, width=16, batch_norm=False))
+    layers = [m for m in network if isinstance(m, nn.Linear | nn.Conv2d)]
+    for _ in range(200):
+        weights = [m.weight for m in layers]
+    largest = torch.stack([torch.linalg.matrix_norm(weight.flatten(1), 2) for weight in weights])
+    torch.testing.assert_close(largest, torch.ones(len(layers)), rtol=0.02, atol=0)
+
+
+def test_a_spectral_mlp_changes_no_faster_than_its_input(generator):
+    network = spectral(discriminator((2,), width=64, layers=3)).double()
+    for _ in range(1000):
+        network(torch.zeros(1, 2, dtype=torch.float64))
+    network.eval()
+    a, b = torch.randn(2, 1000, 2, generator=generator, dtype=torch.float64)
+    change = (network(a) - network(b)).abs().squeeze(1)
+    assert (change / (a - b).norm(dim=1)).max() <= 1.001
+
+
+def test_power_iterations_are_buffers_that_move_in_training_mode_only():
+    network = spectral(discriminator((2,), width=8))
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    assert len(before) == 2 * 3
+    network.eval()(torch.rand(4, 2))
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    network.train()(torch.rand(4, 2))
+    assert any(not torch.equal(value, before[name]) for name, value in network.named_buffers())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.distributions import Independent, Normal
 
 from klprobe import registry
+from klprobe.losses import imq_mmd
 from klprobe.training import Batch
 
 N, DIM = 13, 3
@@ -21,7 +22,7 @@ class Box:
     def __init__(self, name, **settings):
         system = registry.load("trainers", name)
         known = {field.name for field in dataclasses.fields(system)}
-        self.system = system(**{key: value for key, value in SMALL.items() if key in known}, **settings)
+        self.system = system(**{key: value for key, value in SMALL.items() if key in known} | settings)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.networks = self.system.networks((2,)).double().eval()
@@ -228,3 +229,25 @@ def test_vae_with_a_quantized_normal_decodes_to_the_means_of_the_levels():
     numbers = torch.tensor([[100.5 / 256, 7.0, 0.0, 0.0], [-1.0, 2.0, 0.0, 0.0]])
     networks = {"generator": lambda z: numbers}
     torch.testing.assert_close(system.decode(networks, None), torch.tensor([[100 / 255, 1.0], [0.0, 1.0]]))
+
+
+def test_sngan():
+    box = Box("sngan", margin=0.2)
+    (p,) = box.normals(1)
+    real, fake = box.discriminator(box.x), box.discriminator(box.generator(p))
+    hinge = (0.2 - real).clamp(min=0).mean() + (0.2 + fake).clamp(min=0).mean()
+    close(box.loss("discriminator")[0], hinge)
+    close(box.loss("generator")[0], -fake.mean())
+
+
+@pytest.mark.parametrize("divergence", ["mmd", "gan"])
+def test_wae(divergence):
+    box = Box("wae", divergence=divergence, divergence_weight=3.0)
+    z, (p,) = box.encoder(box.x), box.normals(1)
+    distance = (box.x - box.generator(z)).square().sum() / N
+    if divergence == "gan":
+        judge = box.code_discriminator
+        close(box.loss("autoencoder")[0], distance - 3 * log_d(judge(z)))
+        close(box.loss("code_discriminator")[0], -log_d(judge(p)) - log_not_d(judge(z)))
+    else:
+        close(box.loss("autoencoder")[0], distance + 3 * imq_mmd(z, p))

@@ -1,0 +1,71 @@
+"""Networks of systems whose discriminator is spectrally normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from klprobe.networks import discriminator, spectral, standard_discriminator, standard_generator
+
+Architecture = Literal["auto", "standard", "dcgan"]
+
+
+class WithArchitecture(Protocol):
+    """A system with a setting `architecture`; the functions below need no more."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer."""
+
+    @property
+    def layers(self) -> int:
+        """Number of hidden layers."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Which networks images get."""
+
+    def bounded(self, shape: Sequence[int]) -> bool:
+        """Whether data points of this shape lie in [0, 1]."""
+
+    def generator(self, shape: Sequence[int]) -> nn.Sequential:
+        """The generator that the other systems have."""
+
+
+class Centred(nn.Module):
+    """From [0, 1] to [-1, 1], the papers' range: the reach of a score of known slope depends on the scale of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """2 x - 1."""
+        return 2 * x - 1
+
+
+def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
+    """From codes to data points: SN-GAN's standard CNN where `standard`, the other systems' network elsewhere."""
+    if not standard(system, shape):
+        return system.generator(shape)
+    network = standard_generator(system.latent_dim, shape)
+    return network.append(nn.Sigmoid()) if system.bounded(shape) else network
+
+
+def make_judge(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
+    """From data points to one score, shape (batch, 1), spectrally normalised and without batch normalisation."""
+    if standard(system, shape):
+        network = standard_discriminator(shape)
+    else:
+        network = discriminator(shape, width=system.width, layers=system.layers, batch_norm=False)
+    network = spectral(network)
+    return nn.Sequential(Centred(), *network) if system.bounded(shape) else network
+
+
+def standard(system: WithArchitecture, shape: Sequence[int]) -> bool:
+    """Whether data points of this shape get SN-GAN's standard CNN."""
+    fits = len(shape) == 3 and shape[1] % 8 == 0
+    return system.architecture == "standard" or (system.architecture == "auto" and fits)
