@@ -16,7 +16,7 @@ from klprobe.networks import encoder, generator
 from klprobe.types import InputError
 
 PosteriorKind = Literal["gaussian", "deterministic", "implicit"]
-LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0, "decay_steps": 0}
+LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0, "decay_steps": 0, "continuous": 0}
 """Least value of a whole-number setting, where it is not 1."""
 ABOVE_ZERO = ("lr", "scale")
 """Endings of the names of settings that must not be 0."""
@@ -149,6 +149,25 @@ def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torc
         return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=x.device)
     shape = (len(x), system.latent_dim) if x.dim() == 2 else (len(x), 1, *x.shape[2:])
     return network(torch.cat([x, torch.randn(shape, generator=noise, device=x.device)], 1))
+
+
+def draw_many(
+    system: WithPosterior, network: nn.Module, x: torch.Tensor, num_draws: int, noise: torch.Generator
+) -> torch.Tensor:
+    """So many z ~ q(z|x) a point, differentiable, shape (num_draws, batch, latent_dim); one pass where q is a normal."""
+    if system.posterior == "gaussian":
+        mean, logvar = network(x).chunk(2, dim=-1)
+        return mean + torch.exp(0.5 * logvar) * torch.randn((num_draws, *mean.shape), generator=noise, device=x.device)
+    return draw(system, network, torch.cat([x] * num_draws), noise).unflatten(0, (num_draws, len(x)))
+
+
+def check_draws(system: WithPosterior, num_draws: int) -> None:
+    """Refuse many draws of a q(z|x) that has one value only."""
+    if system.posterior == "deterministic" and num_draws > 1:
+        raise InputError(
+            f"Best-of-many needs draws that differ, but a deterministic posterior gives {num_draws} times the same one. "
+            "Take posterior = gaussian or implicit, or draws = 1."
+        )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 from klprobe import registry
 from klprobe.losses import imq_mmd
 from klprobe.training import Batch
+from klprobe.types import InputError
 
 N, DIM = 13, 3
 SMALL = {"latent_dim": DIM, "batch_size": 4, "width": 6, "layers": 1, "code_width": 6, "code_layers": 1}
@@ -251,3 +252,50 @@ def test_wae(divergence):
         close(box.loss("code_discriminator")[0], -log_d(judge(p)) - log_not_d(judge(z)))
     else:
         close(box.loss("autoencoder")[0], distance + 3 * imq_mmd(z, p))
+
+
+def best_of_four(box):
+    """Four draws of a Gaussian encoder, their reconstructions, and the loss of the code discriminator with one draw."""
+    mean, logvar = box.encoder(box.x).chunk(2, 1)
+    std, (eps, p) = (0.5 * logvar).exp(), box.normals(2)
+    z = [mean + std * each for each in torch.randn(4, N, DIM, generator=torch.Generator().manual_seed(2)).double()]
+    code_loss = -log_d(box.code_discriminator(p)) - log_not_d(box.code_discriminator(mean + std * eps))
+    return z, torch.stack([box.generator(one) for one in z]), code_loss
+
+
+def nearest(box, again):
+    return sum(min((box.x[n] - one[n]).abs().sum() for one in again) for n in range(N)) / N
+
+
+def test_bms_vae():
+    box = Box("bms-vae", draws=4, reconstruction_weight=3.0)
+    z, again, code_loss = best_of_four(box)
+    kl = sum(reverse(box.code_discriminator(one)) for one in z) / 4
+    close(box.loss("autoencoder")[0], 3 * nearest(box, again) + kl)
+    close(box.loss("code_discriminator")[0], code_loss)
+
+
+def test_bms_vae_gan():
+    box = Box("bms-vae-gan", draws=4, adversarial_weight=2.0, reconstruction_weight=3.0, data_target=0.3, sample_target=0.1)
+    z, again, code_loss = best_of_four(box)
+    least_real = sum(min(box.discriminator(one[n : n + 1]).squeeze() for one in again) for n in range(N)) / N
+    kl = sum(reverse(box.code_discriminator(one)) for one in z) / 4
+    close(box.loss("autoencoder")[0], -2 * least_real + 3 * nearest(box, again) + kl)
+    (p,) = box.normals(1)
+    real, fake = box.discriminator(box.x), box.discriminator(box.generator(p))
+    close(box.loss("discriminator")[0], (0.3 - real).clamp(min=0).mean() + (0.1 + fake).clamp(min=0).mean())
+    close(box.loss("code_discriminator")[0], code_loss)
+
+
+def test_bms_vae_gan_of_one_draw_is_alpha_gan_with_a_direct_ratio_and_its_samples_where_asked():
+    box = Box("bms-vae-gan", draws=1, posterior="deterministic", sample_weight=5.0)
+    z, (p,) = box.encoder(box.x), box.normals(1)
+    again, sample = box.generator(z), box.generator(p)
+    ratio = -box.discriminator(again).mean() - 5 * box.discriminator(sample).mean()
+    close(box.loss("autoencoder")[0], norm1(box.x, again) + ratio + reverse(box.code_discriminator(z)))
+
+
+@pytest.mark.parametrize("name", ["bms-vae", "bms-vae-gan"])
+def test_many_draws_of_a_deterministic_posterior_are_refused(name):
+    with pytest.raises(InputError, match=r"draws that differ.*10 times the same one\. Take posterior = gaussian"):
+        registry.load("trainers", name)(posterior="deterministic")
