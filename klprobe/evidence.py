@@ -18,7 +18,7 @@ from klprobe.distributions import ConditionalDistribution, standard_normal
 from klprobe.encoders.klprobe_checkpoint import encode
 from klprobe.metrics._features import FeatureNet
 from klprobe.metrics._shared import Features
-from klprobe.pictures import has_picture, sample
+from klprobe.pictures import classes_in_turn, has_classes, has_picture, sample
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 SAMPLED_AT_ONCE = 500
@@ -48,16 +48,25 @@ class Trained:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Points of codes, differentiable, shape (m, *shape)."""
         self._has("decode", "no generator")
+        if has_classes(self.checkpoint.algorithm):
+            raise CapabilityError(f"{self._system} decodes codes of known class only")
         return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device)).cpu()
 
-    def posterior(self, x: torch.Tensor) -> ConditionalDistribution:
-        """q(z|x) of at least 2 points, batch shape (m,), event shape (D,), on the CPU."""
-        self._has("encode", "no encoder")
-        return encode(self.checkpoint, Data("points", "given", x), self.device)
+    @property
+    def conditional(self) -> bool:
+        """Whether q(z|x, y) and p(x|z, y) need labels."""
+        return bool(getattr(self.checkpoint.algorithm, "conditional", False))
 
-    def draw(self, x: torch.Tensor, num: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> ConditionalDistribution:
+        """q(z|x), or q(z|x, y), of at least 2 points, batch shape (m,), event shape (D,), on the CPU."""
+        self._has("encode", "no encoder")
+        return encode(self.checkpoint, Data("the given points", "given", x, labels), self.device)
+
+    def draw(
+        self, x: torch.Tensor, num: int, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes z ~ q(z|x), shape (num, m, D), and their log-densities, shape (num, m)."""
-        q = self.posterior(x)
+        q = self.posterior(x, labels)
         if not q.has_log_prob:
             raise CapabilityError(f"the encoder of {self._system} gives samples and no density log q(z|x)")
         everyone = torch.arange(len(x))
@@ -65,12 +74,15 @@ class Trained:
         return torch.stack(z).cpu(), torch.stack([q.log_prob_at(codes, everyone) for codes in z]).cpu()
 
     @torch.no_grad()
-    def log_likelihood(self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """log p(x|z) of each pair in nats, shape (m,)."""
+    def log_likelihood(
+        self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """log p(x|z), or log p(x|z, y), of each pair in nats, shape (m,)."""
         self._has("log_likelihood", "no density p(x|z)")
         noise = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
         x, z = x.to(self.device), z.float().to(self.device)
-        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise).cpu()
+        known = () if labels is None else (labels.to(self.device),)
+        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise, *known).cpu()
 
     @property
     def _system(self) -> str:
@@ -131,9 +143,8 @@ class Evidence:
         if not hasattr(self.trained.checkpoint.algorithm, "decode"):
             raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
         noise = torch.Generator(self.trained.device).manual_seed(self.seed)
-        counts = [len(block) for block in torch.arange(self.num).split(SAMPLED_AT_ONCE)]
         checkpoint = self.trained.checkpoint
-        made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in counts])
+        made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in self._counts])
         if not made.isfinite().all():
             raise InputError("the system makes samples that are no finite numbers: it has diverged.")
         if not has_picture(self.held_out.shape) or self.held_out.shape == (2,) or not _in_unit(self.data):
@@ -145,6 +156,11 @@ class Evidence:
             self.notes[f"{said}: cut off at its ends"] = None
         return made.clamp(0, 1)
 
+    @property
+    def _counts(self) -> list[int]:
+        """Samples that are made at once."""
+        return [len(block) for block in torch.arange(self.num).split(SAMPLED_AT_ONCE)]
+
     @cached_property
     def _held_out(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self._some(self.held_out, "held out")
@@ -153,6 +169,11 @@ class Evidence:
     def data(self) -> torch.Tensor:
         """Held out, shape (num, *shape), chosen at random."""
         return self._held_out[0]
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Of the held-out data, shape (num,), where they have some."""
+        return self._held_out[1]
 
     @cached_property
     def real(self) -> torch.Tensor:
@@ -182,6 +203,7 @@ class Evidence:
             "sample_features": lambda: self._look(source),
             "data": lambda: self.data,
             "data_features": lambda: self._look("held out"),
+            "data_labels": lambda: self.labels if self.trained.conditional else None,
             "codes": lambda: self._prior_codes() if role == "real" else self._codes[0],
             "means": lambda: None if role == "real" else self._codes[1],
             "generator": lambda: generator_of(self.seed, metric),
@@ -190,7 +212,7 @@ class Evidence:
             "centres": lambda: self._of_dataset("centres"),
             "std": lambda: self._of_dataset("std"),
             "perceptual": self._perceptual,
-            "sample_labels": self._sample_labels,
+            "sample_labels": lambda: self._sample_labels(source),
         }
         if name not in known:
             raise InputError(f"{metric} asks for {name!r}, which klprobe.evidence does not know.")
@@ -206,8 +228,16 @@ class Evidence:
             raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
         return self.perceptual
 
-    def _sample_labels(self) -> torch.Tensor:
-        raise CapabilityError("no system here makes samples of a class that is asked for; the library takes their labels")
+    def _sample_labels(self, source: str) -> torch.Tensor:
+        """Classes asked for, or those of the data in the samples' place."""
+        algorithm = self.trained.checkpoint.algorithm
+        if not has_classes(algorithm):
+            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} makes no samples of a class that is asked for")
+        if source == "model":
+            return torch.cat([classes_in_turn(algorithm, n) for n in self._counts])
+        if self.labels is None:
+            raise CapabilityError(f"{self.held_out.name} has no labels")
+        return self.labels
 
     def _points(self, source: str) -> torch.Tensor:
         """Of the model, held out, real (training data) or noisy."""
@@ -240,7 +270,7 @@ class Evidence:
     @cached_property
     def posterior(self) -> ConditionalDistribution:
         """q(z|x) of the held-out data."""
-        return self.trained.posterior(self.data)
+        return self.trained.posterior(self.data, self.labels)
 
     @cached_property
     def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:

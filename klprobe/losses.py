@@ -37,9 +37,7 @@ def bernoulli_nll(logits: torch.Tensor, x: torch.Tensor, weights: torch.Tensor |
     return _average(F.binary_cross_entropy_with_logits(logits, x, reduction="none"), weights)
 
 
-def laplace_nll(
-    centre: torch.Tensor, x: torch.Tensor, scale: float, weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def laplace_nll(centre: torch.Tensor, x: torch.Tensor, scale: float, weights: torch.Tensor | None = None) -> torch.Tensor:
     """-E_x log p(x) of independent Laplace values of one scale b: |x - centre|_1 / b + D log 2b.
 
     Args:

@@ -116,7 +116,13 @@ def generator(
 
 
 def discriminator(
-    shape: Sequence[int], *, width: int = 256, layers: int = 2, batch_norm: bool = True, dropout: float = 0.0
+    shape: Sequence[int],
+    *,
+    width: int = 256,
+    layers: int = 2,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    extra: int = 0,
 ) -> nn.Sequential:
     """Network from data of one shape to one logit; all but its last layer are its features, a vector.
 
@@ -127,13 +133,15 @@ def discriminator(
         batch_norm: Normalise after the convolutions, the first one of DCGAN's excepted. An MLP never does: on 2-D toys
             a whole batch would give itself away by its statistics.
         dropout: Share of the last features that is dropped; images only.
+        extra: Numbers (of a vector) or channels (of an image) that come with the data, such as a class.
     Raises:
         InputError: no table fits this shape.
     """
     _check(shape)
+    inputs = shape[0] + extra
     if len(shape) == 1:
-        return code_discriminator(shape[0], width=width, layers=layers)
-    trunk, maps = _trunk(shape, batch_norm)
+        return code_discriminator(inputs, width=width, layers=layers)
+    trunk, maps = _trunk((inputs, *shape[1:]), batch_norm)
     end = [nn.Flatten(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(maps * 4 * 4, 1)]
     return convert_conv2d_weight_memory_format(nn.Sequential(*trunk, *end), torch.channels_last)
 

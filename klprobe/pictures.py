@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from klprobe.distributions import ConditionalDistribution, SampleOnly
-from klprobe.types import InputError
+from klprobe.types import CapabilityError, InputError
 
 GAP = 1
 """Pixels between two tiles."""
@@ -61,16 +61,52 @@ def has_picture(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 or shape == (2,) or (len(shape) == 1 and _side(shape[0]) >= 4)
 
 
+def has_classes(algorithm: Any) -> bool:
+    """Whether its codes are decoded to points of a class."""
+    return bool(getattr(algorithm, "by_class", False))
+
+
+def classes_in_turn(algorithm: Any, num: int, device: torch.device | None = None) -> torch.Tensor:
+    """The classes 0, 1, 2, ... over and over, shape (num,): those of samples for which none are asked."""
+    return torch.arange(num, device=device) % algorithm.classes
+
+
+def decode(algorithm: Any, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
+    """Data points of codes, shape (num, *shape); where there are classes, of every class in turn."""
+    if not has_classes(algorithm):
+        return algorithm.decode(networks, z)
+    return algorithm.decode(networks, z, classes_in_turn(algorithm, len(z), z.device))
+
+
 @torch.no_grad()
 def sample(algorithm: Any, networks: nn.ModuleDict, num: int, noise: torch.Generator) -> torch.Tensor:
-    """Data points G(z), z ~ p(z), shape (num, *shape), of networks in eval mode."""
-    return algorithm.decode(networks, algorithm.prior(num, noise))
+    """Data points G(z), z ~ p(z), shape (num, *shape), of networks in eval mode; of every class in turn."""
+    return decode(algorithm, networks, algorithm.prior(num, noise))
+
+
+def sampled_rows(algorithm: Any, networks: nn.ModuleDict, num: int, noise: torch.Generator) -> dict[str, torch.Tensor]:
+    """About `num` samples as `save_rows` takes them: a set for every class where there are some."""
+    if not has_classes(algorithm):
+        return {"samples": sample(algorithm, networks, num, noise)}
+    points = sample(algorithm, networks, max(1, num // algorithm.classes) * algorithm.classes, noise)
+    return {f"class {c}": points[c :: algorithm.classes] for c in range(algorithm.classes)}
 
 
 @torch.no_grad()
-def reconstruct(algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """Data points G(z), z ~ q(z|x), shape of x, of networks in eval mode."""
-    q = algorithm.encode(networks, x, noise)
+def reconstruct(
+    algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator, labels: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Data points G(z), z ~ q(z|x), shape of x, of networks in eval mode.
+
+    Raises:
+        CapabilityError: no `labels`, shape (batch,), where the system has classes.
+    """
+    known: tuple[torch.Tensor, ...] = ()
+    if has_classes(algorithm):
+        if labels is None:
+            raise CapabilityError("a system with classes reconstructs data of known class: choose a data set with labels")
+        known = (labels.to(x.device),)
+    q = algorithm.encode(networks, x, noise, *known)
     if isinstance(q, SampleOnly):
         z = q.samples
     elif isinstance(q, ConditionalDistribution):
@@ -78,18 +114,18 @@ def reconstruct(algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise:
         z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(seed)).to(x)
     else:
         z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
-    return algorithm.decode(networks, z)
+    return algorithm.decode(networks, z, *known)
 
 
 def painter(algorithm: Any, data: Any, out: Path, seed: int, device: str) -> Callable[[int, nn.ModuleDict], None]:
     """What `klprobe.training.train` calls now and then: draws samples, and reconstructions of the first points, into `out`."""
-    x = data.floats(slice(0, SHOWN)).to(device)
+    x, labels = data.floats(slice(0, SHOWN)).to(device), None if data.labels is None else data.labels[:SHOWN]
 
     def paint(step: int, networks: nn.ModuleDict) -> None:
         noise = torch.Generator(device).manual_seed(seed)  # the same codes every time, so that pictures can be compared
-        save_rows(out / f"samples-{step:07d}.png", {"samples": sample(algorithm, networks, SHOWN, noise)})
+        save_rows(out / f"samples-{step:07d}.png", sampled_rows(algorithm, networks, SHOWN, noise))
         if hasattr(algorithm, "encode"):
-            again = reconstruct(algorithm, networks, x, noise)
+            again = reconstruct(algorithm, networks, x, noise, labels)
             save_rows(out / f"reconstructions-{step:07d}.png", {"data": x, "reconstructions": again})
 
     return paint

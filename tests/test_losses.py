@@ -12,9 +12,11 @@ from klprobe.losses import (
     empirical_kl,
     fake_loss,
     gaussian_kl,
+    gaussian_nll,
     gradient_penalty,
     hinge_fake,
     hinge_real,
+    importance_weights,
     imq_mmd,
     l1,
     laplace_nll,
@@ -206,3 +208,40 @@ def test_imq_mmd_has_a_finite_gradient_where_codes_coincide_or_lie_far_out(gener
     assert value.dtype == torch.float32
     (slope,) = torch.autograd.grad(value, z)
     assert slope.isfinite().all()
+
+
+def test_weights_make_a_weighted_sum_of_the_points_own_terms(generator):
+    """Of each term the value of a point alone is the average over a batch of one."""
+    x, y, z = (torch.rand(3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3))
+    weights = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    terms = {
+        "bernoulli": lambda i, w: bernoulli_nll(y[i], x[i], w),
+        "laplace": lambda i, w: laplace_nll(y[i], x[i], 0.3, w),
+        "kl": lambda i, w: gaussian_kl(y[i].flatten(1), z[i].flatten(1), w),
+        "real": lambda i, w: real_loss(y[i, 0, :1], w),
+    }
+    for name, term in terms.items():
+        alone = [term(slice(i, i + 1), None) for i in range(3)]
+        torch.testing.assert_close(term(slice(0, 3), weights), 0.5 * alone[0] + 2 * alone[2], msg=name)
+        torch.testing.assert_close(term(slice(0, 3), torch.full((3,), 1 / 3)), torch.stack(alone).mean(), msg=name)
+
+
+def test_weights_of_a_quantized_normal_use_one_draw_for_all(generator):
+    x, mean, raw = (torch.rand(3, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    average = quantized_normal_nll(mean, raw, x, torch.Generator().manual_seed(0))
+    weighted = quantized_normal_nll(mean, raw, x, torch.Generator().manual_seed(0), weights=torch.full((3,), 1 / 3))
+    torch.testing.assert_close(weighted, average)
+
+
+def test_importance_weights_by_hand():
+    """D = 1/2, 3/4, 1/4 give D/(1 - D) = 1, 3, 1/3."""
+    logits = torch.tensor([[0.0], [math.log(3)], [-math.log(3)]], dtype=torch.float64, requires_grad=True)
+    weights = importance_weights(logits)
+    torch.testing.assert_close(weights, torch.tensor([3.0, 9.0, 1.0], dtype=torch.float64) / 13)
+    assert not weights.requires_grad
+
+
+def test_gaussian_nll_is_that_of_torch(generator):
+    mean, logvar, x = torch.randn(3, 9, 4, generator=generator, dtype=torch.float64)
+    truth = -Independent(Normal(mean, torch.exp(0.5 * logvar)), 1).log_prob(x).mean()
+    torch.testing.assert_close(gaussian_nll(mean, logvar, x), truth, rtol=1e-12, atol=0)

@@ -225,7 +225,8 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
         return found
     if hasattr(checkpoint.algorithm, "encode"):
         x, noise = data[:count].to(evidence.trained.device), torch.Generator(evidence.trained.device).manual_seed(evidence.seed)
-        again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise).cpu()
+        labels = None if evidence.labels is None else evidence.labels[:count]
+        again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise, labels).cpu()
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return found
 

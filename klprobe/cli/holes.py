@@ -19,7 +19,7 @@ from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
 from klprobe.holes import Draws, Holes, find_holes
-from klprobe.pictures import has_picture
+from klprobe.pictures import decode, has_picture
 from klprobe.provenance import commit, versions
 from klprobe.report import holes as report
 from klprobe.report import wording
@@ -145,7 +145,7 @@ def _decoded(checkpoint: Path, holes: Holes, device: str) -> dict[str, torch.Ten
     }
     with torch.no_grad():
         return {
-            name: trained.algorithm.decode(trained.networks, draws.z.float().to(device)).cpu()
+            name: decode(trained.algorithm, trained.networks, draws.z.float().to(device)).cpu()
             for name, draws in kinds.items()
             if len(draws.z)
         }

@@ -60,9 +60,9 @@ def run(arguments: list[str]) -> int:
             f"{flags.checkpoint.name} was trained on points of shape {tuple(trained.settings['input_shape'])}, but {name} has "
             f"points of shape {data.shape}: choose another --data."
         )
-    x = data.floats(slice(0, flags.num)).to(device)
+    x, labels = data.floats(slice(0, flags.num)).to(device), None if data.labels is None else data.labels[: flags.num]
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("reconstructions.png")
-    save_rows(out, {"data": x, "reconstructions": reconstruct(trained.algorithm, trained.networks, x, noise)})
+    save_rows(out, {"data": x, "reconstructions": reconstruct(trained.algorithm, trained.networks, x, noise, labels)})
     emit(lambda: print(out))
     return 0

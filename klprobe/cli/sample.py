@@ -10,7 +10,7 @@ import torch
 from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device, emit
-from klprobe.pictures import sample, save_rows
+from klprobe.pictures import sampled_rows, save_rows
 from klprobe.types import CapabilityError, InputError
 
 
@@ -26,7 +26,7 @@ class Flags:
     out: Path | None = None
     """The PNG file; by default samples.png beside the checkpoint."""
     num: int = 64
-    """Data points to draw."""
+    """Data points to draw; of a system with classes, a row of tiles for each class."""
     seed: int = 0
     """Of the codes."""
     device: DeviceName = "auto"
@@ -44,6 +44,6 @@ def run(arguments: list[str]) -> int:
         raise CapabilityError(f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no generator to sample.")
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
-    save_rows(out, {"samples": sample(trained.algorithm, trained.networks, flags.num, noise)})
+    save_rows(out, sampled_rows(trained.algorithm, trained.networks, flags.num, noise))
     emit(lambda: print(out))
     return 0

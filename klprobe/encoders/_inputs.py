@@ -36,6 +36,7 @@ class Inputs:
         request: Which preprocessing was asked for.
         split: Of a klprobe data set; else `unknown`.
         notes: What was done to them that the user should know.
+        labels: Of a klprobe data set, int64, shape (N,); else None.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Inputs:
     request: Request
     split: str = "unknown"
     notes: tuple[str, ...] = field(default=())
+    labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -131,9 +133,8 @@ def open_inputs(request: Request, label: str) -> Inputs:
     elsewhere = path.exists() or NAMED.fullmatch(name) or path.suffix or len(path.parts) > 1
     if registered in registry.names("datasets") or not elsewhere:
         data = registry.create("datasets", name).load(request.split, request.data_root, request.progress)
-        return Inputs(
-            data.name, len(data), lambda start, stop: data.points(slice(start, stop)), request, request.split, data.notes
-        )
+        name, fetch = data.name, lambda start, stop: data.points(slice(start, stop))
+        return Inputs(name, len(data), fetch, request, request.split, data.notes, data.labels)
     if request.split != "all":
         raise InputError(
             f"--split {request.split} chooses among klprobe's data sets only: give the points of that split as --data."

@@ -72,17 +72,28 @@ class KlprobeCheckpoint:
 def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> ConditionalDistribution:
     """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU; one sample a point without a density.
 
-    A posterior that runs its network for every density keeps the data, on the device, and the network.
+    A posterior that runs its network for every density keeps the data, on the device, and the network. A conditional system
+    gets the labels of the data: q(z|x_n, y_n).
+
+    Raises:
+        CapabilityError: a conditional system, and data without labels.
     """
     noise, parts, done = torch.Generator(device).manual_seed(NOISE_SEED), [], 0
+    conditional = getattr(trained.algorithm, "conditional", False)
+    if conditional and data.labels is None:
+        raise CapabilityError(f"the {trained.settings['system']} encodes data of known class, and {data.name} has no labels")
+
+    def of(which: slice, noise: torch.Generator | None) -> Any:
+        known = (data.labels[which].to(device),) if conditional else ()
+        return trained.algorithm.encode(trained.networks, data.floats(which).to(device), noise, *known)
+
     with torch.no_grad():
-        some = trained.algorithm.encode(trained.networks, data.floats(slice(0, 2)).to(device), torch.Generator(device))
+        some = of(slice(0, 2), torch.Generator(device))
         if isinstance(some, ConditionalDistribution) and not isinstance(some, SampleOnly):
-            return trained.algorithm.encode(trained.networks, data.floats(slice(0, len(data))).to(device))
+            return of(slice(0, len(data)), None)
         # blocks of nearly equal size: the last one never holds a single point, which is no posterior
         for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
-            q = trained.algorithm.encode(trained.networks, data.floats(slice(done, done + len(indices))).to(device), noise)
-            parts.append(q)
+            parts.append(of(slice(done, done + len(indices)), noise))
             done += len(indices)
             progress(done, len(data))
     if isinstance(parts[0], SampleOnly):

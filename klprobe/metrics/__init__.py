@@ -7,6 +7,7 @@ arguments say what it looks at, and `klprobe.evidence` hands it over:
     samples, data      points of shape (m, *shape), made by the model and held out, images in [0, 1]
     sample_features, data_features      `Features` of the same points
     sample_labels      classes that the samples were asked to be of, shape (m,)
+    data_labels        classes of the held-out points, shape (m,), where the model is conditional; None elsewhere
     model              `Model`: what a trained system can be asked for
     codes, means       draws of the aggregate posterior, one a data point, shape (n, D), and the posterior means or None
     centres, std       of the modes, where the data have some

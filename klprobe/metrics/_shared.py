@@ -72,13 +72,17 @@ class Model(Protocol):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Points of codes, differentiable."""
 
-    def draw(self, x: torch.Tensor, num: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(
+        self, x: torch.Tensor, num: int, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes z ~ q(z|x), shape (num, m, D), and their log q(z|x), shape (num, m), float64.
 
-        Raises CapabilityError without an encoder that has a density.
+        A conditional system takes the labels of x. Raises CapabilityError without an encoder that has a density.
         """
 
-    def log_likelihood(self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def log_likelihood(
+        self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """log p(x|z) of each pair in nats, shape (m,), float64. Raises CapabilityError where p(x|z) has no density."""
 
 

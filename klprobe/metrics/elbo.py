@@ -23,7 +23,8 @@ class Elbo:
     elbo = E_q[log p(x|z)] - KL[q(z|x)||p(z)], and importance-weighted = E log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) over K
     draws, which is between the ELBO and log p(x) and rises with K. Means over data points; errors are over points and their
     draws. What log p(x|z) measures is up to the visible distribution: Bernoulli takes grey levels as probabilities, a
-    quantized normal's is of discrete pixels, and a Laplace density's bits are no code length.
+    quantized normal's is of discrete pixels, and a Laplace density's bits are no code length. A conditional system's bounds are
+    of log p(x|y), given the class.
 
     Reference: Kingma and Welling (2014); Burda et al. (2016), eq. 8; DMVI section 4; UNIFY Table 3.
     """
@@ -34,7 +35,12 @@ class Elbo:
     """Data points at most, chosen at random."""
 
     def measure(
-        self, model: Model, data: torch.Tensor, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        model: Model,
+        data: torch.Tensor,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
+        data_labels: torch.Tensor | None = None,
     ) -> tuple[Score, ...]:
         """`elbo`, `reconstruction`, `kl`, `importance-weighted` in nats a data point, and both bounds as bits per dimension.
 
@@ -44,11 +50,12 @@ class Elbo:
         """
         if len(data) < 2 or self.draws < 1:
             raise InputError(f"elbo needs at least 2 points and 1 draw; got {len(data)} and {self.draws}.")
-        x = data[torch.randperm(len(data), generator=generator)[: self.points]]
-        visible, divergence, done = [], [], 0
-        for block in x.split(POINTS_AT_ONCE):
-            z, log_q = model.draw(block, self.draws, generator)
-            visible.append(torch.stack([model.log_likelihood(block, codes, generator) for codes in z]))
+        chosen = torch.randperm(len(data), generator=generator)[: self.points]
+        x, visible, divergence, done = data[chosen], [], [], 0
+        for some in chosen.split(POINTS_AT_ONCE):
+            block, known = data[some], () if data_labels is None else (data_labels[some],)
+            z, log_q = model.draw(block, self.draws, generator, *known)
+            visible.append(torch.stack([model.log_likelihood(block, codes, generator, *known) for codes in z]))
             divergence.append(log_q - model.prior.log_prob(z.double()))
             done += len(block)
             progress(done, len(x))

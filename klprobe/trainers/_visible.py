@@ -51,22 +51,29 @@ class WithVisible(Protocol):
         """Whether data points of this shape lie in [0, 1]."""
 
 
-def make_generator(system: WithVisible, shape: Sequence[int]) -> nn.Sequential:
-    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for quantized_normal."""
-    copies = 2 if system.visible == "quantized_normal" else 1
-    return generator(
-        system.latent_dim, shape, width=system.width, layers=system.layers, copies=copies, batch_norm=system.batch_norm
-    )
+def make_generator(system: WithVisible, shape: Sequence[int], extra: int = 0) -> nn.Sequential:
+    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for quantized_normal.
+
+    `extra` numbers, such as a class, come with the codes.
+    """
+    copies, inputs = 2 if system.visible == "quantized_normal" else 1, system.latent_dim + extra
+    return generator(inputs, shape, width=system.width, layers=system.layers, copies=copies, batch_norm=system.batch_norm)
 
 
-def nll(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """-E log p(x|z), nats per data point, shape ()."""
+def nll(
+    system: WithVisible,
+    numbers: torch.Tensor,
+    x: torch.Tensor,
+    noise: torch.Generator,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """-E log p(x|z), nats per data point, shape (); with `weights`, shape (batch,), the points' weighted sum."""
     if system.visible == "bernoulli":
-        return bernoulli_nll(numbers, x)
+        return bernoulli_nll(numbers, x, weights)
     if system.visible == "laplace":
-        return laplace_nll(mean(system, numbers), x, system.laplace_scale)
+        return laplace_nll(mean(system, numbers), x, system.laplace_scale, weights)
     centre, raw_log_std = numbers.chunk(2, dim=1)
-    return quantized_normal_nll(centre, raw_log_std, x, noise, system.levels)
+    return quantized_normal_nll(centre, raw_log_std, x, noise, system.levels, weights)
 
 
 def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -15,13 +15,14 @@ from klprobe.checkpoint import load_checkpoint
 from klprobe.distributions import DiagonalGaussian, SampleOnly
 from klprobe.encoders._shared import Request
 from klprobe.encoders.klprobe_checkpoint import POINTS_AT_ONCE, KlprobeCheckpoint
+from klprobe.pictures import decode
 from klprobe.training import Batch, train
 from klprobe.types import CapabilityError
 
 NAMES = [name for name in registry.names("trainers") if name != "classifier"]
 """Generative systems; the classifier has tests of its own."""
 SMALL = {"latent_dim": 3, "batch_size": 16, "width": 8, "layers": 1, "code_width": 8, "code_layers": 1, "head_maps": 8}
-SMALL |= {"glances": 3, "memory": 8}
+SMALL |= {"glances": 3, "memory": 8, "classes": 8}
 VARIANTS = {
     **{name: (name, {}) for name in NAMES},
     "vae quantized": ("vae", {"visible": "quantized_normal", "output": "sigmoid"}),
@@ -34,6 +35,14 @@ VARIANTS = {
     "wae gan": ("wae", {"divergence": "gan"}),
     "bms-vae implicit": ("bms-vae", {"posterior": "implicit", "draws": 3}),
     "bms-vae-gan alpha-GAN + SN": ("bms-vae-gan", {"draws": 1, "posterior": "deterministic", "sample_weight": 0.5}),
+}
+VARIANTS |= {
+    "infogan": ("infogan", {"classes": 2, "continuous": 1}),
+    "iwgan by class": ("iwgan", {"conditional": True}),
+    "iwgan without weights": ("iwgan", {"weighted": False}),
+    "aavae not activated": ("aavae", {"activated": False}),
+    "aavae by class": ("aavae", {"conditional": True}),
+    "aavae with few labels": ("aavae", {"labelled": 16}),
 }
 BY_NETWORK = ("draw",)
 """Systems whose q(z|x) is a density that takes a run of the network for each pair of z and x."""
@@ -50,6 +59,10 @@ IMPROVED = {
     "adversarial-vb with contrast": "model.nll",
     "age": "generator.loss",
     "veegan": "reconstructor.loss",
+    "aavae": "vae.nll",
+    "aavae not activated": "vae.loss",
+    "aavae by class": "vae.nll",
+    "aavae with few labels": "vae.nll",
     "wae": "autoencoder.reconstruction",
     "wae gan": "autoencoder.reconstruction",
     "bms-vae": "autoencoder.reconstruction",
@@ -76,6 +89,12 @@ def ring():
     return registry.load("datasets", "ring")().load("train")
 
 
+def batch_of(variant, x):
+    """Points with labels of every class, the first half hidden where few are told."""
+    labels = torch.arange(len(x)) % SMALL["classes"]
+    return Batch(x, labels.where(torch.arange(len(x)) >= len(x) // 2, -1) if "few" in variant else labels)
+
+
 def points(variant, ring, num=17):
     """Points of the ring; in the unit interval where pixels are needed. An odd number: the signs of l1 cannot cancel."""
     return ring.x[:num].clamp(0, 1) if "quantized" in variant else ring.x[:num]
@@ -94,7 +113,7 @@ def test_every_network_has_one_owner(variant):
 def test_every_loss_is_finite_and_moves_every_parameter_of_its_player(variant, ring):
     algorithm, networks = make(variant)
     for player in algorithm.players(networks):
-        loss, logged = player.loss(Batch(points(variant, ring), None), torch.Generator().manual_seed(0))
+        loss, logged = player.loss(batch_of(variant, points(variant, ring)), torch.Generator().manual_seed(0))
         assert loss.shape == ()
         assert all(v.shape == () and not v.requires_grad and v.isfinite() for v in logged.values())
         named = {f"{n}.{k}": p for n in player.networks for k, p in networks[n].named_parameters()}
@@ -123,7 +142,7 @@ def test_a_players_step_moves_its_own_networks_and_nothing_else(variant, ring, t
 
             return tuple(watch(p) for p in super().players(networks))
 
-    data = dataclasses.replace(ring, stored=points(variant, ring, 64))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 64), labels=ring.labels[:64])
     train(Watched(**dataclasses.asdict(algorithm)), data, steps=2, out=tmp_path)
     updates = sum(p.updates for p in {p.name: p for p, _ in seen}.values())
     assert len(seen) == 2 * updates
@@ -134,7 +153,7 @@ def test_a_players_step_moves_its_own_networks_and_nothing_else(variant, ring, t
 
 def test_an_interrupted_and_resumed_run_writes_the_bits_of_an_uninterrupted_one(variant, ring, tmp_path):
     algorithm, _ = make(variant)
-    data = dataclasses.replace(ring, stored=points(variant, ring, 100))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 100), labels=ring.labels[:100])
 
     def stop(done, total, note=""):
         os.kill(os.getpid(), signal.SIGINT)
@@ -151,17 +170,17 @@ def test_an_interrupted_and_resumed_run_writes_the_bits_of_an_uninterrupted_one(
 
 def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, ring, tmp_path):
     algorithm, _ = make(variant)
-    data = dataclasses.replace(ring, stored=points(variant, ring, 64))
+    data = dataclasses.replace(ring, stored=points(variant, ring, 64), labels=ring.labels[:64])
     seen = []
     path = train(algorithm, data, steps=2, out=tmp_path, watch=lambda *now: seen.append(now), watch_every=2)
     loaded = load_checkpoint(path)
     assert loaded.algorithm == algorithm
     z = algorithm.prior(5, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        made = loaded.algorithm.decode(loaded.networks, z)
+        made = decode(loaded.algorithm, loaded.networks, z)
         ((step, networks),) = seen
         assert step == 2
-        assert torch.equal(made, algorithm.decode(networks.eval(), z))
+        assert torch.equal(made, decode(algorithm, networks.eval(), z))
     assert made.shape == (5, 2)
     if not hasattr(algorithm, "encode"):
         with pytest.raises(CapabilityError, match=r"no encoder.*klprobe sample --checkpoint"):
@@ -170,7 +189,7 @@ def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, 
     encoded = KlprobeCheckpoint().load(path, Request(split="test"))
     assert encoded.posterior.num_points == 10_000 > POINTS_AT_ONCE
     assert encoded.posterior.dim == 3
-    if variant in BY_NETWORK:
+    if variant in (*BY_NETWORK, "aavae with few labels"):
         assert encoded.posterior.has_log_prob
         return
     kind = getattr(algorithm, "posterior", "deterministic" if "age" in variant else "gaussian")
@@ -182,9 +201,10 @@ def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, 
 def test_encoding_gives_one_distribution_a_point(variant, ring):
     algorithm, networks = make(variant)
     networks.eval()
-    q = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(0))
+    known = (ring.labels[:17],) if getattr(algorithm, "by_class", False) else ()
+    q = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(0), *known)
     assert (q.batch_shape, q.event_shape) == ((17,), (3,))
-    again = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(1))
+    again = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(1), *known)
     if variant in BY_NETWORK:
         return
     first, second = (d.mean if isinstance(d, Independent) else d.samples for d in (q, again))
@@ -192,19 +212,23 @@ def test_encoding_gives_one_distribution_a_point(variant, ring):
     assert not isinstance(q, Independent) or isinstance(q.base_dist, Normal)
 
 
-@pytest.mark.parametrize("variant", [*NAMES, "adversarial-vb with contrast", "aae implicit", "vae quantized"])
+IMAGES = [*NAMES, "adversarial-vb with contrast", "aae implicit", "vae quantized"]
+IMAGES += ["iwgan by class", "aavae by class", "aavae with few labels"]
+
+
+@pytest.mark.parametrize("variant", IMAGES)
 def test_images_train_on_the_papers_networks(variant, tmp_path):
     shape = (3, 28, 28)
     algorithm, networks = make(variant, shape)
     x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng():
         for player in algorithm.players(networks):
-            loss, _ = player.loss(Batch(x, None), torch.Generator().manual_seed(0))
+            loss, _ = player.loss(batch_of(variant, x), torch.Generator().manual_seed(0))
             assert loss.isfinite()
             parameters = [p for n in player.networks for p in networks[n].parameters()]
             assert all(g.isfinite().all() for g in torch.autograd.grad(loss, parameters))
     with torch.no_grad():
-        made = algorithm.decode(networks.eval(), algorithm.prior(3, torch.Generator().manual_seed(0)))
+        made = decode(algorithm, networks.eval(), algorithm.prior(3, torch.Generator().manual_seed(0)))
     assert made.shape == (3, *shape)
     assert 0 <= made.min() <= made.max() <= 1
 
