@@ -74,7 +74,9 @@ class Algorithm(Protocol):
 
     A system also has `prior(num_samples, noise)`, draws of p(z), and `decode(networks, z)`, data points of codes; one with an
     encoder has `encode(networks, x, noise) -> Distribution`, batch shape (batch,), event shape (latent_dim,), and one whose
-    prior is not N(0, I) has `prior_distribution`.
+    prior is not N(0, I) has `prior_distribution`. Where `by_class` is true there are `classes`, and `decode` takes `labels`
+    last; so do `encode` and `log_likelihood`, which cannot do without where `conditional` is true. One that is to see less
+    than all of the data has `view(data, seed) -> TrainingData`.
     """
 
     @property
@@ -183,6 +185,8 @@ def train(
         parallel.wait_for_all()
         indices = _shuffled(len(data), algorithm.batch_size, seed, start * sum(s.player.updates for s in seats))
         data = data.to(torch.device(device))
+        if hasattr(algorithm, "view"):
+            data = algorithm.view(data, _seed(seed, 4))
         scribe = None
         if rank == 0:
             log = MetricsLog(out / METRICS, start, tensorboard)
