@@ -26,12 +26,12 @@ class Undecodable(InputError):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image below a folder, by suffix, in the order of their paths.
+    """Every image below a folder, by suffix, in the order of their paths; broken links too, which do not decode.
 
     Raises:
         InputError: there is none.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
     if not files:
         raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
     return files
@@ -67,6 +67,8 @@ def read_image(
                 raise InputError(
                     f"{label} is {opened.height} x {opened.width}; images of {expected[0]} x {expected[1]} are needed."
                 )
+            if opened.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of no known range, which .npy files are for")
             image: Picture = _eight_bits(opened) if opened.mode in DEEP_MODES else opened
             image = image.convert("L" if gray or image.mode in GREY_MODES else "RGB")
             if box is not None:
@@ -101,11 +103,11 @@ def parse_size(text: str, flag: str) -> tuple[int, int] | None:
     return (int(size[1]), int(size[2] or size[1])) if text else None
 
 
-def check_same_shape(images: Sequence[torch.Tensor], names: Sequence[str]) -> None:
-    """InputError that names the first image whose shape is not that of the first."""
+FLAGS_REMEDY = "give --resize, and --gray where some images have colours"
+
+
+def check_same_shape(images: Sequence[torch.Tensor], names: Sequence[str], remedy: str = FLAGS_REMEDY) -> None:
+    """InputError that names the first image whose shape is not that of the first, and the remedy."""
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
-            raise InputError(
-                f"{names[0]} has shape {tuple(images[0].shape)} but {name} {tuple(image.shape)}: "
-                "give --resize, and --gray where some images have colours."
-            )
+            raise InputError(f"{names[0]} has shape {tuple(images[0].shape)} but {name} {tuple(image.shape)}: {remedy}.")

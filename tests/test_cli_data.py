@@ -38,6 +38,11 @@ def test_list_says_of_each_set_whether_it_is_here_and_what_to_do(tmp_path, capsy
     for words in ("klprobe data fetch svhn", "klprobe data fetch celeba says what to put where"):
         assert words in said
     (tmp_path / "cifar-10" / "cifar-10-batches-bin").mkdir(parents=True)
+    assert any(
+        line.startswith("cifar-10       partial") for line in run(capsys, "data", "list", "--data-root", tmp_path).splitlines()
+    )
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        (tmp_path / "cifar-10" / "cifar-10-batches-bin" / f"{name}.bin").touch()
     rows = {row["name"]: row for row in json.loads(run(capsys, "data", "list", "--data-root", tmp_path, "--json"))}
     assert rows["cifar-10"] == {
         "name": "cifar-10",
@@ -76,7 +81,7 @@ def test_fetch_puts_the_files_where_the_set_looks_for_them(tmp_path, capsys, mon
         (["show", "mnist", "--data-root", "nowhere"], ["klprobe data fetch mnist"]),
         (["show", "digits", "--num", "0"], ["--num"]),
         (["show", "digits", "--split", "half"], ["'half'"]),
-        (["show", "digits", "--split", "validation"], ["Unknown split 'validation'"]),
+        (["show", "digits", "--split", "validation"], ["digits has no split validation", "digits:validation=1000"]),
         (["show", "digits", "--strict"], ["--strict is for sets of image files"]),
     ],
     ids=" ".join,

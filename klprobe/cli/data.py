@@ -60,7 +60,7 @@ class ShowFlags:
     """
 
     split: Literal["train", "validation", "test", "all"] = "train"
-    """Its points; validation for those that have it."""
+    """Its points; validation for those that have it, as celeba or digits:validation=100."""
     num: int | None = None
     """Points in the picture, evenly spread over the split; by default 64 tiles, or 2,500 points of the plane."""
     out: Path | None = None
@@ -111,7 +111,8 @@ def _row(name: str, root: Path | None) -> dict[str, Any]:
     if not hasattr(chosen, "locate"):
         return {"name": name, "state": "built in", "where": registry.describe("datasets", name)}
     try:
-        return {"name": name, "state": "here", "where": str(chosen.locate(root).resolve())}
+        whole = chosen.whole(root) if hasattr(chosen, "whole") else True
+        return {"name": name, "state": "here" if whole else "partial", "where": str(chosen.locate(root).resolve())}
     except InputError:
         remedy = f"klprobe data fetch {name}" + ("" if chosen.downloads else " says what to put where")
         return {"name": name, "state": "missing", "where": remedy}

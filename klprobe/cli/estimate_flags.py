@@ -41,8 +41,8 @@ class Source:
     """Turn colours into one grey channel."""
     flatten: bool = False
     """Turn every point into a vector."""
-    split: Literal["train", "test", "all"] = "all"
-    """Its points; population bounds ask for points that the encoder was not trained on, that is test."""
+    split: Literal["train", "validation", "test", "all"] = "all"
+    """Its points; population bounds ask for points that the encoder was not trained on: test, or validation where there is one."""
     data_root: Path | None = None
     """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
 

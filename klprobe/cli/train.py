@@ -23,7 +23,8 @@ class Training:
     """What to train on, for how long, and where the result goes."""
 
     dataset: str
-    """Data set that `klprobe data list` shows, with settings as in celeba:size=128; a folder of images, .npy or .npz."""
+    """Data set that `klprobe data list` shows, with settings as in celeba:size=128:flip or mnist:validation=5000; a folder of
+    images, .npy or .npz."""
     steps: int
     """Steps in all, those before a resume included."""
     out: Path

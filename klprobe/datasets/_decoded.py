@@ -41,6 +41,7 @@ class Files:
         strict: Whether one bad file stops everything; else it is left out, and said.
         cache: Where pixels are kept when they are many; `.npy`, with a `.json` beside it that says what it holds.
         fingerprint: Of the files and of how they are prepared, JSON; other pixels under the same name are made again.
+        remedy: What to do when images have several shapes.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Files:
     strict: bool
     cache: Path
     fingerprint: Any
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
             if pixels is None:
                 like, like_name = images[0], names[0]
                 pixels = _room((len(files.names), *like.shape), draft)
-            check_same_shape([like, *images], [like_name, *names])
+            check_same_shape([like, *images], [like_name, *names], files.remedy)
             pixels[done : done + len(images)] = torch.stack(images).numpy()
             done += len(images)
         if pixels is None:

@@ -15,6 +15,8 @@ from klprobe.datasets._shared import Data, downloads, folder_with, parts
 from klprobe.types import InputError
 
 PREFIX = {"train": "train", "test": "t10k"}
+LARGEST = 1 << 28
+"""Bytes of an array, at most; the official ones have up to 47 million."""
 MNIST = downloads(
     "mnist",
     ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
@@ -62,19 +64,20 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
         InputError: not gzip, cut short, or another kind of idx file.
     """
     try:
-        packed = path.read_bytes()
-        if not packed:
+        if not path.stat().st_size:
             raise EOFError("the file is empty")
-        content = gzip.decompress(packed)
+        with gzip.open(path) as stream:
+            head = stream.read(4 + 4 * dims)
+            if len(head) < 4 + 4 * dims or head[:4] != bytes([0, 0, 8, dims]):
+                raise InputError(f"{path} is no idx file of {dims}-dimensional uint8: it starts with bytes {list(head[:4])}.")
+            sizes = struct.unpack(f">{dims}I", head[4:])
+            promised = math.prod(sizes)
+            content = stream.read(min(promised, LARGEST) + 1)  # one more than there are, up to the checksum at the end
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged or cut short ({error}): fetch it again.") from error
-    header = 4 + 4 * dims
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dims]):
-        raise InputError(f"{path} is no idx file of {dims}-dimensional uint8: it starts with bytes {list(content[:4])}.")
-    sizes = struct.unpack(f">{dims}I", content[4:header])
-    if len(content) - header != math.prod(sizes):
-        raise InputError(
-            f"{path} promises {' x '.join(map(str, sizes))} = {math.prod(sizes)} bytes but holds {len(content) - header}: "
-            "fetch it again."
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)
+    if len(content) != promised:
+        held = f"{len(content)}" if len(content) < promised else "more"
+        raise InputError(f"{path} promises {' x '.join(map(str, sizes))} = {promised} bytes but holds {held}: fetch it again.")
+    if not promised:
+        raise InputError(f"{path} holds nothing: it promises {' x '.join(map(str, sizes))} bytes. Fetch it again.")
+    return np.frombuffer(content, np.uint8).reshape(sizes)

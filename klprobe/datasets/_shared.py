@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
+from klprobe.datasets._augment import Augment
 from klprobe.downloads import Download
+from klprobe.registry import spec
 from klprobe.training import Batch
 from klprobe.types import InputError, Progress, no_progress
 
@@ -32,7 +34,7 @@ class Dataset(Protocol):
         """Read one split.
 
         Args:
-            split: `train`, `test` or `all` of them in this order; some sets also have `validation`.
+            split: `train`, `test` or `all` of them in this order; `validation` where there is one (`has_validation`).
             root: Folder of the data sets' folders; None means KLPROBE_DATA, then ./data. Embedded sets ignore it.
             progress: Told how far the work is, where a set takes more than a moment.
         Raises:
@@ -50,6 +52,7 @@ class Data:
         stored: uint8 (0 to 255, made [0, 1] by `floats`), or any other number (taken as it is), shape (N, ...).
         labels: int64, shape (N,), or None.
         tint: Colours that grey images are seen in, float32, shape (N, 3); None: as they are stored.
+        augment: What happens to the images of a mini-batch, and nowhere else.
         notes: What the user should know, such as files left out; one sentence each.
         device: Where batches go; None means where the data are.
     """
@@ -59,6 +62,7 @@ class Data:
     stored: torch.Tensor
     labels: torch.Tensor | None = None
     tint: torch.Tensor | None = None
+    augment: Augment | None = None
     notes: tuple[str, ...] = ()
     device: torch.device | None = None
 
@@ -87,10 +91,16 @@ class Data:
         return chosen / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def batch(self, indices: torch.Tensor) -> Batch:
-        """The points at `indices`, shape (m,), as a mini-batch on the device."""
-        indices = indices.to(self.stored.device)
-        labels = None if self.labels is None else self.labels[indices].to(self.device or self.stored.device)
-        return Batch(self.floats(indices), labels)
+        """The points at `indices`, shape (m,), as a mini-batch on the device, augmented."""
+        here = indices.to(self.stored.device)
+        labels = None if self.labels is None else self.labels[here].to(self.device or self.stored.device)
+        x = self.floats(here)
+        return Batch(x if self.augment is None else self.augment(x, indices), labels)
+
+    def take(self, which: torch.Tensor, split: str) -> Data:
+        """The points of these numbers, shape (m,), a copy, as another split."""
+        labels, tint = (None if beside is None else beside[which] for beside in (self.labels, self.tint))
+        return replace(self, split=split, stored=self.stored[which], labels=labels, tint=tint)
 
     def to(self, device: torch.device) -> Data:
         """The same data, all of them on another device if they fit, still uint8; else its batches go there one by one."""
@@ -114,6 +124,34 @@ def parts(split: str, known: Sequence[str] = ("train", "test")) -> tuple[str, ..
     if split not in known:
         raise InputError(f"Unknown split {split!r}; known: {', '.join((*known, 'all'))}.")
     return (split,)
+
+
+def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
+    """A split of a set whose own are train and test, under the set's name: `validation`, where it has some, is kept of train.
+
+    Args:
+        chosen: The data set; its setting `validation` is the number of points.
+        read: From train, test or all to the data.
+    Raises:
+        InputError: unknown split, or one without points.
+    """
+    name, count = spec(chosen), chosen.validation
+    if split in ("test", "all") or (split == "train" and not count):
+        return replace(read(split), name=name)
+    parts(split, ("train", "validation", "test"))
+    if not count:
+        raise InputError(f"{name} has no split validation: {name}:validation=1000 keeps 1,000 of its training points for one.")
+    whole = read("train")
+    if not 0 < count < len(whole):
+        raise InputError(f"{name} needs validation from 1 to {len(whole) - 1:,}, fewer than the training points; got {count}.")
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    kept = order[:count] if split == "validation" else order[count:]
+    return replace(whole.take(kept.sort().values, split), name=name)
+
+
+def has_validation(chosen: Dataset) -> bool:
+    """Whether a set has a split `validation`: an official one, or one kept of its training points."""
+    return bool(getattr(chosen, "validation", True))
 
 
 def held_out(count: int, every: int, split: str) -> list[int]:

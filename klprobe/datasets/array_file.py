@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from klprobe import npy
-from klprobe.datasets._shared import Data, Split, held_out, parts
+from klprobe.datasets._augment import augment
+from klprobe.datasets._shared import Data, Split, carved, held_out, parts
 from klprobe.downloads import Download
 from klprobe.images import channels_first
 from klprobe.registry import spec
@@ -37,6 +38,12 @@ class ArrayFile:
     """The file."""
     held_out: int = 10
     """Where the file has no x_train and x_test: every so many-th point is a test point; 0: all are for training."""
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    flip: bool = False
+    """Turn images left to right at random when training."""
+    shift: int = 0
+    """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
@@ -45,6 +52,9 @@ class ArrayFile:
         Raises:
             InputError: no such file, a damaged one, no numbers, numbers that are not finite, or labels that do not match.
         """
+        return carved(self, self._read, split)
+
+    def _read(self, split: Split) -> Data:
         path = self.locate()
         names = _members(path)
         apart = {"x_train", "x_test"} <= names
@@ -58,13 +68,16 @@ class ArrayFile:
         if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
             raise InputError(f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: one integer a point.")
         x = npy.as_data(x, path.name)
+        if not x.size:
+            raise InputError(f"{path.name} holds nothing: its shape is {x.shape}.")
         _check_finite(x, path.name)
         points = channels_first(torch.from_numpy(x))
         classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
         which = range(len(points)) if apart else held_out(len(points), self.held_out, split)
         if len(which) < len(points):  # a copy; all of them stay mapped
             points, classes = points[which], None if classes is None else classes[which]
-        return Data(spec(self), split, points, classes)
+        change = augment(tuple(points.shape[1:]), self.flip, self.shift)
+        return Data(spec(self), split, points, classes, augment=change)
 
     def locate(self, root: Path | None = None) -> Path:
         """The file."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 
+from klprobe.datasets._augment import augment
 from klprobe.datasets._decoded import Files, decode
 from klprobe.datasets._shared import Data, Split, data_root, folder_with, parts
 from klprobe.downloads import Download
@@ -24,8 +25,9 @@ __all__ = ["Celeba"]
 ALIGNED = (218, 178)
 """Height and width of the aligned images."""
 BOX = (15, 40, 163, 188)
-"""Left, top, right and bottom of the face, 148 x 148: the cut of Larsen et al. (2016), VAE/GAN, which AGE and others took
-over. DMVI, AGAN and BMS say 64 x 64 and no more."""
+"""Left, top, right and bottom of the face, 148 x 148, rows 40 to 187 and columns 15 to 162: the cut in the authors' code of
+VAE/GAN (Larsen et al. 2016) and of Real NVP (Dinh et al. 2017), who then resize it to 64 x 64. A centred cut of 148, as many
+PyTorch pipelines have it, begins five rows higher. DMVI, AGAN and BMS say 64 x 64 and no more."""
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "validation": "1", "test": "2"}
 LARGEST = 1 << 24
@@ -44,6 +46,10 @@ class Celeba:
     """Height and width that faces are resized to, bilinear and antialiased; the papers have 64 and 128."""
     strict: bool = False
     """Stop at an image that does not decode, instead of leaving it out."""
+    flip: bool = False
+    """Turn images left to right at random when training."""
+    shift: int = 0
+    """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -80,9 +86,11 @@ class Celeba:
             strict=self.strict,
             cache=source.parent / f"klprobe-{self.size}-{split}.npy",
             fingerprint=[source.name, status.st_size, status.st_mtime_ns, self.size, BOX],
+            remedy="copy it again",
         )
         decoded = decode(files, progress)
-        return Data(spec(self), split, decoded.x, notes=decoded.notes)
+        change = augment((3, self.size, self.size), self.flip, self.shift)
+        return Data(spec(self), split, decoded.x, augment=change, notes=decoded.notes)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder of the JPEGs or their zip file."""

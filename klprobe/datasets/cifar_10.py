@@ -13,8 +13,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from klprobe.datasets._augment import augment
 from klprobe.datasets._python2_pickle import read_pickle
-from klprobe.datasets._shared import Data, Split, data_root, downloads, parts
+from klprobe.datasets._shared import Data, Split, carved, data_root, downloads, parts
 from klprobe.downloads import Download
 from klprobe.registry import spec
 from klprobe.types import InputError, Progress, no_progress
@@ -54,6 +55,12 @@ class Cifar10:
 
     partial: bool = False
     """Go on with the batches that are there when some are missing, or are not whole."""
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    flip: bool = False
+    """Turn images left to right at random when training."""
+    shift: int = 0
+    """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "cifar-10",
         ("https://www.cs.toronto.edu/~kriz/",),
@@ -66,6 +73,9 @@ class Cifar10:
         Raises:
             InputError: batches that are missing (unless `partial`), damaged, or not of 10,000 images.
         """
+        return carved(self, lambda part: self._read(part, root), split)
+
+    def _read(self, split: Split, root: Path | None) -> Data:
         wanted = [batch for part in parts(split) for batch in BATCHES[part]]
         place = self._place(root)
         files = _read(place, wanted, self.partial)
@@ -80,11 +90,15 @@ class Cifar10:
         x, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*batches, strict=True))
         complete = len(wanted) * PER_BATCH
         notes = () if len(x) == complete else (f"cifar-10 ({split}) is not whole: {len(x):,} of {complete:,} images are here.",)
-        return Data(spec(self), split, x, labels.long(), notes=notes)
+        return Data(spec(self), split, x, labels.long(), augment=augment(SHAPE, self.flip, self.shift), notes=notes)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder or archive that is read."""
         return self._place(root).path
+
+    def whole(self, root: Path | None = None) -> bool:
+        """Whether no batch is missing, as far as names tell."""
+        return self._place(root).whole()
 
     def _place(self, root: Path | None) -> Place:
         """The first whole layout below `root`/cifar-10 or `root`, else the first."""

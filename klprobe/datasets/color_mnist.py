@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from klprobe.datasets._idx import MNIST, load_idx, locate_idx
-from klprobe.datasets._shared import Data, Split, parts
+from klprobe.datasets._shared import Data, Split, carved, parts
 from klprobe.downloads import Download
 from klprobe.registry import spec
 from klprobe.types import Progress, no_progress
@@ -31,10 +31,15 @@ class ColorMnist:
 
     seed: int = 0
     """Of the colours."""
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = MNIST
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 3, 28, 28)."""
+        return carved(self, lambda part: self._read(part, root), split)
+
+    def _read(self, split: Split, root: Path | None) -> Data:
         loaded = [load_idx("mnist", part, root) for part in parts(split)]
         hue = np.concatenate([hues(len(grey), PART_NUMBER[grey.split], self.seed) for grey in loaded])
         labels = torch.cat([grey.labels for grey in loaded if grey.labels is not None])

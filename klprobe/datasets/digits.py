@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, Split, parts
+from klprobe.datasets._shared import Data, Split, carved, parts
 from klprobe.downloads import Download
 from klprobe.types import Progress, no_progress
 
@@ -25,10 +25,15 @@ Every fifth of the whole file would not do: the classes repeat with period ten i
 class Digits:
     """scikit-learn's embedded digits: 1,797 grey images of 8 x 8 as vectors in [0, 1], 1,442 train + 355 test."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """The grey levels 0 to 16 over 16, float32, shape (N, 64); `root` is not needed."""
+        return carved(self, self._read, split)
+
+    def _read(self, split: Split) -> Data:
         from sklearn.datasets import load_digits
 
         x, labels = load_digits(return_X_y=True)

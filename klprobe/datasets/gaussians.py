@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets._shared import Data, Split, parts
+from klprobe.datasets._shared import Data, Split, carved, parts
 from klprobe.downloads import Download
 from klprobe.problems import Gaussian, paper_gaussian
 from klprobe.registry import spec
@@ -32,6 +32,8 @@ class Gaussians:
     """d."""
     seed: int = 0
     """Of W and b."""
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -40,6 +42,9 @@ class Gaussians:
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, dim), always the same points; `root` is not needed."""
+        return carved(self, self._read, split)
+
+    def _read(self, split: Split) -> Data:
         law, draws = self.distribution, []
         mean, factor = law.loc.float(), law.scale_tril.float()
         for part in parts(split):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from klprobe.datasets._modes import load_modes
-from klprobe.datasets._shared import Data, Split
+from klprobe.datasets._shared import Data, Split, carved
 from klprobe.downloads import Download
 from klprobe.types import Progress, no_progress
 
@@ -23,11 +23,13 @@ TICKS, STD = (-4.0, -2.0, 0.0, 2.0, 4.0), 0.05
 class Grid:
     """2-D grid: 25 normals of standard deviation 0.05 at {-4, -2, 0, 2, 4}^2, 50,000 train + 10,000 test points."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
-        return load_modes("grid", split, self.centres, STD)
+        return carved(self, lambda part: load_modes("grid", part, self.centres, STD), split)
 
     @property
     def centres(self) -> torch.Tensor:

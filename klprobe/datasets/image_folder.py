@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import torch
 
+from klprobe.datasets._augment import augment
 from klprobe.datasets._decoded import Files, decode
-from klprobe.datasets._shared import Data, Split, held_out, parts
+from klprobe.datasets._shared import Data, Split, carved, held_out, parts
 from klprobe.downloads import Download
 from klprobe.images import find_images, parse_size, read_image
 from klprobe.registry import spec
@@ -37,6 +38,12 @@ class ImageFolder:
     """Stop at an image that does not decode, instead of leaving it out."""
     held_out: int = 10
     """Where there are no folders train and test: every so many-th image, in the order of paths, is a test image; 0: none."""
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    flip: bool = False
+    """Turn images left to right at random when training."""
+    shift: int = 0
+    """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
@@ -45,10 +52,12 @@ class ImageFolder:
         Raises:
             InputError: no such folder, no image in it, or images of several shapes.
         """
+        return carved(self, lambda part: self._read(part, progress), split)
+
+    def _read(self, split: Split, progress: Progress) -> Data:
         folder = self.locate()
         names, every = ([str(file.relative_to(folder)) for file in files] for files in self._files(split))
         size = parse_size(self.resize, "resize")
-        stats = [os.stat(folder / name) for name in names]
         shown = f"{self.resize or 'as-they-are'}{'-gray' if self.gray else ''}-{split}"
         decoded = decode(
             Files(
@@ -57,11 +66,14 @@ class ImageFolder:
                 read=lambda name: read_image(folder / name, name, gray=self.gray, size=size),
                 strict=self.strict,
                 cache=folder / ".klprobe" / f"{shown}.npy",
-                fingerprint=[[s.st_size, s.st_mtime_ns] for s in stats] + [size, self.gray],
+                fingerprint=[_stamp(folder / name) for name in names] + [size, self.gray],
+                remedy=f"name the set image-folder:path={self.path}:resize=64, with :gray where some images have colours",
             ),
             progress,
         )
-        return Data(spec(self), split, decoded.x, _classes(decoded.names, every), notes=decoded.notes)
+        x, labels = decoded.x, _classes(decoded.names, every)
+        change = augment(tuple(x.shape[1:]), self.flip, self.shift)
+        return Data(spec(self), split, x, labels, augment=change, notes=decoded.notes)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder."""
@@ -77,6 +89,15 @@ class ImageFolder:
             return [file for part in parts(split) for file in by_part[part]], by_part["train"] + by_part["test"]
         files = find_images(folder)
         return [files[i] for i in held_out(len(files), self.held_out, split)], files
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of a file; none of a broken link."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _classes(names: Sequence[str], every: Sequence[str]) -> torch.Tensor | None:

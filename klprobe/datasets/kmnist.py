@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from klprobe.datasets._idx import load_idx, locate_idx
-from klprobe.datasets._shared import Data, Split, downloads
+from klprobe.datasets._shared import Data, Split, carved, downloads
 from klprobe.downloads import Download
 from klprobe.types import Progress, no_progress
 
@@ -18,6 +18,8 @@ __all__ = ["Kmnist"]
 class Kmnist:
     """Kuzushiji-MNIST, cursive Japanese characters: 60,000 + 10,000 grey images of 28 x 28 (Clanuwat et al. 2018)."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "kmnist",
         ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"),
@@ -31,7 +33,7 @@ class Kmnist:
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/kmnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
-        return load_idx("kmnist", split, root)
+        return carved(self, lambda part: load_idx("kmnist", part, root), split)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder of the four files."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from klprobe.datasets._idx import MNIST, load_idx, locate_idx
-from klprobe.datasets._shared import Data, Split
+from klprobe.datasets._shared import Data, Split, carved
 from klprobe.downloads import Download
 from klprobe.types import Progress, no_progress
 
@@ -18,11 +18,13 @@ __all__ = ["Mnist"]
 class Mnist:
     """MNIST handwritten digits: 60,000 + 10,000 grey images of 28 x 28 (LeCun et al. 1998)."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = MNIST
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
-        return load_idx("mnist", split, root)
+        return carved(self, lambda part: load_idx("mnist", part, root), split)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder of the four files."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from klprobe.datasets._modes import load_modes
-from klprobe.datasets._shared import Data, Split
+from klprobe.datasets._shared import Data, Split, carved
 from klprobe.downloads import Download
 from klprobe.types import Progress, no_progress
 
@@ -24,11 +24,13 @@ MODES, RADIUS, STD = 8, 1.0, 0.01
 class Ring:
     """2-D ring: 8 normals of standard deviation 0.01 on the unit circle, 50,000 train + 10,000 test points."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
-        return load_modes("ring", split, self.centres, STD)
+        return carved(self, lambda part: load_modes("ring", part, self.centres, STD), split)
 
     @property
     def centres(self) -> torch.Tensor:

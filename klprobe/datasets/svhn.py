@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, Split, downloads, folder_with, parts
+from klprobe.datasets._shared import Data, Split, carved, downloads, folder_with, parts
 from klprobe.downloads import Download
 from klprobe.types import InputError, Progress, no_progress
 
@@ -20,6 +20,8 @@ __all__ = ["Svhn"]
 class Svhn:
     """Street View House Numbers, cropped: 73,257 + 26,032 colour images of 32 x 32 (Netzer et al. 2011)."""
 
+    validation: int = 0
+    """Training points kept for a split of their own, a fixed random choice; 0: none."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "svhn",
         ("https://ufldl.stanford.edu/housenumbers/", "http://ufldl.stanford.edu/housenumbers/"),
@@ -31,6 +33,9 @@ class Svhn:
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read `root`/svhn/{train,test}_32x32.mat; uint8, shape (N, 3, 32, 32); digit 0, which is class 10 there, is 0."""
+        return carved(self, lambda part: self._read(part, root), split)
+
+    def _read(self, split: Split, root: Path | None) -> Data:
         files = [f"{part}_32x32.mat" for part in parts(split)]
         folder = folder_with("svhn", files, root)
         images, labels = zip(*(_read(folder / file) for file in files), strict=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from klprobe import registry
+from klprobe.datasets._shared import has_validation
 from klprobe.loading import dataset
 from klprobe.types import InputError
 
@@ -49,9 +50,40 @@ def test_what_needs_no_files_is_the_same_every_time_and_all_is_train_then_test(n
     assert (train.name, train.split) == (name, "train")
     assert torch.equal(everything.x, torch.cat([train.x, test.x]))
     assert torch.equal(registry.create("datasets", name).load("train").x, train.x)
-    for split in ("validation", "half"):
-        with pytest.raises(InputError, match="known: train, test, all"):
-            registry.create("datasets", name).load(split)
+    with pytest.raises(InputError, match="known: train, validation, test, all"):
+        registry.create("datasets", name).load("half")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_validation_is_kept_of_the_training_points_and_the_other_splits_stay(name):
+    """Train and validation are train in two parts, each in its order; labels stay with their points."""
+    plain, kept = registry.create("datasets", name), registry.create("datasets", f"{name}:validation=100")
+    whole, train, validation = plain.load("train"), kept.load("train"), kept.load("validation")
+    assert (len(train), len(validation), validation.split) == (len(whole) - 100, 100, "validation")
+    assert train.name == validation.name == f"{name}:validation=100"
+    known = {tuple(point.tolist()): i for i, point in enumerate(whole.x)}
+    where = [[known[tuple(point.tolist())] for point in part.x] for part in (train, validation)]
+    for which, part in zip(where, (train, validation), strict=True):
+        assert whole.labels is None or torch.equal(part.labels, whole.labels[which])
+    if len(known) == len(whole):  # no two points are equal
+        assert sorted(where[0] + where[1]) == list(range(len(whole)))
+        assert all(which == sorted(which) for which in where)
+    for split in ("test", "all"):
+        assert torch.equal(kept.load(split).x, plain.load(split).x)
+
+
+def test_every_set_has_a_validation_split_or_says_how_to_keep_one(tmp_path):
+    for name in NAMES:
+        chosen = registry.create("datasets", name)
+        assert has_validation(chosen) == (name == "celeba")
+        assert name == "celeba" or has_validation(dataclasses.replace(chosen, validation=5))
+    for name, words in (
+        ("digits", "digits:validation=1000 keeps 1,000"),
+        ("digits:validation=-1", "from 1 to 1,441"),
+        ("digits:validation=1442", "from 1 to 1,441"),
+    ):
+        with pytest.raises(InputError, match=words):
+            registry.create("datasets", name).load("validation")
 
 
 def test_settings_are_read_from_the_name_in_any_order_and_written_back():
@@ -66,8 +98,8 @@ def test_settings_are_read_from_the_name_in_any_order_and_written_back():
     ("spec", "words"),
     [
         ("celebb", "Did you mean 'celeba'"),
-        ("celeba:width=3", "no setting 'width'; its settings: size, strict"),
-        ("mnist:size=3", "its settings: none"),
+        ("celeba:width=3", "no setting 'width'; its settings: size, strict, flip, shift"),
+        ("mnist:size=3", "its settings: validation"),
         ("celeba:size=big", "size takes a whole number; got 'big'"),
         ("celeba:strict=maybe", "strict takes true or false"),
         ("celeba:size=0", "size from 1 to 148"),

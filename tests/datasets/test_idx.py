@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import struct
+import tracemalloc
 
 import pytest
 import torch
@@ -92,6 +93,28 @@ def test_a_whole_gzip_with_too_few_pixels_is_refused(tiny):
         load(tiny)
 
 
+def test_a_file_that_unpacks_to_far_more_than_it_promises_is_refused_without_unpacking_it(tiny):
+    """48 MB of zeros behind a header for 16 bytes: less than 1 MB of it is ever in memory."""
+    bomb = bytes([0, 0, 8, 3]) + (1).to_bytes(4, "big") + (4).to_bytes(4, "big") * 2 + bytes(48 << 20)
+    (tiny[1] / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bomb, 1))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="promises 1 x 4 x 4 = 16 bytes but holds more"):
+        load(tiny)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_file_that_promises_nothing_or_more_than_there_can_be_is_refused(tiny):
+    write_idx(tiny[1] / "train-images-idx3-ubyte.gz", torch.zeros(0, 28, 28))
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz holds nothing"):
+        load(tiny)
+    head = bytes([0, 0, 8, 3]) + (1 << 31).to_bytes(4, "big") * 3
+    (tiny[1] / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head))
+    with pytest.raises(InputError, match="bytes but holds 0"):
+        load(tiny)
+
+
 @pytest.mark.parametrize("kind", [9, 13])
 def test_another_kind_of_idx_file_is_refused(tiny, kind):
     write_idx(tiny[1] / "train-labels-idx1-ubyte.gz", torch.arange(3), kind)
@@ -107,8 +130,8 @@ def test_images_and_labels_of_different_numbers_are_refused(tiny):
 
 @pytest.mark.parametrize("name", ["digits", *IDX])
 def test_an_unknown_split_lists_the_known(name, tmp_path):
-    with pytest.raises(InputError, match="Unknown split 'validation'; known: train, test, all"):
-        registry.load("datasets", name)().load("validation", tmp_path)
+    with pytest.raises(InputError, match="Unknown split 'valid'; known: train, validation, test, all"):
+        registry.load("datasets", name)().load("valid", tmp_path)
 
 
 def test_digits_split_into_disjoint_parts_with_every_fifth_of_each_class_held_out():

@@ -1,5 +1,7 @@
 """Folders of images, and arrays in files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from klprobe import registry
 from klprobe.datasets import _decoded
+from klprobe.datasets._augment import Augment
 from klprobe.datasets.array_file import ArrayFile
 from klprobe.datasets.image_folder import ImageFolder
 from klprobe.types import InputError
@@ -64,6 +67,8 @@ def test_sizes_and_colours_are_made_equal_only_when_asked_for(photos):
     Image.new("RGB", (9, 9)).save(photos / "98.png")
     with pytest.raises(InputError, match=r"00\.png has shape \(3, 6, 8\) but 98\.png \(3, 9, 9\)"):
         images(photos)
+    with pytest.raises(InputError, match=rf"name the set image-folder:path={photos}:resize=64, with :gray"):
+        images(photos)
     Image.new("L", (9, 9)).save(photos / "99.png")
     with pytest.raises(InputError, match=r"99\.png .*gray"):
         images(photos, resize="4x5")
@@ -82,6 +87,34 @@ def test_an_image_that_does_not_decode_is_named_and_left_out_or_stops_everything
     assert data.notes == (f"{photos}: 2 of 18 images do not decode and are left out: 03.png, 05.png.",)
     with pytest.raises(InputError, match=r"03\.png cannot be read"):
         images(photos, strict=True)
+
+
+def test_broken_links_and_floating_point_pixels_do_not_decode_and_folders_are_no_images(photos):
+    (photos / "a.png").symlink_to("nowhere.png")
+    (photos / "b.tif").mkdir()
+    Image.fromarray(np.ones((6, 8), np.float32)).save(photos / "c.tif")
+    data = images(photos)
+    assert len(data) == 20
+    assert data.notes == (f"{photos}: 2 of 22 images do not decode and are left out: a.png, c.tif.",)
+    (photos / "a.png").unlink()
+    with pytest.raises(InputError, match=r"c\.tif cannot be read as an image \(its pixels are floating-point numbers"):
+        images(photos, strict=True)
+
+
+def test_mini_batches_are_flipped_and_shifted_and_nothing_else_is(photos, pixels):
+    x = torch.from_numpy(pixels).movedim(-1, 1) / 255
+    for data in (
+        images(photos, flip=True, shift=2),
+        dataclasses.replace(images(photos), augment=Augment(flip=True, shift=2)),
+    ):
+        assert torch.equal(data.floats(), x)
+        batch = data.batch(torch.arange(20)).x
+        assert batch.shape == x.shape
+        assert not torch.equal(batch, x)
+    assert images(photos, flip=True, shift=2).name.endswith(":flip:shift=2")
+    for kwargs in ({"shift": 6}, {"shift": -1}):
+        with pytest.raises(InputError, match="less than a side"):
+            images(photos, **kwargs)
 
 
 def test_an_empty_folder_and_one_without_images_are_refused(tmp_path):
@@ -134,6 +167,7 @@ def test_an_npz_may_hold_labels_and_the_two_parts(tmp_path):
     ("content", "words"),
     [
         ({"x": np.zeros(5)}, r"shape \(5,\)"),
+        ({"x": np.zeros((0, 5))}, r"x\.npz holds nothing"),
         ({"x": np.array(["a", "b"])[:, None]}, "<U1"),
         ({"x": np.array([[1.0], [np.nan], [np.inf]])}, "NaN or infinite numbers, first at point 1"),
         ({"x": np.zeros((5, 2)), "y": np.zeros(4, int)}, "5 points but labels"),
