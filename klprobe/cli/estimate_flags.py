@@ -42,7 +42,7 @@ class Source:
     flatten: bool = False
     """Turn every point into a vector."""
     split: Literal["train", "validation", "test", "all"] = "all"
-    """Its points; population bounds ask for points that the encoder was not trained on: test, or validation where there is one."""
+    """Its points; population bounds ask for points that the encoder was not trained on: test, or validation."""
     data_root: Path | None = None
     """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
 
