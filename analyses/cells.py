@@ -1,0 +1,170 @@
+"""An item of a paper: cells, each run once, on this machine or many, and a page that is made of their records alone.
+
+Every item is a module with an `Item` and `main(ITEM)`; then `python -m analyses.FOLDER.ITEM` writes the page from the records,
+and with `--preset quick` or `--preset paper` runs the cells that have no record first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import joblib
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from klprobe.experiments.records import keep_record, read_records
+from klprobe.provenance import commit, versions
+from klprobe.types import InputError
+
+Preset = Literal["tiny", "quick", "paper"]
+Backend = Literal["loky", "sequential", "dask", "ray"]
+Cell = dict[str, Any]
+"""What is run, in plain JSON values: preset, seed, settings; two cells are one when they are equal."""
+Result = dict[str, Any]
+"""What came out, in plain JSON values."""
+Record = dict[str, Any]
+"""`cell`, `result` (None when it failed), `failed` (None or why), `cpu_seconds`, `date`, `commit`, `versions`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or a figure.
+
+    Attributes:
+        title: As `DMVI Table 1`.
+        folder: Where page and records lie.
+        records: Name of the records file; items that share their cells share it.
+        cells: The cells of a preset, the most useful ones first.
+        work: Runs one cell; it is pickled and may run in another process or on another machine.
+        write: From the records to files in a folder; returns their paths.
+    """
+
+    title: str
+    folder: Path
+    records: str
+    cells: Callable[[Preset], Sequence[Cell]]
+    work: Callable[[Cell], Result]
+    write: Callable[[list[Record], Path], list[Path]]
+
+
+def main(item: Item, argv: Sequence[str] | None = None) -> None:
+    """The command line of one item."""
+    parser = argparse.ArgumentParser(description=item.title)
+    parser.add_argument("--preset", choices=get_args(Preset), help="first run its cells that have no record")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at once")
+    parser.add_argument("--backend", choices=get_args(Backend), default="loky", help="dask and ray: a cluster, at --address")
+    parser.add_argument("--address", help="of a Dask scheduler or a Ray head")
+    parser.add_argument("--first", type=int, help="run that many cells at most")
+    parser.add_argument("--retry", action="store_true", help="run failed cells again")
+    parser.add_argument("--out", type=Path, default=item.folder, help="folder of the page; records lie in its records/")
+    flags = parser.parse_args(argv)
+    path = flags.out / "records" / item.records
+    if flags.preset:
+        todo = missing(item.cells(flags.preset), read_records(path), retry=flags.retry)[: flags.first]
+        with backend(flags.backend, flags.address):
+            run(item, todo, path, jobs=flags.jobs)
+    for written in item.write(read_records(path), flags.out):
+        print(written)
+
+
+def missing(cells: Sequence[Cell], records: Sequence[Record], *, retry: bool = False) -> list[Cell]:
+    """Cells without a record; with `retry` those too that only ever failed."""
+    done = [record["cell"] for record in records if not (retry and record["failed"])]
+    return [cell for cell in cells if cell not in done]
+
+
+def results(cells: Sequence[Cell], records: Sequence[Record]) -> list[tuple[Cell, Record]]:
+    """Each cell that has a record, with its last one."""
+    last = [(cell, [record for record in records if record["cell"] == cell]) for cell in cells]
+    return [(cell, found[-1]) for cell, found in last if found]
+
+
+def run(item: Item, cells: Sequence[Cell], path: Path, *, jobs: int | None = None) -> None:
+    """Run cells, keep each one's record as soon as it is there; a cell that fails is a record, not the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(item.title, total=len(cells))
+        work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        for record in work(joblib.delayed(record_of)(item.work, cell) for cell in cells):
+            keep_record(path, record)
+            bar.advance(task)
+            said = record["failed"] or f"{record['cpu_seconds']:.0f} s"
+            bar.console.print(f"{label(record['cell'])}: {said}", highlight=False, soft_wrap=True)
+
+
+def label(cell: Cell) -> str:
+    """A cell in a line: its values, without those of the model it looks at."""
+    return ", ".join(f"{name} {value}" for name, value in cell.items() if name != "model")
+
+
+def record_of(work: Callable[[Cell], Result], cell: Cell) -> Record:
+    """Run one cell on one thread; numbers that are not finite fail it, and are kept as None."""
+    torch.set_num_threads(1)
+    started, result, failed = time.process_time(), None, None
+    try:
+        result = work(cell)
+        odd: list[str] = []
+        result = finite(result, "", odd)
+        failed = f"not finite: {', '.join(odd)}" if odd else None
+    except InputError as error:
+        failed = str(error)
+    except Exception:
+        failed = traceback.format_exc(limit=-1).strip().splitlines()[-1]
+    return {
+        "cell": cell,
+        "result": result,
+        "failed": failed,
+        "cpu_seconds": round(time.process_time() - started, 2),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def finite(value: Any, name: str, odd: list[str]) -> Any:
+    """The same with None for numbers that are not finite, whose names are added to `odd`."""
+    if isinstance(value, dict):
+        return {key: finite(entry, f"{name}.{key}".lstrip("."), odd) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry, f"{name}[{i}]", odd) for i, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        odd.append(name)
+        return None
+    return value
+
+
+@contextlib.contextmanager
+def backend(name: Backend, address: str | None) -> Iterator[None]:
+    """joblib's workers: this machine's processes, or those of a Dask or Ray cluster that is installed and running."""
+    if name == "dask":
+        from dask.distributed import Client  # registers itself with joblib
+
+        with Client(address), joblib.parallel_config(backend="dask"):
+            yield
+    elif name == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        ray.init(address=address)
+        register_ray()
+        with joblib.parallel_config(backend="ray"):
+            yield
+    else:
+        with joblib.parallel_config(backend=name):
+            yield
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns after the first are numbers, to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

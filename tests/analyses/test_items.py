@@ -1,0 +1,75 @@
+"""Every table and figure of the papers: its whole way runs in a tiny mode, and its page is made of the records alone."""
+
+import importlib
+import json
+import pkgutil
+
+import pytest
+
+import analyses
+from analyses import cells, models
+
+MODULES = [
+    name
+    for folder in pkgutil.iter_modules(analyses.__path__, "analyses.")
+    if folder.ispkg
+    for _, name, _ in pkgutil.iter_modules(importlib.import_module(folder.name).__path__, folder.name + ".")
+]
+ITEMS = [name for name in MODULES if hasattr(importlib.import_module(name), "ITEM")]
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_an_item_goes_the_whole_way_from_training_to_its_page(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "RUNS", tmp_path / "runs")
+    item = importlib.import_module(name).ITEM
+    cells.main(item, ["--preset", "tiny", "--backend", "sequential", "--jobs", "1", "--out", str(tmp_path)])
+    records = [json.loads(line) for line in (tmp_path / "records" / item.records).read_text().splitlines()]
+    assert [record["failed"] for record in records] == [None] * len(item.cells("tiny"))
+    pages = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert pages
+    assert all(path.stat().st_size > 100 for path in pages)
+    before = {path: path.read_bytes() for path in pages}
+    cells.main(item, ["--out", str(tmp_path)])
+    assert {path: path.read_bytes() for path in pages} == before
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_a_committed_page_is_what_its_committed_records_say(name, tmp_path):
+    item = importlib.import_module(name).ITEM
+    records = cells.read_records(item.folder / "records" / item.records)
+    if not records:
+        pytest.skip("nothing is recorded yet")
+    for page in item.write(records, tmp_path):
+        if page.suffix == ".md":
+            assert page.read_text() == (item.folder / page.name).read_text()
+
+
+def square(cell):
+    if cell["number"] == 2:
+        raise ValueError("two is odd here")
+    return {"square": cell["number"] ** 2, "deep": [{"nan": float("nan") if cell["number"] == 3 else 0.0}]}
+
+
+ITEM = cells.Item("Squares", None, "squares.jsonl", lambda _: [{"number": n} for n in range(4)], square, lambda *_: [])
+
+
+def test_failed_and_non_finite_cells_are_recorded_and_the_rest_goes_on(tmp_path):
+    path = tmp_path / "squares.jsonl"
+    cells.run(ITEM, ITEM.cells("tiny"), path, jobs=1)
+    records = cells.read_records(path)
+    assert [record["failed"] for record in records] == [None, None, "ValueError: two is odd here", "not finite: deep[0].nan"]
+    assert records[3]["result"] == {"square": 9, "deep": [{"nan": None}]}
+
+
+def test_a_second_run_runs_only_what_has_no_record_and_failed_cells_when_told_to(tmp_path):
+    path = tmp_path / "squares.jsonl"
+    cells.run(ITEM, ITEM.cells("tiny")[:3], path, jobs=1)
+    assert cells.missing(ITEM.cells("tiny"), cells.read_records(path)) == [{"number": 3}]
+    assert cells.missing(ITEM.cells("tiny"), cells.read_records(path), retry=True) == [{"number": 2}, {"number": 3}]
+
+
+def test_cells_run_in_several_processes_too(tmp_path):
+    path = tmp_path / "squares.jsonl"
+    with cells.backend("loky", None):
+        cells.run(ITEM, ITEM.cells("tiny"), path, jobs=2)
+    assert sorted(record["cell"]["number"] for record in cells.read_records(path)) == [0, 1, 2, 3]
