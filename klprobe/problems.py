@@ -321,6 +321,27 @@ def linear_gaussian_encoder(
     return Problem(DiagonalGaussian(mean, std=torch.full_like(mean, std)), standard_normal(dim), float(kl))
 
 
+def shifted_encoder(dim: int, kl: float, num_points: int, *, generator: torch.Generator, information: float = 5.0) -> Problem:
+    """x ~ N(0, I), q(z|x) = N(m + a x, s^2 I), a^2 + s^2 = 1: the population's q(z) is `shifted_gaussians`' N(m, I).
+
+    Args:
+        dim: D; `num_points` is N.
+        kl: KL[q||p] of the population.
+        generator: Draws the points.
+        information: Mutual information of x and z in nats, all latents together: s = exp(-information / D).
+
+    Raises:
+        InputError: as of `shifted_gaussians`, or an information that is not above 0.
+    """
+    pair = shifted_gaussians(dim, kl)
+    if not 0 < information < math.inf:
+        raise InputError(f"Codes tell a finite number of nats above 0 about their point; got information = {information}.")
+    std = math.exp(-information / dim)
+    x = torch.randn(num_points, dim, generator=generator, dtype=torch.float64)
+    mean = pair.q.mean + math.sqrt(-math.expm1(-2 * information / dim)) * x
+    return Problem(DiagonalGaussian(mean, std=torch.full_like(mean, std)), pair.p, kl)
+
+
 def _gauss_legendre(low: float, high: float, panels: int, nodes: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     """Nodes and weights of composite Gauss-Legendre quadrature, float64."""
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(nodes))

@@ -29,10 +29,10 @@ class Moments(NamedTuple):
         return Moments(self.mean, (1 - share) * self.covariance + share * pooled)
 
 
-def moments(draw: Draw, whitening: Preparation) -> Moments:
-    """Of whitened codes."""
+def moments(draw: Draw, whitening: Preparation, codes: int = 0) -> Moments:
+    """Of so many whitened codes, or, with 0, of as many as the weights of a quadratic form are worth."""
     dim = len(whitening.mean)
-    codes = max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
+    codes = codes or max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
     size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
     count = 0
     total, square = torch.zeros_like(whitening.mean), torch.zeros_like(whitening.rotation)

@@ -33,6 +33,7 @@ class RatioSettings:
     activation: Activation
     leaky_slope: float
     quadratic: bool
+    moment_samples: int
     dropout: float
     activation_noise: float
     gradient_penalty: float

@@ -15,7 +15,7 @@ from klprobe.estimators._gaussianization import Preparation
 from klprobe.estimators._ratio import Activation, RatioSettings
 from klprobe.estimators._ratio_fit import learn_ratio
 from klprobe.estimators._ratio_losses import Loss
-from klprobe.estimators._ratio_report import calibration, share_above_ceiling
+from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
@@ -63,7 +63,11 @@ class RatioEstimator(abc.ABC):
     num_samples: int = 100_000
     """Codes of q behind each reported expectation."""
     num_prior_samples: int = 1_000_000
-    """Codes of p behind each reported expectation, n, or four times that where logits reach log n - 5."""
+    """Codes of p behind each reported expectation, n, or four times that where logits reach log n - 5; beyond 100 latents at
+    most 10^8 / D."""
+    moment_samples: int = 0
+    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
+    400,000 of them, and 200,000 in a thousand latents."""
 
     calibrate: Calibration = "temperature"
     """Correct the log-ratio on the stop draw: divide it by a temperature, or map it by a clipped isotonic regression."""
@@ -133,8 +137,7 @@ class RatioEstimator(abc.ABC):
 
         log_ratio = learned.network.log_ratio
         on_stop = log_ratio(stop_q), log_ratio(stop_p)
-        cut = share_above_ceiling(on_stop[0], chosen.num_prior_samples)
-        logits = evaluate(sides, log_ratio, cut, chosen.num_samples, chosen.num_prior_samples)
+        logits = evaluate(sides, log_ratio, on_stop[0], chosen.num_samples, chosen.num_prior_samples)
         details: dict[str, Any] = {
             "curves": learned.curves,
             "chosen_step": learned.best_step,
@@ -170,5 +173,6 @@ _RANGES = (
     ("patience", 0, 1e9),
     ("num_samples", 4, 1e10),
     ("num_prior_samples", 1000, 1e10),
+    ("moment_samples", 0, 1e10),
 )
 """Settings with the least value and the value that they stay below; a bound needs log n - 5 nats of prior codes."""

@@ -48,7 +48,7 @@ def learn_ratio(
     network = RatioNetwork(whitening, settings, generator)
     stop = whitening(stop_q), whitening(stop_p)
     if settings.quadratic:
-        start(network, draw_q, draw_p, stop, loss)
+        start(network, draw_q, draw_p, stop, loss, settings.moment_samples)
 
     def batch_loss(network: RatioNetwork) -> torch.Tensor:
         u_q, u_p = (whitening(draw(settings.batch_size)) for draw in (draw_q, draw_p))

@@ -30,7 +30,14 @@ LEAST_GAIN = 1e-5
 """Nats of the stop loss that a better start must gain."""
 
 
-def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.Tensor, torch.Tensor], loss: Loss) -> None:
+def start(
+    network: RatioNetwork,
+    draw_q: Draw,
+    draw_p: Draw,
+    stop: tuple[torch.Tensor, torch.Tensor],
+    loss: Loss,
+    moment_samples: int = 0,
+) -> None:
     """Fit the quadratic part alone: the best on the stop draws of zero, the moments' one, and what L-BFGS makes of it.
 
     Args:
@@ -38,6 +45,7 @@ def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.T
         draw_q, draw_p: Fresh codes to fit on.
         stop: Whitened codes to choose by.
         loss: Convex in the log-ratio.
+        moment_samples: Codes of each side behind the moments; 0 takes as many as the weights are worth.
     """
     parameters = [network.form, network.linear, network.constant]
 
@@ -46,7 +54,7 @@ def start(network: RatioNetwork, draw_q: Draw, draw_p: Draw, stop: tuple[torch.T
             return float(loss(*(network.quadratic(u) + network.constant for u in stop)))
 
     best, kept = stop_loss(), _copies(parameters)
-    of_q, of_p = moments(draw_q, network.whitening), moments(draw_p, network.whitening)
+    of_q, of_p = (moments(draw, network.whitening, moment_samples) for draw in (draw_q, draw_p))
     for share in SHRINKAGES:
         _set(parameters, quadratic_ratio(of_q.towards(of_p, share), of_p.towards(of_q, share)))
         value = stop_loss()

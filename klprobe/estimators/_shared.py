@@ -12,6 +12,9 @@ from klprobe.types import InputError, Posterior
 CLIP_MARGIN = 5.0
 """A log-ratio clipped at log n - 5 keeps both variational bounds and an honest error (FACTS section 1)."""
 
+FIT_LEFT_OUT = "of the draws that are reported on; what the fit missed comes on top, and no error bar shows it"
+"""Said of estimates that bound nothing, whose bias the fit alone decides."""
+
 
 class Split(NamedTuple):
     """Indices of disjoint data points to fit on, to stop by and to report on."""

@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Distribution
 
 from klprobe.distributions import SampleOnly, as_posterior, check_prior, sample_prior
-from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
+from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates, share_above_ceiling
 from klprobe.estimators._shared import Split, draw_evenly, split_points, visit_evenly
 from klprobe.priors import Cloud
 from klprobe.types import Estimate, InputError, Posterior, Target
@@ -31,6 +31,8 @@ CUT_SHARE, MORE_PRIOR = 0.01, 4
 """Where the ceiling cuts more than this share of the stop codes, so many times the prior codes are drawn to raise it."""
 NUMBERS = 16_000_000
 """Numbers drawn together."""
+PRIOR_NUMBERS, FEWEST_PRIOR = 100_000_000, 1000
+"""Prior codes times D at most, before `MORE_PRIOR`, and codes at least: each costs D^2 operations."""
 
 
 class PriorDraws(NamedTuple):
@@ -156,19 +158,26 @@ class Logits(NamedTuple):
 
 
 def evaluate(
-    sides: Sides, log_ratio: Callable[[torch.Tensor], torch.Tensor], cut: float, num_samples: int, num_prior_samples: int
+    sides: Sides,
+    log_ratio: Callable[[torch.Tensor], torch.Tensor],
+    on_stop: torch.Tensor,
+    num_samples: int,
+    num_prior_samples: int,
 ) -> Logits:
     """A log-ratio at draws that it has not seen.
 
     Args:
         log_ratio: From codes (m, D) to f (m,), float64.
-        cut: Share of the stop codes whose f the ceiling log n - 5 cuts; above a hundredth, four times the prior codes raise it.
+        on_stop: f at the stop codes of q, shape (k,): where the ceiling log n - 5 cuts more than a hundredth of them, four
+            times the prior codes raise it.
         num_samples: Codes of q for each target.
-        num_prior_samples: Codes of p.
+        num_prior_samples: Codes of p, fewer beyond 100 latents.
     """
     q, generator, held_out = sides.q, sides.generator, sides.points.report
-    centre = _at(log_ratio, sides.prior.centre, num_prior_samples // NORMALISER_SHARE, q.dim)
-    on_p = _at(log_ratio, sides.prior.report, num_prior_samples * (MORE_PRIOR if cut > CUT_SHARE else 1), q.dim)
+    count = min(num_prior_samples, max(PRIOR_NUMBERS // q.dim, FEWEST_PRIOR))
+    more = MORE_PRIOR if share_above_ceiling(on_stop, count) > CUT_SHARE else 1
+    centre = _at(log_ratio, sides.prior.centre, count // NORMALISER_SHARE, q.dim)
+    on_p = _at(log_ratio, sides.prior.report, count * more, q.dim)
 
     def at(points: torch.Tensor, target: Target) -> RatioOnQ:
         rows = points.split(_rows(q.dim))

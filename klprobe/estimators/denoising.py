@@ -16,7 +16,7 @@ from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._moments import SHRINKAGES, Moments, moments
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_report import RatioOnQ
-from klprobe.estimators._shared import MeanError, mean_error, visit_evenly
+from klprobe.estimators._shared import FIT_LEFT_OUT, MeanError, mean_error, visit_evenly
 from klprobe.estimators._sides import Sides
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, Target, no_progress
@@ -60,14 +60,18 @@ class Denoising:
     """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
     num_samples: int = 50_000
     """Codes of q behind each reported value, each at all levels."""
+    moment_samples: int = 0
+    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
+    400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""
-        for name, least in (("levels", 3), ("width", 1), ("layers", 1), ("steps", 0), ("check_every", 1), ("num_samples", 4)):
-            if getattr(self, name) < least:
-                raise InputError(f"{METHOD} needs {name} to be at least {least}; got {getattr(self, name)}.")
+        least = {"levels": 3, "width": 1, "layers": 1, "steps": 0, "check_every": 1, "num_samples": 4, "moment_samples": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise InputError(f"{METHOD} needs {name} to be at least {number}; got {getattr(self, name)}.")
         if not self.lowest < self.highest or not self.lr > 0 or not 0 <= self.average < 1 or self.batch_size < self.levels:
             raise InputError(
                 f"{METHOD} needs lowest < highest, lr > 0, average in [0, 1), and a batch_size of at least one code a level; "
@@ -80,8 +84,9 @@ class Denoising:
         """KL[q||p] = 1/2 int_0^inf E_q |z - D_p(z_g)|^2 - |z - D_q(z_g)|^2 dg, z_g = z + N(0, I/g), D the best denoisers.
 
         A worse denoiser of q lowers the value and a worse one of p mostly raises it, so it is no bound; neither meets the
-        ceiling log n of methods that average e^f. Denoisers learn from fresh codes of the first part of the points and
-        prior draws, the second part chooses, the third is reported on. A Gaussian prior's denoiser is exact.
+        ceiling log n of methods that average e^f. The standard error is that of the draws: what the denoisers missed is in
+        none. Denoisers learn from fresh codes of the first part of the points and prior draws, the second part chooses, the
+        third is reported on. A Gaussian prior's denoiser is exact.
 
         Returns:
             One estimate of the population's KL and, unless the encoder is known by its samples, one of the empirical's.
@@ -98,8 +103,8 @@ class Denoising:
         draws = tuple(whitening(codes) for codes in stop)
         levels = Levels.even(self.lowest, self.highest, self.levels, pooled)
         known = _gaussian_moments(prior, whitening)
-        of_q = moments(sides.fit_q, whitening)
-        of_p = moments(sides.fit_p, whitening) if known is None else known
+        of_q = moments(sides.fit_q, whitening, self.moment_samples)
+        of_p = moments(sides.fit_p, whitening, self.moment_samples) if known is None else known
         residual = Residual(pooled.shape[1], levels, self.width, self.layers, generator)
         noises = [_noise((len(levels), *u.shape), u, generator) for u in draws]
         linear_q, share_q = _best_linear(of_q, of_p, levels, draws[0], noises[0], residual, 0)
@@ -119,6 +124,7 @@ class Denoising:
             "shrinkage_q": share_q,
             "shrinkage_p": share_p,
             "prior_denoiser": "exact" if known else "learned",
+            "error": FIT_LEFT_OUT,
             "settings": dataclasses.asdict(self),
         }
         progress(self.steps, self.steps, f"about {found[0].value:.3g} nats")

@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 from klprobe.estimators._ratio import CHUNK
-from klprobe.estimators._ratio_report import calibration, share_above_ceiling
+from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
@@ -74,8 +74,7 @@ class LeastSquares:
         fit = sides.once_q(sides.points.fit, self.fit_samples), sides.fit_p(self.fit_samples)
         progress(0, 1, "fitting")
         bumps, details = _fit(fit, stop, self.centres, self.alpha)
-        cut = share_above_ceiling(bumps.log_ratio(stop[0]), self.num_prior_samples)
-        logits = evaluate(sides, bumps.log_ratio, cut, self.num_samples, self.num_prior_samples)
+        logits = evaluate(sides, bumps.log_ratio, bumps.log_ratio(stop[0]), self.num_samples, self.num_prior_samples)
         found = logits.estimates(METHOD)
         details |= {
             "calibration": calibration(logits.on_q[0].log_ratio, logits.on_p),

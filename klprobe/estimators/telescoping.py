@@ -16,8 +16,8 @@ from klprobe.estimators._moments import SHRINKAGES, Moments, moments
 from klprobe.estimators._ratio import CHUNK
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_losses import logistic
-from klprobe.estimators._ratio_report import calibration, share_above_ceiling
-from klprobe.estimators._shared import clip, mean_error, nwj
+from klprobe.estimators._ratio_report import calibration
+from klprobe.estimators._shared import FIT_LEFT_OUT, clip, mean_error, nwj
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
@@ -72,14 +72,18 @@ class Telescoping:
     num_samples: int = 100_000
     """Codes of q behind each reported expectation."""
     num_prior_samples: int = 1_000_000
-    """Codes of p behind each reported expectation, n, or four times that where log-ratios reach log n - 5."""
+    """Codes of p behind each reported expectation, n, or four times that where log-ratios reach log n - 5; beyond 100
+    latents at most 10^8 / D."""
+    moment_samples: int = 0
+    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
+    400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""
         least = {"most_links": 1, "layers": 1, "width": 1, "steps": 0, "batch_size": 1, "check_every": 1, "num_samples": 4}
-        for name, number in (least | {"links": 0, "num_prior_samples": 1000}).items():
+        for name, number in (least | {"links": 0, "num_prior_samples": 1000, "moment_samples": 0}).items():
             if getattr(self, name) < number:
                 raise InputError(f"{METHOD} needs {name} to be at least {number}; got {getattr(self, name)}.")
         if not self.lr > 0 or not 0 <= self.average < 1:
@@ -103,11 +107,12 @@ class Telescoping:
         """
         started = time.perf_counter()
         sides = Sides.of(posterior, prior, generator, method=METHOD)
-        begin = _begin(sides)
+        begin = _begin(sides, self.moment_samples)
         chain = self._long_enough(begin, sides)
         fitted = self._fit(chain, begin, sides, progress)
-        cut = share_above_ceiling(fitted.network.log_ratio(sides.once_q(sides.points.stop, STOP_DRAWS)), self.num_prior_samples)
-        logits = evaluate(sides, fitted.network.log_ratio, cut, self.num_samples, self.num_prior_samples)
+        log_ratio = fitted.network.log_ratio
+        on_stop = log_ratio(sides.once_q(sides.points.stop, STOP_DRAWS))
+        logits = evaluate(sides, log_ratio, on_stop, self.num_samples, self.num_prior_samples)
         found = logits.estimates(METHOD)
         details: dict[str, Any] = {
             "curves": fitted.curves,
@@ -115,6 +120,7 @@ class Telescoping:
             "steps_done": fitted.steps_done,
             "start_loss": fitted.start_loss,
             "links": _certificates(fitted.network, sides),
+            "error": FIT_LEFT_OUT,
             "calibration": calibration(logits.on_q[0].log_ratio, logits.on_p),
             "settings": dataclasses.asdict(self),
         }
@@ -148,12 +154,13 @@ class Telescoping:
         return descend(chain, batch_loss, stop_loss, schedule, progress, method=METHOD)
 
 
-def _begin(sides: Sides) -> Start:
+def _begin(sides: Sides, codes: int) -> Start:
     stop = sides.once_q(sides.points.stop, STOP_DRAWS), sides.prior.stop(STOP_DRAWS)
     whitening = Whitening.of(torch.cat([sides.fit_q(MOMENT_DRAWS), sides.fit_p(MOMENT_DRAWS)]))
     count = min(len(codes) for codes in stop)
     stop_q, stop_p = (whitening(codes[:count]) for codes in stop)
-    return Start(whitening, moments(sides.fit_q, whitening), moments(sides.fit_p, whitening), stop_q, stop_p)
+    of_q, of_p = (moments(draw, whitening, codes) for draw in (sides.fit_q, sides.fit_p))
+    return Start(whitening, of_q, of_p, stop_q, stop_p)
 
 
 def _start(chain: Chain, begin: Start) -> None:

@@ -63,7 +63,11 @@ class Screen:
             shown = {e.quantity for e in wording.main_estimates(self.report)}
             hidden = sorted({e.quantity for e in self.report.estimates} - shown)
             note = f"; not shown here: {', '.join(hidden)}" if hidden else ""
-            yield say(f"±: one standard error; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim")
+            unsided = any(e.bound == "none" for e in wording.main_estimates(self.report))
+            alone = " (bound none: of the draws, not of what the fit missed)" if unsided else ""
+            yield say(
+                f"±: one standard error{alone}; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim"
+            )
         yield Text()
         yield say(wording.identity(self.report))
         if holes := wording.holes(self.report):

@@ -20,7 +20,7 @@ BOUND_MEANING: dict[Bound, str] = {
     "exact": "aims at the KL itself: the standard error is all its uncertainty.",
     "lower": "lies at or below the KL, apart from its standard error: the truth is this or more.",
     "upper": "lies at or above the KL, apart from its standard error: the truth is this or less.",
-    "none": "may err on either side, so it never enters a bracket.",
+    "none": "may err on either side, so it never enters a bracket; its error covers the draws and not what the fit missed.",
 }
 QUANTITY_MEANING = {
     "mean-logit": "the learned log-ratio's average as it stands; the classifier's is that of Rosca et al. (2018)",

@@ -1,19 +1,28 @@
 """Disjoint draws of both sides, a prior known by a cloud, and what is reported with a true log-ratio handed in."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.estimators import _sides
+from klprobe.estimators._chain import Chain, waymark_moments
+from klprobe.estimators._moments import Moments
 from klprobe.estimators._sides import Sides, evaluate
+from klprobe.estimators._whitening import Whitening
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.denoising import Denoising
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.estimators.telescoping import Telescoping, _certificates
 from klprobe.priors import Cloud
 from klprobe.problems import shifted_gaussians, two_samples
 from klprobe.types import CapabilityError, InputError
+
+NONE_HIGH = torch.zeros(10, dtype=torch.float64)
+"""Log-ratios at stop codes that no ceiling cuts."""
 
 
 def seeded(seed=0):
@@ -97,7 +106,7 @@ def z_scores(kl, seeds):
         problem = two_samples(pair, 2000)
         q = SampleOnly(problem.posterior.sample_at(torch.arange(2000), seeded(2 * seed)))
         sides = Sides.of(q, Cloud(_draw(pair.p, 20_000, 5000 + seed)), seeded(seed), method="test")
-        for e in evaluate(sides, true_ratio(pair), 0.0, 1000, 100_000).estimates("test"):
+        for e in evaluate(sides, true_ratio(pair), NONE_HIGH, 1000, 100_000).estimates("test"):
             scores.setdefault(e.quantity, []).append((e.value - kl) / e.std_error)
     return scores
 
@@ -112,13 +121,27 @@ def test_errors_are_honest_on_two_clouds_with_the_true_ratio(kl):
         assert abs(z.var() - 1) <= 4 * math.sqrt(2 / 100), (name, z.var())
 
 
+@pytest.mark.parametrize(("dim", "least", "high"), [(2, 20_000, 80_000), (50, 4000, 16_000), (1000, 1000, 4000)])
+def test_many_latents_get_fewer_prior_draws_and_a_low_ceiling_four_times_as_many(dim, least, high, monkeypatch):
+    monkeypatch.setattr(_sides, "PRIOR_NUMBERS", 200_000)
+    sides = Sides.of(SampleOnly(numbered(50, dim)), standard_normal(dim), seeded(), method="test")
+    for on_stop, count in ((NONE_HIGH, least), (NONE_HIGH + 9.0, high)):
+        logits = evaluate(sides, lambda z: z[:, 0].double(), on_stop, 1000, 20_000)
+        assert (len(logits.on_p), len(logits.centre)) == (count, least // 10)
+
+
+def test_a_thousand_latents_are_read_at_a_tenth_of_the_default_prior_draws():
+    most = Telescoping().num_prior_samples
+    assert _sides.PRIOR_NUMBERS == 100 * most == 1000 * (most // 10)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_with_the_true_ratio_two_clouds_agree_within_four_errors(seed):
     pair = shifted_gaussians(4, 0.3)
     sides = Sides.of(
         SampleOnly(_draw(pair.q, 4000, seed)), Cloud(_draw(pair.p, 20_000, seed + 50)), seeded(seed), method="test"
     )
-    for e in evaluate(sides, true_ratio(pair), 0.0, 1000, 100_000).estimates("test"):
+    for e in evaluate(sides, true_ratio(pair), NONE_HIGH, 1000, 100_000).estimates("test"):
         assert abs(e.value - 0.3) <= 4 * e.std_error, e.quantity
 
 
@@ -134,3 +157,26 @@ def test_denoisings_error_is_honest_with_denoisers_that_are_known():
     z = np.asarray(z)
     assert abs(z.mean()) <= 0.5, z.mean()
     assert abs(z.var() - 1) <= 4 * math.sqrt(2 / 100), z.var()
+
+
+@pytest.mark.slow
+def test_every_links_certificate_is_honest_where_its_log_ratio_is_true():
+    """Waymarks of Gaussians are Gaussians: NWJ of the true ratio against each link's KL, z-scores over 100 seeds.
+
+    The clip at log 2000 - 5 = 2.6 costs links of a tenth of a nat nothing.
+    """
+    pair, links = shifted_gaussians(3, 0.4), 2
+    of = [Moments(side.mean, torch.eye(3).double()) for side in (pair.q, pair.p)]
+    marks = waymark_moments(*of, links)
+    truths = [0.5 * float((a.mean - b.mean).square().sum()) for a, b in pairwise(marks)]
+    z = [[] for _ in range(links)]
+    for seed in range(100):
+        q = SampleOnly(_draw(pair.q, 10_000, seed))
+        sides = Sides.of(q, pair.p, seeded(seed), method="test")
+        chain = Chain(Whitening.none(torch.zeros(1, 3).double()), links, 4, 1, seeded())
+        chain.set_quadratic(marks)
+        for scores, link, truth in zip(z, _certificates(chain, sides), truths, strict=True):
+            scores.append((link["lower"] - truth) / link["std_error"])
+    for scores in map(np.asarray, z):
+        assert abs(scores.mean()) <= 0.4, scores.mean()
+        assert abs(scores.var() - 1) <= 1.3 * 4 * math.sqrt(2 / 100), scores.var()
