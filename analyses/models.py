@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,12 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
 from klprobe import registry
 from klprobe.checkpoint import Checkpoint, load_checkpoint
 from klprobe.datasets._shared import Data
 from klprobe.encoders.klprobe_checkpoint import encode
 from klprobe.estimation import estimate
 from klprobe.loading import dataset
+from klprobe.pictures import png, reconstruct, sample, tiled
 from klprobe.report.document import Report
 from klprobe.training import CHECKPOINT, METRICS, train
 
@@ -91,6 +99,28 @@ def probe(model: Mapping[str, Any], split: str, methods: list[Any], num_points: 
     q = posterior(model, split, num_points)
     report = estimate(q, methods=methods, split=split, trained_on="train", seed=model["seed"], marginals=False)
     return facts(report)
+
+
+def pictures(model: Mapping[str, Any], num: int = 40) -> dict[str, str]:
+    """Grids of samples, of test points and of their reconstructions, as base64 of PNG files, small enough for a record."""
+    loaded, noise = trained(model), torch.Generator().manual_seed(model["seed"])
+    drawn = {"samples": sample(loaded.algorithm, loaded.networks, num, noise)}
+    if hasattr(loaded.algorithm, "encode"):
+        drawn["data"] = points(model, "test", num).floats()
+        drawn["reconstructions"] = reconstruct(loaded.algorithm, loaded.networks, drawn["data"], noise)
+    return {name: base64.b64encode(png(tiled(images))).decode() for name, images in drawn.items()}
+
+
+def picture(encoded: str) -> NDArray[np.uint8]:
+    """The pixels of one of `pictures`, for matplotlib's imshow."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+
+
+def reconstruction_error(model: Mapping[str, Any], num_points: int = 1000) -> float:
+    """Mean squared error of a value of test points rebuilt through one draw of q(z|x)."""
+    loaded, x = trained(model), points(model, "test", num_points).floats()
+    again = reconstruct(loaded.algorithm, loaded.networks, x, torch.Generator().manual_seed(model["seed"]))
+    return float((again.clamp(0, 1) - x).square().mean())
 
 
 def look_up(

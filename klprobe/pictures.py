@@ -37,7 +37,7 @@ def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     """
     sets = [points.detach().float().cpu() for points in rows.values()]
     shape = tuple(sets[0].shape[1:])
-    content = _scatter(dict(zip(rows, sets, strict=True))) if shape == (2,) else _png(_tiles([_images(s, shape) for s in sets]))
+    content = _scatter(dict(zip(rows, sets, strict=True))) if shape == (2,) else png(_tiles([_images(s, shape) for s in sets]))
     draft = path.with_name(path.name + ".draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,8 @@ def _tiles(sets: list[torch.Tensor]) -> NDArray[np.uint8]:
     return pixels[:, :, 0] if channels == 1 else pixels
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Bytes of a PNG file with these pixels, shape (height, width, 3) or (height, width)."""
     from PIL import Image
 
     file = BytesIO()
