@@ -36,8 +36,8 @@ def locate_idx(name: str, split: str, root: Path | None) -> Path:
     return folder_with(name, files, root)
 
 
-def load_idx(name: str, split: str, root: Path | None) -> Data:
-    """A data set in the four original idx files of MNIST, below `root`/`name`.
+def load_idx(name: str, split: str, root: Path | None, flat: bool = False) -> Data:
+    """A data set in the four original idx files of MNIST, below `root`/`name`; with `flat` as vectors.
 
     Raises:
         InputError: missing or damaged files, or images and labels that do not match.
@@ -54,7 +54,7 @@ def load_idx(name: str, split: str, root: Path | None) -> Data:
                 "the two files belong to different sets."
             )
     x = torch.from_numpy(np.concatenate(images)).unsqueeze(1)
-    return Data(name, split, x, torch.from_numpy(np.concatenate(labels)).long())
+    return Data(name, split, x.flatten(1) if flat else x, torch.from_numpy(np.concatenate(labels)).long())
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:

@@ -20,6 +20,8 @@ class FashionMnist:
 
     validation: int = 0
     """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    flat: bool = False
+    """Give vectors of 784, for networks without convolutions."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "fashion-mnist",
         (
@@ -35,8 +37,8 @@ class FashionMnist:
     )
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Read `root`/fashion-mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
-        return carved(self, lambda part: load_idx("fashion-mnist", part, root), split)
+        """Read `root`/fashion-mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, (N, 1, 28, 28) or (N, 784)."""
+        return carved(self, lambda part: load_idx("fashion-mnist", part, root, self.flat), split)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder of the four files."""

@@ -20,6 +20,8 @@ class Kmnist:
 
     validation: int = 0
     """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    flat: bool = False
+    """Give vectors of 784, for networks without convolutions."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "kmnist",
         ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"),
@@ -32,8 +34,8 @@ class Kmnist:
     )
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Read `root`/kmnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, shape (N, 1, 28, 28)."""
-        return carved(self, lambda part: load_idx("kmnist", part, root), split)
+        """Read `root`/kmnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; uint8, (N, 1, 28, 28) or (N, 784)."""
+        return carved(self, lambda part: load_idx("kmnist", part, root, self.flat), split)
 
     def locate(self, root: Path | None = None) -> Path:
         """The folder of the four files."""

@@ -68,6 +68,12 @@ def test_a_missing_file_is_named_with_its_folder_and_only_when_it_is_needed(tiny
     assert "KLPROBE_DATA" in str(caught.value)
 
 
+def test_flat_images_are_the_same_bytes_as_vectors(tiny):
+    flat = registry.load("datasets", tiny[0])(flat=True).load("test", tiny[1].parent)
+    assert flat.name == f"{tiny[0]}:flat"
+    assert torch.equal(flat.x, load(tiny, "test").x.flatten(1))
+
+
 @pytest.mark.parametrize("keep", [0, 9, 25, -1])
 def test_a_truncated_file_is_named(tiny, keep):
     path = tiny[1] / "train-images-idx3-ubyte.gz"
