@@ -272,10 +272,17 @@ class JointDiscriminator(nn.Module):
 def _mlp(inputs: int, outputs: int, width: int, layers: int, batch_norm: bool) -> nn.Sequential:
     sizes = [inputs] + [width] * layers
     hidden: list[Sequence[nn.Module]] = [
-        (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) if batch_norm else (nn.Linear(a, b), nn.ReLU())
+        (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) if batch_norm else (_he(nn.Linear(a, b)), nn.ReLU())
         for a, b in pairwise(sizes)
     ]
     return nn.Sequential(*_flat(hidden), nn.Linear(sizes[-1], outputs))
+
+
+def _he(layer: nn.Linear) -> nn.Linear:
+    """Weights that keep the size of a signal through ReLUs, where nothing else does (He et al. 2015); torch's shrink it."""
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _leaky(sizes: Sequence[int]) -> list[nn.Module]:
