@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from klprobe import problems
-from klprobe.distributions import as_posterior, sample_with
+from klprobe.distributions import as_posterior, conditional_kl, sample_with
 from klprobe.types import CapabilityError, InputError
 
 WARPS = ("half-cube", "asinh", "spiral", "mix", "asinh-mix")
@@ -135,6 +135,22 @@ def test_the_linear_encoders_population_is_the_gaussian_it_says():
     assert problem.population_kl == pytest.approx(0.5 * float((eigenvalues - 1 - eigenvalues.log()).sum()), rel=1e-12)
 
 
+@pytest.mark.parametrize(("dim", "information"), [(1, 2.0), (20, 5.0)])
+def test_the_shifted_encoders_codes_tell_what_was_asked_for_and_its_population_is_the_shifted_gaussian(dim, information):
+    problem = problems.shifted_encoder(dim, 3.0, 20_000, generator=seeded(), information=information)
+    q, p = as_posterior(problem.posterior), problem.prior
+    z = q.sample_at(torch.arange(20_000), seeded(1))
+    shift = math.sqrt(6.0 / dim)
+    assert ((z.mean(0) - shift).abs() <= 4.5 / math.sqrt(20_000)).all()
+    # the variance of 20,000 squares is off by sqrt(2 / 20,000) = 0.01
+    assert ((z.var(0) - 1).abs() <= 4.5 * 0.01).all()
+    # average KL = information + KL of the population, and the closed form knows the average KL of these points
+    average = conditional_kl(q, p)
+    error = float(average.std()) / math.sqrt(20_000)
+    assert float(average.mean()) == pytest.approx(information + 3.0, abs=4.5 * error)
+    assert problem.population_kl == 3.0
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
@@ -144,6 +160,7 @@ def test_the_linear_encoders_population_is_the_gaussian_it_says():
         (lambda: problems.shifted_gaussians(2, -1.0), "KL = -1"),
         (lambda: problems.student_t(2, 2.0), "df > 2"),
         (lambda: problems.Warp("twist"), "half-cube"),
+        (lambda: problems.shifted_encoder(2, 1.0, 10, generator=seeded(), information=0.0), "information = 0"),
         (lambda: problems.linear_gaussian_encoder(2, 10, 0.9, generator=seeded()), "0.9"),
     ],
 )

@@ -96,12 +96,13 @@ class Denoisers(NamedTuple):
 
     Attributes:
         linear: Of q and of p.
+        residual: What is missing to them; None for nothing.
         exact_p: p is Gaussian with known moments, and its linear denoiser all there is.
     """
 
     levels: Levels
     linear: tuple[Linear, Linear]
-    residual: Residual
+    residual: Residual | None
     exact_p: bool
 
     def errors(self, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
@@ -114,7 +115,7 @@ class Denoisers(NamedTuple):
         root = (0.5 * self.levels.log_snr).exp().float()[:, None, None]
         y, linear = u + noise / root, self.linear[side]
         missing = root * (u - linear.mean - (y - linear.mean) @ linear.gain)
-        return missing if side and self.exact_p else missing - self.residual(y, side)
+        return missing if self.residual is None or (side and self.exact_p) else missing - self.residual(y, side)
 
     def losses(self, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
         """Squared errors of a side's denoiser, shape (levels, m), float32."""

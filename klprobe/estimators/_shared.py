@@ -12,6 +12,8 @@ from klprobe.types import InputError, Posterior
 CLIP_MARGIN = 5.0
 """A log-ratio clipped at log n - 5 keeps both variational bounds and an honest error (FACTS section 1)."""
 
+FEWEST_POINTS, STOP_SHARE, REPORT_SHARE = 20, 0.1, 0.2
+"""Data points that can be split in three, and the shares of those that choose and of those that are reported on."""
 FIT_LEFT_OUT = "of the draws that are reported on; what the fit missed comes on top, and no error bar shows it"
 """Said of estimates that bound nothing, whose bias the fit alone decides."""
 
@@ -31,20 +33,20 @@ class MeanError(NamedTuple):
     std_error: float
 
 
-def split_points(num_points: int, generator: torch.Generator, *, method: str, stop: float = 0.1, report: float = 0.2) -> Split:
+def split_points(num_points: int, generator: torch.Generator, *, method: str) -> Split:
     """Split the data points at random in three, so that nothing learned has seen what it is judged on.
 
     Raises:
-        InputError: fewer than 2 points in a part.
+        InputError: fewer than 20 points.
     """
-    sizes = [math.ceil(num_points * share) for share in (stop, report)]
-    if min(sizes) < 2 or num_points - sum(sizes) < 2:
+    if num_points < FEWEST_POINTS:
         raise InputError(
             f"{method} fits, stops and reports on three disjoint sets of data points, and {num_points} points are too few: "
-            "give at least 20, or use --methods monte-carlo."
+            f"give at least {FEWEST_POINTS}, or use --methods monte-carlo."
         )
+    stop, report = (math.ceil(num_points * share) for share in (STOP_SHARE, REPORT_SHARE))
     order = torch.randperm(num_points, generator=generator)
-    return Split(order[sum(sizes) :], order[: sizes[0]], order[sizes[0] : sum(sizes)])
+    return Split(order[stop + report :], order[:stop], order[stop : stop + report])
 
 
 def visit_evenly(indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:

@@ -107,12 +107,10 @@ class Denoising:
         of_p = moments(sides.fit_p, whitening, self.moment_samples) if known is None else known
         residual = Residual(pooled.shape[1], levels, self.width, self.layers, generator)
         noises = [_noise((len(levels), *u.shape), u, generator) for u in draws]
-        linear_q, share_q = _best_linear(of_q, of_p, levels, draws[0], noises[0], residual, 0)
-        linear_p, share_p = (
-            (Linear.of(known, levels), 0.0) if known else _best_linear(of_p, of_q, levels, draws[1], noises[1], residual, 1)
-        )
-        denoisers = Denoisers(levels, (linear_q, linear_p), residual, known is not None)
-        fitted = self._fit(denoisers, sides, whitening, draws, noises, progress)
+        linear_q, share_q = _best_linear(of_q, of_p, levels, draws[0], noises[0])
+        linear_p, share_p = (Linear.of(known, levels), 0.0) if known else _best_linear(of_p, of_q, levels, draws[1], noises[1])
+        denoisers = Denoisers(levels, (linear_q, linear_p), None, known is not None)
+        fitted = self._fit(denoisers, residual, sides, whitening, draws, noises, progress)
         denoisers = denoisers._replace(residual=fitted.network)
         found = [self._report(denoisers, sides, whitening, "population")]
         if not isinstance(sides.q, SampleOnly):
@@ -134,6 +132,7 @@ class Denoising:
     def _fit(
         self,
         denoisers: Denoisers,
+        residual: Residual,
         sides: Sides,
         whitening: Whitening,
         stop: tuple[torch.Tensor, ...],
@@ -157,7 +156,7 @@ class Denoising:
             return float(torch.stack(each).sum(0) @ denoisers.levels.weights)
 
         schedule = Schedule(self.steps, self.lr, (0.9, 0.99), self.average, self.check_every, self.patience)
-        return descend(denoisers.residual, batch_loss, stop_loss, schedule, progress, method=METHOD)
+        return descend(residual, batch_loss, stop_loss, schedule, progress, method=METHOD)
 
     def _report(self, denoisers: Denoisers, sides: Sides, whitening: Whitening, target: Target) -> Estimate:
         """The integral at codes that nothing has seen, with its error over points."""
@@ -195,9 +194,7 @@ def _gaussian_moments(prior: Distribution, whitening: Whitening) -> Moments | No
     return Moments((mean - whitening.mean) @ to_white, to_white.T @ covariance @ to_white)
 
 
-def _best_linear(
-    own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor, residual: Residual, side: int
-) -> tuple[Linear, float]:
+def _best_linear(own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor) -> tuple[Linear, float]:
     """The linear denoiser, shrunk as far towards the other side's as the stop draws are sure of.
 
     An error of p's denoiser in the direction of q's moves the KL in first order, so that chance must not choose.
@@ -205,7 +202,7 @@ def _best_linear(
     best, chosen = None, (0.0, Linear.of(own, levels))
     for share in SHRINKAGES:
         linear = Linear.of(own.towards(other, share), levels) if share else chosen[1]
-        losses = levels.weights @ _losses(Denoisers(levels, (linear, linear), residual, True), u, noise, 1)
+        losses = levels.weights @ _losses(Denoisers(levels, (linear, linear), None, True), u, noise, 1)
         gain = mean_error(best - losses) if best is not None else MeanError(math.inf, 0.0)
         if gain.value > SURE * gain.std_error:
             best, chosen = losses, (share, linear)

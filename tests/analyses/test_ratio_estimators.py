@@ -3,6 +3,7 @@
 import json
 
 from analyses.benchmarks import ratio_estimators as benchmark
+from analyses.benchmarks import ratio_estimators_page
 
 
 def record(case, method, seed, value, *, truth=2.0, lower=None):
@@ -47,3 +48,16 @@ def test_a_cell_runs_and_its_record_is_strict_json():
     json.dumps(found, allow_nan=False)
     assert abs(benchmark.headline(found)["value"] - found["truth"]) < 0.5
     assert found["settings"] == small
+
+
+def test_the_page_says_goals_all_methods_and_what_was_left_out_from_records_alone():
+    made = {"time": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2"}, "machine": {"processor": "ENIAC", "cores": 1}}
+    rows = [record("paper-100", "denoising", i, v) | made for i, v in enumerate((2.02, 1.9, 2.04))]
+    rows += [record("paper-100", "knn", 0, 0.5) | made, record("same-1", "classifier", 0, 0.5, truth=0.0) | made]
+    page = ratio_estimators_page.page(rows)
+    assert "| paper-100 | 3% | denoising | 3 | +1.0% | -5.0% to +2.0% | yes | 5 | knn -75.0% |" in page
+    assert "| same-1 | 0.01 nats | classifier | 1 | +0.500 | +0.500 to +0.500 | no | 5 |  |" in page
+    assert "ENIAC" in page
+    assert "2026-01-02" in page
+    for (method, dim), why in benchmark.SLOW.items():
+        assert f"- {method} at D = {dim}: {why}" in page

@@ -136,8 +136,8 @@ def test_an_encoder_known_by_its_samples_is_judged_for_the_population_only():
 
 
 def test_too_few_points_to_split_in_three_is_an_error():
-    posterior, prior, _ = gaussian(2, 1.3, num_points=9)
-    with pytest.raises(InputError, match=r"classifier .* 9 points are too few"):
+    posterior, prior, _ = gaussian(2, 1.3, num_points=19)
+    with pytest.raises(InputError, match=r"classifier .* 19 points are too few"):
         run(SMALL, posterior, prior)
 
 

@@ -279,8 +279,8 @@ def test_settings_that_give_no_answer_are_refused(kind, wrong):
 
 @quick
 def test_too_few_points_are_refused_with_their_number(estimator):
-    with pytest.raises(InputError, match=f"{estimator.method}.*8 points are too few"):
-        run(estimator, DiagonalGaussian(torch.zeros(8, 2), std=torch.ones(8, 2)), standard_normal(2))
+    with pytest.raises(InputError, match=f"{estimator.method}.*19 points are too few"):
+        run(estimator, DiagonalGaussian(torch.zeros(19, 2), std=torch.ones(19, 2)), standard_normal(2))
 
 
 @quick

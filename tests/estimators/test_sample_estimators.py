@@ -231,6 +231,22 @@ def test_denoising_holds_where_a_classifier_meets_its_ceiling_and_uses_a_known_p
         assert e.details["prior_denoiser"] == said
 
 
+@pytest.mark.parametrize("name", ["telescoping", "denoising"])
+def test_what_bounds_nothing_says_that_its_error_leaves_out_the_fit(name):
+    e = plain(run(dataclasses.replace(SMALL[name], steps=0), shifted_gaussians(2, 0.5)))
+    assert e.bound == "none"
+    assert "what the fit missed" in e.details["error"]
+
+
+@pytest.mark.parametrize("name", ["telescoping", "denoising", "gaussianized"])
+def test_fewer_codes_may_be_asked_for_the_moments(name):
+    """In three latents 400 codes are as good as the 20,000 of the default to a tenth of a nat, and another draw."""
+    few = dataclasses.replace(SMALL[name], moment_samples=400)
+    one, other = (plain(run(e, shifted_gaussians(3, 0.5))).value for e in (SMALL[name], few))
+    assert one != other
+    assert abs(one - other) < 0.15
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_chance_among_the_stop_draws_does_not_shrink_denoisers_that_saw_many_codes(seed):
     """Three per cent of p's covariance towards q's would cost three per cent of the KL."""

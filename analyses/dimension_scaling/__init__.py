@@ -1,0 +1,1 @@
+"""Every estimator against the number of latents and the true KL."""

@@ -1,0 +1,156 @@
+"""The figures and the page of the dimension scaling, from records/dimension_scaling.jsonl alone.
+
+python -m analyses.dimension_scaling.figure        # estimates.svg, bounds.svg, seconds.svg and dimension_scaling.md
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyses.dimension_scaling.run import LIMIT, RECORDS, SEEDS
+from analyses.dimension_scaling.settings import DIMS, KLS
+from analyses.dimension_scaling.summary import Cell, Grid, Number, Record, grid, page
+from klprobe import registry
+from klprobe.experiments.records import read_records
+from klprobe.report.figures import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+LOOK = dict(zip(DIMS, (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")), strict=True))
+"""Colour, of Okabe and Ito's palette for all kinds of colour vision, and marker of each D."""
+LINEAR, MOST = 0.1, 300.0
+"""Nats up to which the axis of differences is linear, and where it ends."""
+LEAST = 0.05
+"""Seconds that less is drawn as."""
+TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100)
+
+
+def ordered() -> list[str]:
+    """Estimators that need both densities, then those that need the prior's, then those that need samples alone."""
+    names = registry.names("estimators")
+    return sorted(names, key=lambda name: (-len(registry.load("estimators", name).requires), name))
+
+
+def draw(cells: Grid, methods: Sequence[str], number: Callable[[Cell], Number | None], title: str) -> Figure:
+    """One panel for each estimator: a number minus the truth over the true KL, a line for each D."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    columns = 4
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(12, 2.5 * -(-len(methods) // columns) + 0.9))
+        panels = figure.subplots(-(-len(methods) // columns), columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, method in zip(panels, methods, strict=False):
+            _panel(axes, cells, method, number)
+        for axes in panels[len(methods) :]:
+            axes.set_visible(False)
+        for axes in panels[::columns]:
+            axes.set_ylabel("nats")
+        for axes in panels[max(len(methods) - columns, 0) : len(methods)]:
+            axes.set_xlabel("true KL, nats")
+            axes.tick_params(labelbottom=True)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(DIMS) + 1)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _panel(axes: Axes, cells: Grid, method: str, number: Callable[[Cell], Number | None]) -> None:
+    axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.6)
+    axes.set_ylim(-MOST, MOST)
+    axes.set_yticks(TICKS, [f"{tick:+g}" if tick else "0" for tick in TICKS])
+    axes.tick_params(axis="y", which="minor", left=False)
+    axes.axhspan(-LINEAR, LINEAR, color="#eeeeee", zorder=0, linewidth=0)
+    axes.axhline(0, color="black", linewidth=0.8, zorder=1)
+    axes.set_xticks(range(len(KLS)), [f"{kl:g}" for kl in KLS])
+    axes.set_title(method)
+    for i, (dim, (colour, marker)) in enumerate(LOOK.items()):
+        shift = 0.16 * (i - (len(LOOK) - 1) / 2)
+        row = [(x + shift, cells.get((method, dim, kl))) for x, kl in enumerate(KLS)]
+        shown = [(x, found) for x, cell in row if cell is not None and (found := number(cell)) is not None]
+        axes.errorbar(
+            [x for x, _ in shown],
+            [found.bias for _, found in shown],
+            [found.spread or 0.0 for _, found in shown],
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            linewidth=1,
+            capsize=2,
+            label=f"D = {dim}",
+        )
+        missing = [x for x, cell in row if cell is not None and cell.seeds == 0]
+        label = f"no answer in {LIMIT:g} s" if not i else None
+        axes.plot(missing, [-0.7 * MOST] * len(missing), "x", color=colour, markersize=6, mew=1.8, label=None)
+        if not i:
+            axes.plot([], [], "x", color="#555555", markersize=6, mew=1.8, label=label)
+
+
+def draw_seconds(cells: Grid, methods: Sequence[str]) -> Figure:
+    """Median seconds of CPU for each estimator and D, all KLs and seeds together."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(7, 0.32 * len(methods) + 1.3))
+        axes = figure.subplots()
+        for i, (dim, (colour, marker)) in enumerate(LOOK.items()):
+            axes.plot([], [], marker, color=colour, markersize=5, label=f"D = {dim}")
+            for row, method in enumerate(methods):
+                tried = [cell.seconds for (name, d, _), cell in cells.items() if (name, d) == (method, dim)]
+                took = [seconds for seconds in tried if seconds is not None]
+                y = row + 0.15 * (i - 1.5)
+                if took:
+                    axes.plot(max(statistics.median(took), LEAST), y, marker, color=colour, markersize=5)
+                elif tried:
+                    axes.plot(LIMIT * 1.35, y, "x", color=colour, markersize=6, mew=1.8)
+        axes.axvline(LIMIT, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel=f"seconds of CPU a fit, median; cross: no answer in {LIMIT:g} s", xlim=(0.04, 60))
+        axes.set_xticks([0.1, 1, 10, LIMIT], ["0.1", "1", "10", f"{LIMIT:g}"])
+        axes.set_yticks(range(len(methods)), methods)
+        axes.invert_yaxis()
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside lower center", ncols=len(DIMS))
+    return figure
+
+
+def head(records: Sequence[Record]) -> str:
+    """What the page and nobody by hand says of where it comes from."""
+    seeds = {dim: len({r["seed"] for r in records if r["dim"] == dim}) for dim in DIMS}
+    told = ", ".join(f"{count} of {SEEDS} at D = {dim}" for dim, count in seeds.items() if count)
+    last = max(records, key=lambda r: r["time"])
+    machine = last["machine"]
+    return (
+        "Made by `python -m analyses.dimension_scaling.figure` from records of `python -m analyses.dimension_scaling.run`. q = "
+        "N(m, I) and p = N(0, I), |m|^2 / 2 the true KL. Settings smaller than the package's, so that a fit takes "
+        f"{LIMIT:g} s of CPU at most: `settings.py`. `no answer`: not done by then. Seeds begun: {told}. One thread of "
+        f"{machine['cores']} cores ({machine['processor']}), {last['time'][:10]}.\n\n"
+        "![estimates](estimates.svg)\n\n![lower bounds](bounds.svg)\n\n![seconds](seconds.svg)"
+    )
+
+
+def main() -> None:
+    """Write the three figures and the page."""
+    records = read_records(RECORDS)
+    cells, methods = grid(records), ordered()
+    bounding = [m for m in methods if any(cell.lower for (name, *_), cell in cells.items() if name == m)]
+    spread = "mean over the seeds, bars: their standard deviation"
+    below = "Lower bound minus true KL, which may not lie above 0"
+    for name, figure in {
+        "estimates": draw(cells, methods, lambda c: c.point, f"Estimate minus true KL: {spread}"),
+        "bounds": draw(cells, bounding, lambda c: c.lower, f"{below}: {spread}"),
+        "seconds": draw_seconds(cells, methods),
+    }.items():
+        figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+    (HERE / "dimension_scaling.md").write_text(page(cells, methods, DIMS, KLS, head(records)))
+
+
+if __name__ == "__main__":
+    main()
