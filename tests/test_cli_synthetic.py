@@ -54,3 +54,23 @@ def test_bad_input_is_refused_in_one_line(arguments, said, capsys):
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert said in captured.err
+
+
+WILD = ["--dims", "2", "--seeds", "1", "--steps", "50", "--classifier-lr", "1e38", "--log-draws", "50", "--device", "cpu"]
+
+
+def test_an_estimation_that_diverges_is_an_error_with_step_and_remedy_and_is_recorded(tmp_path, capsys):
+    assert main(["synthetic", "estimate", *WILD, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "diverged at step" in said
+    assert "--classifier-lr below 1e+38" in said
+    (record,) = read_records(tmp_path / "synthetic.jsonl")
+    assert record["diverged"]["step"] <= 50
+
+
+def test_a_minimisation_that_diverges_is_a_result(tmp_path, capsys):
+    assert main(["synthetic", "minimize", *WILD, "--out", str(tmp_path)]) == 0
+    assert "1 of 1" in capsys.readouterr().out
+    ended = {r["experiment"]: r["diverged"] for r in read_records(tmp_path / "synthetic.jsonl")}
+    assert ended["minimize"]["step"] <= 50
+    assert ended["minimize"]["reason"]
