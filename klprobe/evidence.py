@@ -16,7 +16,7 @@ from klprobe.checkpoint import Checkpoint
 from klprobe.datasets._shared import Data
 from klprobe.distributions import ConditionalDistribution, standard_normal
 from klprobe.encoders.klprobe_checkpoint import encode
-from klprobe.metrics._features import FeatureNet
+from klprobe.metrics._features import UNIT, FeatureNet, range_note, to_unit, unit_range
 from klprobe.metrics._shared import Features
 from klprobe.pictures import classes_in_turn, has_classes, has_picture, sample
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
@@ -108,6 +108,7 @@ class Evidence:
         seed: Of the samples and of the choice of data.
         cache: Folder for features.
         perceptual: Folder with the weights of `lpips`.
+        validation: Gives further data that it was not trained on, where there are some, when a metric asks for them.
     """
 
     def __init__(
@@ -122,11 +123,13 @@ class Evidence:
         seed: int = 0,
         cache: Path | None = None,
         perceptual: Path | None = None,
+        validation: Callable[[], Data] | None = None,
         progress: Progress = no_progress,
     ) -> None:
         self.trained, self.held_out, self.training, self.dataset, self._make_net = trained, held_out, training, dataset, net
         self.num = min(num_samples, len(held_out), len(training))
         self.seed, self.cache, self.perceptual, self.progress = seed, cache, perceptual, progress
+        self._validation = validation
         self.notes: dict[str, None] = {}
         self._features: dict[str, Features] = {}
         if self.num < 2:
@@ -139,7 +142,7 @@ class Evidence:
 
     @cached_property
     def samples(self) -> torch.Tensor:
-        """Of the model, on the CPU, shape (num, *shape)."""
+        """Of the model, on the scale of the data, shape (num, *shape); values outside of the range of pixels are cut off."""
         if not hasattr(self.trained.checkpoint.algorithm, "decode"):
             raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
         noise = torch.Generator(self.trained.device).manual_seed(self.seed)
@@ -147,14 +150,36 @@ class Evidence:
         made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in self._counts])
         if not made.isfinite().all():
             raise InputError("the system makes samples that are no finite numbers: it has diverged.")
-        if not has_picture(self.held_out.shape) or self.held_out.shape == (2,) or not _in_unit(self.data):
+        if self.pixels is None:
             return made
-        outside = float(((made < 0) | (made > 1)).double().mean())
+        low, high = self.pixels
+        outside = float(((made < low) | (made > high)).double().mean())
         if outside:
-            low, high = float(made.min()), float(made.max())
-            said = f"{100 * outside:.1f} % of the samples' values lay outside of [0, 1], between {low:.3g} and {high:.3g}"
+            said = f"{100 * outside:.1f} % of the samples' values lay outside of [{low:g}, {high:g}]"
+            said += f", between {float(made.min()):.3g} and {float(made.max()):.3g}"
             self.notes[f"{said}: cut off at its ends"] = None
-        return made.clamp(0, 1)
+        return made.clamp(low, high)
+
+    @cached_property
+    def pixels(self) -> tuple[float, float] | None:
+        """Range of the data's pixels, by the values of those held out; None of points that are no images, or have no known one.
+
+        Vectors that fill a square are images where they lie in [0, 1].
+        """
+        if len(self.held_out.shape) != 3:
+            return UNIT if has_picture(self.held_out.shape) and self.held_out.shape != (2,) and _in_unit(self.data) else None
+        try:
+            found = unit_range(self.data)
+        except InputError as error:
+            self.notes[str(error).rstrip(".")] = None
+            return None
+        if found != UNIT:
+            self.notes[range_note(found)] = None
+        return found
+
+    def unit(self, x: torch.Tensor) -> torch.Tensor:
+        """Points on the data's scale, images brought to [0, 1]."""
+        return x if self.pixels in (None, UNIT) else to_unit(x, self.pixels)
 
     @property
     def _counts(self) -> list[int]:
@@ -182,9 +207,10 @@ class Evidence:
 
     @cached_property
     def noisy(self) -> torch.Tensor:
-        """Held-out data + N(0, 0.1), cut off at the ends of [0, 1]."""
+        """Held-out data + N(0, 0.1) on the scale of [0, 1], cut off at its ends."""
         noise = torch.randn(self.data.shape, generator=generator_of(self.seed, "noise"))
-        return (self.data + NOISE * noise).clamp(0, 1)
+        low, high = self.pixels or UNIT
+        return (self.data + (high - low) * NOISE * noise).clamp(low, high)
 
     def give(self, name: str, role: Role, metric: str, compares: bool) -> Any:
         """The argument of that name.
@@ -199,12 +225,14 @@ class Evidence:
         """
         source = "held out" if role == "real" and not compares else role
         known: dict[str, Callable[[], Any]] = {
-            "samples": lambda: self._points(source),
+            "samples": lambda: self._points(source) if compares else self.unit(self._points(source)),
             "sample_features": lambda: self._look(source),
             "data": lambda: self.data,
             "data_features": lambda: self._look("held out"),
+            "validation": self._validation_points,
             "data_labels": lambda: self.labels if self.trained.conditional else None,
-            "codes": lambda: self._prior_codes() if role == "real" else self._codes[0],
+            "codes": lambda: self._prior_codes(self.seed) if role == "real" else self._codes[0],
+            "prior_codes": lambda: self._prior_codes(generator_of(self.seed, "prior codes").initial_seed()),
             "means": lambda: None if role == "real" else self._codes[1],
             "generator": lambda: generator_of(self.seed, metric),
             "progress": lambda: self.progress,
@@ -245,6 +273,9 @@ class Evidence:
             return self.samples
         return {"held out": lambda: self.data, "real": lambda: self.real, "noisy": lambda: self.noisy}[source]()
 
+    def _validation_points(self) -> torch.Tensor | None:
+        return None if self._validation is None else self._some(self._validation(), "validation")[0]
+
     def _some(self, data: Data, which: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Points and their labels."""
         chosen = torch.randperm(len(data), generator=generator_of(self.seed, which))[: self.num].sort().values
@@ -253,7 +284,9 @@ class Evidence:
     def _look(self, source: str) -> Features:
         """Features of points, looked at once; how good a classifier is at held-out data is said."""
         if source not in self._features:
-            found, notes = self.net.features(self._points(source), self.cache, self.progress)
+            points = self._points(source)
+            ready = points if self.net.value_range is None else self.unit(points)
+            found, notes = self.net.features(ready, self.cache, self.progress)
             self._features[source] = found
             self.notes |= dict.fromkeys(notes)
             _, labels = self._held_out
@@ -262,9 +295,9 @@ class Evidence:
                 self.notes[f"{found.net} is right about {100 * right:.1f} % of the held-out data"] = None
         return self._features[source]
 
-    def _prior_codes(self) -> torch.Tensor:
+    def _prior_codes(self, seed: int) -> torch.Tensor:
         """As many draws of the prior."""
-        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
+        noise = torch.Generator(self.trained.device).manual_seed(seed)
         return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
 
     @cached_property

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
-from klprobe.checkpoint import read
 from klprobe.datasets._shared import Data
 from klprobe.metrics._features import FeatureNet, raw_values, read_net
 from klprobe.trainers.classifier import Classifier
 from klprobe.training import CHECKPOINT, train
-from klprobe.types import Progress, no_progress
+from klprobe.types import InputError, Progress, no_progress
 
 LEAST_BATCH = 2
 
@@ -39,10 +39,21 @@ def own_net(
     with tempfile.TemporaryDirectory() as forgotten:
         folder = (cache or Path(forgotten)) / f"net-{_digest(training, algorithm, steps)}"
         path = folder / CHECKPOINT
-        if not path.is_file() or read(path)[1]["steps"] < steps:
-            train(algorithm, training, steps=steps, out=folder, device=device, resume=path.is_file(), progress=progress)
+        if not path.is_file():
+            _train(algorithm, training, steps, folder, device, progress)
         net = read_net(path, device)
-    return dataclasses.replace(net, own=True), f"features are those of a {net.name}, trained by klprobe"
+    return dataclasses.replace(net, own=True, value_range=None), f"features are those of a {net.name}, trained by klprobe"
+
+
+def _train(algorithm: Classifier, training: Data, steps: int, folder: Path, device: str, progress: Progress) -> None:
+    """Train elsewhere and move the whole net into place: two processes that want the same one do not disturb each other."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as draft:
+            made = train(algorithm, training, steps=steps, out=draft, device=device, progress=progress)
+            os.replace(made, folder / CHECKPOINT)
+    except OSError as error:
+        raise InputError(f"The net that judges cannot be kept in {folder} ({error}): give --cache another folder.") from error
 
 
 def _digest(training: Data, algorithm: Classifier, steps: int) -> str:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 import torch
 
 from klprobe import registry
 from klprobe.checkpoint import load_checkpoint
+from klprobe.datasets._shared import Data
 from klprobe.evaluation import INTERRUPTED, choose, evaluate
 from klprobe.evidence import Evidence, Trained
 from klprobe.judge import own_net
-from klprobe.metrics._features import raw_values
+from klprobe.metrics._features import FeatureNet, raw_values
 from klprobe.metrics._shared import Score
 from klprobe.metrics.c2st import C2ST
 from klprobe.metrics.critic import Critic
@@ -127,6 +129,64 @@ def test_a_metrics_numbers_do_not_depend_on_its_company(systems):
     assert evaluate({"ms-ssim": MsSsim()}, evidence_of(systems, "vae", seed=1)).rows[0] != alone.rows[0]
 
 
+def of_images(x, net=raw_values, **settings):
+    """What metrics see of images of one's own, without a model."""
+    trained = Trained(types.SimpleNamespace(algorithm=object(), settings={"system": "none"}))
+    half = len(x) // 2
+    held_out, training = Data("mine", "test", x[:half]), Data("mine", "train", x[half:])
+    return Evidence(trained, held_out, training, object(), net, num_samples=half, **settings)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 255.0)])
+def test_images_of_another_range_are_brought_to_the_unit_interval_and_said(low, high):
+    """Metrics that compare see the data as they are, those of samples alone, and nets, images in [0, 1]; noise scales along."""
+    x = torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    plain, other = of_images(x), of_images(low + (high - low) * x)
+    for compares, name, role in ((False, "samples", "real"), (False, "samples", "noisy"), (False, "sample_features", "real")):
+        expected, found = (evidence.give(name, role, "a metric", compares) for evidence in (plain, other))
+        as_points = (expected, found) if name == "samples" else (expected.values, found.values)
+        torch.testing.assert_close(*as_points, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(other.give("data", "model", "a metric", True), low + (high - low) * plain.data)
+    assert list(other.notes) == [f"images were taken to lie in [{low:g}, {high:g}], by their values, and brought to [0, 1]"]
+    assert not plain.notes
+
+
+def test_a_net_trained_on_the_data_sees_them_as_they_are_and_an_unknown_range_is_said():
+    seen = []
+    net = FeatureNet("own", "a", lambda x: (seen.append(x) or x.flatten(1), None), (1, 6, 6), None, own=True)
+    x = 2 * torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0)) - 1
+    of_images(x, lambda: net).give("data_features", "model", "a metric", True)
+    assert torch.equal(seen[0], of_images(x).data)
+    odd = of_images(3 * x)
+    assert torch.equal(odd.unit(odd.data), odd.data)
+    assert "no range that is known" in next(iter(odd.notes))
+
+
+def test_a_metric_gets_the_validation_split_where_there_is_one(systems):
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Validated:
+        def measure(self, data: torch.Tensor, validation: torch.Tensor | None) -> tuple[Score, ...]:
+            seen.append(validation)
+            return (Score("same", 0.0, 0.0, "neither"),)
+
+    kept = registry.create("datasets", "digits:validation=50").load("validation")
+    evaluate({"a": Validated()}, evidence_of(systems, "vae"))
+    evaluate({"a": Validated()}, evidence_of(systems, "vae", validation=lambda: kept))
+    assert seen[0] is None
+    assert torch.equal(seen[1], kept.x)
+
+
+def test_codes_are_held_against_other_draws_of_the_prior_than_those_in_their_place(systems):
+    evidence = evidence_of(systems, "vae")
+    codes, prior = (evidence.give(name, "real", "c2st-latents", False) for name in ("codes", "prior_codes"))
+    assert codes.shape == prior.shape == (200, 3)
+    assert not (codes == prior).any()
+    row = evaluate(choose(["c2st-latents"]), evidence).rows[0]
+    assert abs(row.real.value - 0.5) < 4 * row.real.std_error
+
+
 def test_data_without_two_classes_are_judged_by_their_values():
     digits = data("digits", "train")
     for labels in (None, torch.zeros(len(digits), dtype=torch.int64)):
@@ -185,6 +245,7 @@ def test_every_system_is_evaluated_or_the_reason_said_in_words(name, tmp_path):
     system = registry.load("trainers", name)
     known = {field.name for field in dataclasses.fields(system)}
     small = {"latent_dim": 3, "width": 8, "layers": 1, "code_width": 8, "code_layers": 1, "glances": 3, "memory": 8}
+    small |= {"classes": 2, "continuous": 1} if "continuous" in known else {}
     settings = {key: value for key, value in small.items() if key in known} | dict.fromkeys(known & {"visible"}, "laplace")
     path = train(system(**settings), data("ring", "train"), steps=2, out=tmp_path)
     systems = {name: (Trained(load_checkpoint(path)), "ring")}
@@ -194,4 +255,4 @@ def test_every_system_is_evaluated_or_the_reason_said_in_words(name, tmp_path):
     for missing in found.not_done:
         assert missing.method in ("elbo", "latents")
         assert missing.reason.startswith((name, "the encoder of"))
-    assert ("elbo" in {row.metric for row in found.rows}) == (name in ("vae", "draw"))
+    assert ("elbo" in {row.metric for row in found.rows}) == (name in ("vae", "draw", "aavae"))

@@ -156,9 +156,17 @@ def _show(arguments: list[str]) -> None:
         num = min(flags.num or (2500 if data.shape == (2,) else 64), len(data))
         which = torch.linspace(0, len(data) - 1, num, dtype=torch.float64).round().long()
         out = flags.out or Path(f"{Path(names[0]).stem.replace(':', '-')}.png")
-        save_rows(out, {data.name: data.floats(which)})
+        save_rows(out, {data.name: _shown(data, which, facts["range"])})
         facts["picture"] = str(out)
     emit(lambda: print(json.dumps(facts, indent=1) if flags.json else "\n".join(_lines(facts))))
+
+
+def _shown(data: Data, which: torch.Tensor, found: list[float]) -> torch.Tensor:
+    """The points as they are drawn: images, and vectors that fill a square, from black at their least value to white."""
+    x, (low, high) = data.floats(which), found
+    if data.stored.dtype == torch.uint8 or data.shape == (2,) or 0 <= low <= high <= 1:
+        return x
+    return (x - low) / (high - low)
 
 
 def _names(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import read_dataset
+from klprobe.datasets._shared import has_validation
 from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
 from klprobe.evidence import Evidence, Trained, generator_of
 from klprobe.inspection import radius_histogram
@@ -29,9 +30,10 @@ from klprobe.pictures import reconstruct
 from klprobe.provenance import commit, versions
 from klprobe.report import evaluation as report
 from klprobe.report import wording
+from klprobe.report.comparison import labels
 from klprobe.report.document import RadiusHistogram
 from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
-from klprobe.types import CapabilityError, InputError
+from klprobe.types import InputError
 
 WIDTH = 100
 
@@ -45,7 +47,7 @@ class Judging:
     data: str | None = None
     """Data set to compare with; by default the one trained on. Its training split is the reference, and feeds the net."""
     split: Literal["validation", "test"] = "test"
-    """Held-out points."""
+    """Held-out points; validation for sets that have it, as celeba or mnist:validation=5000."""
     data_root: Path | None = None
     """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
     num_samples: int = 10_000
@@ -82,9 +84,12 @@ def run(arguments: list[str]) -> int:
     metrics = chosen(judging, configured)
     evidence = gather(checkpoint, judging, device)
     found = measure(metrics, evidence)
-    given = (
-        f"{checkpoint.name}: {evidence.num:,} samples against {evidence.num:,} {judging.split} data of {evidence.held_out.name}"
-    )
+    name, count = labels([checkpoint])[0], f"{evidence.num:,}"
+    given = f"{name}: {count} samples against {count} {judging.split} data of {evidence.held_out.name}"
+    if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
+        raise InputError(
+            "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
+        )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
     emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(found, given)))
     if judging.out is not None:
@@ -92,13 +97,7 @@ def run(arguments: list[str]) -> int:
             plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
         report.save(found, given, content, plots, judging.out)
         print(f"klprobe: evaluation written to {judging.out}", file=sys.stderr)
-    if not found.rows and any(missing.reason == INTERRUPTED for missing in found.not_done):
-        return cli.INTERRUPTED
-    if not found.rows:
-        raise InputError(
-            "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
-        )
-    return cli.ANSWERED
+    return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
 HELP = """Sample quality of a trained system by every metric that it allows, with errors, beside the same of real data.
@@ -148,6 +147,8 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
     """What the metrics look at: the system, its data, and a net that is made when it is needed."""
     trained = load_checkpoint(checkpoint, device)
     name = judging.data or trained.settings["dataset"]
+    chosen = dataset(name)
+    more = has_validation(chosen) and judging.split != "validation"
     held_out, training = (read_dataset(name, split, judging.data_root) for split in (judging.split, "train"))
     shape = tuple(trained.settings["input_shape"])
     if held_out.shape != shape:
@@ -159,12 +160,13 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
         Trained(trained, device),
         held_out,
         training,
-        dataset(name),
+        chosen,
         lambda: _net(judging, training, device),
         num_samples=judging.num_samples,
         seed=judging.seed,
         cache=_cache(judging),
         perceptual=judging.lpips_weights,
+        validation=(lambda: read_dataset(name, "validation", judging.data_root)) if more else None,
     )
 
 
@@ -213,22 +215,23 @@ def about(paths: list[Path], judging: Judging, device: str, command: list[str]) 
 
 @torch.no_grad()
 def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
-    """Pairs of sets of points for the figures, of what the system can do."""
+    """Pairs of sets of points for the figures, of what the system can do, images in [0, 1]."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     checkpoint, data = evidence.trained.checkpoint, evidence.data
     count = 1000 if tuple(data.shape[1:]) == (2,) else SHOWN
     try:
         samples = evidence.samples[:count]
         found["samples"] = {"samples": samples, "held-out data": data[:count]}
-        found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
-    except CapabilityError:
+        near = nearest(samples[:SHOWN], evidence.training)
+        found["neighbours"] = {"samples": samples[:SHOWN], "nearest training data": near}
+    except InputError:  # no generator, or one that has diverged: the metrics have said so
         return found
     if hasattr(checkpoint.algorithm, "encode"):
         x, noise = data[:count].to(evidence.trained.device), torch.Generator(evidence.trained.device).manual_seed(evidence.seed)
         labels = None if evidence.labels is None else evidence.labels[:count]
         again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise, labels).cpu()
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
-    return found
+    return {name: {title: evidence.unit(x) for title, x in sets.items()} for name, sets in found.items()}
 
 
 def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:

@@ -4,12 +4,15 @@ Three layers: `_features` turns images into features by a net, `_statistics` tur
 metric turns those into scores. A metric is a frozen dataclass of settings with one method, `measure`; the names of its
 arguments say what it looks at, and `klprobe.evidence` hands it over:
 
-    samples, data      points of shape (m, *shape), made by the model and held out, images in [0, 1]
+    samples, data      points of shape (m, *shape), made by the model and held out; on the scale of the data where both are
+                       asked for, else images in [0, 1]
+    validation         further points that the model was not trained on, or None
     sample_features, data_features      `Features` of the same points
     sample_labels      classes that the samples were asked to be of, shape (m,)
     data_labels        classes of the held-out points, shape (m,), where the model is conditional; None elsewhere
     model              `Model`: what a trained system can be asked for
     codes, means       draws of the aggregate posterior, one a data point, shape (n, D), and the posterior means or None
+    prior_codes        draws of the prior, shape (m, D)
     centres, std       of the modes, where the data have some
     perceptual         path of a net whose layers judge likeness
     generator          source of all randomness

@@ -18,7 +18,7 @@ from klprobe.metrics._shared import Features
 from klprobe.types import InputError, Progress, no_progress
 
 POINTS_AT_ONCE = 500
-UNIT = (0.0, 1.0)
+UNIT, SYMMETRIC, BYTES = (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)
 OUTSIDE = 0.25
 """Share of its range that values may lie outside of it before the range is taken to be another."""
 
@@ -34,7 +34,7 @@ class FeatureNet:
         digest: Of its weights, for the cache.
         look: From points (m, *shape), float32, on its device, to features (m, dim) and logits (m, classes) or None.
         shape: Of the points it takes; None for any.
-        value_range: Of their values, where they are images.
+        value_range: Of their values, where they are images; None: as the data at hand are, on which it was trained.
         device: Where it runs.
         own: Whether its classes are those of the data at hand.
     """
@@ -43,7 +43,7 @@ class FeatureNet:
     digest: str
     look: Look
     shape: tuple[int, ...] | None = None
-    value_range: tuple[float, float] = UNIT
+    value_range: tuple[float, float] | None = UNIT
     device: str = "cpu"
     own: bool = False
 
@@ -140,8 +140,9 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
     if net.shape is None:
         return x, ()
     if len(net.shape) == 3 and x.dim() == 4:
-        x, found = to_unit_range(x)
-        notes += found
+        if net.value_range is not None and (found := unit_range(x)) != UNIT:
+            x = to_unit(x, found)
+            notes.append(range_note(found))
         channels, size = net.shape[0], net.shape[1:]
         if x.shape[1] == 1 and channels == 3:
             x = x.expand(-1, 3, -1, -1)
@@ -154,8 +155,8 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
                 f"images of {x.shape[2]} x {x.shape[3]} pixels were given to {net.name} as {size[0]} x {size[1]}, bilinear"
             )
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        low, high = net.value_range
-        x = low + (high - low) * x if net.value_range != UNIT else x
+        low, high = net.value_range or UNIT
+        x = x if (low, high) == UNIT else low + (high - low) * x
     if tuple(x.shape[1:]) != net.shape:
         raise InputError(
             f"{net.name} takes points of shape {net.shape}; these have {tuple(x.shape[1:])}: choose another --net."
@@ -163,14 +164,30 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
     return x, tuple(notes)
 
 
-def to_unit_range(x: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
-    """Images in [0, 1], and what was found; bytes and [-1, 1] are known by their values."""
-    low, high = float(x.min()), float(x.max())
-    if high > 2:
-        return x / 255, [f"images lie in [{low:.3g}, {high:.3g}]: taken as bytes, and divided by 255"]
-    if low < -OUTSIDE:
-        return (x + 1) / 2, [f"images lie in [{low:.3g}, {high:.3g}]: taken as [-1, 1], and brought to [0, 1]"]
-    return x, []
+def unit_range(x: torch.Tensor) -> tuple[float, float]:
+    """The range that images have by their values, a quarter of it left for outliers: [0, 1], [-1, 1], or bytes' [0, 255].
+
+    Raises:
+        InputError: none of them.
+    """
+    least, most = float(x.min()), float(x.max())
+    for low, high in (UNIT, SYMMETRIC):
+        slack = OUTSIDE * (high - low)
+        if low - slack <= least and most <= high + slack:
+            return low, high
+    if -0.1 * most <= least and most <= (1 + OUTSIDE) * BYTES[1]:
+        return BYTES
+    raise InputError(f"images lie in [{least:.3g}, {most:.3g}], no range that is known: bring them to [0, 1].")
+
+
+def to_unit(x: torch.Tensor, found: tuple[float, float]) -> torch.Tensor:
+    """Images of a range, in [0, 1]."""
+    return (x - found[0]) / (found[1] - found[0])
+
+
+def range_note(found: tuple[float, float]) -> str:
+    """What was done to images of another range than [0, 1]."""
+    return f"images were taken to lie in [{found[0]:g}, {found[1]:g}], by their values, and brought to [0, 1]"
 
 
 def _of_weights(networks: nn.Module) -> str:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from klprobe.metrics._shared import Features, Score, check_pair, seed_of
-from klprobe.types import InputError
+from klprobe.metrics._shared import Features, Score, check_pair
+from klprobe.metrics._two_samples import LEAST, TwoSamples
 
 __all__ = ["C2ST"]
 
 
 @dataclass(frozen=True)
 class C2ST:
-    """Classifier two-sample test on features or latents: accuracy on held-out points, 0.5 at best, and a permutation p-value.
+    """Classifier two-sample test on features: accuracy on held-out points, 0.5 at best, and a permutation p-value.
 
-    A classifier is fitted on half of both sets, equal in size, and judged on the other halves. The p-value asks how often a
-    random labelling of the held-out points sets the mean logits as far apart: exact, whatever the classifier. A p-value that
-    is not small says that this classifier found nothing, not that there is nothing.
+    A classifier is fitted on half of both sets, equal in size, and judged on the other halves; then the other way round. The
+    p-value asks how often a random labelling of the held-out points sets the first one's mean logits as far apart: exact,
+    whatever the classifier; its error is what the number of permutations leaves open. A p-value that is not small says that
+    this classifier found nothing, not that there is nothing.
 
     Reference: Lopez-Paz and Oquab (2017); the mean logit as statistic: Cheng and Cloninger (2022).
     """
@@ -42,40 +42,11 @@ class C2ST:
         Raises:
             InputError: fewer than 20 points of either set.
         """
-        check_pair(sample_features, data_features, "c2st", least=20)
-        half = min(len(sample_features), len(data_features), self.points) // 2
-        chosen = [f.values[torch.randperm(len(f), generator=generator)[: 2 * half]] for f in (sample_features, data_features)]
-        fit, held_out = (torch.cat([values[part] for values in chosen]) for part in (slice(0, half), slice(half, 2 * half)))
-        labels = torch.arange(2 * half) < half
-        if not (fit != fit[0]).any():
-            raise InputError("c2st has nothing to tell apart: all features are the same.")
-        mean, std = fit.mean(0), fit.std(0)
-        std = torch.where(std > 0, std, 1.0)
-        judge = self._classifier(seed_of(generator)).fit(((fit - mean) / std).numpy(), labels.numpy())
-        sure = torch.from_numpy(judge.predict_proba(((held_out - mean) / std).numpy())[:, 1]).double()
-        right = ((sure > 0.5) == labels).double()
-        accuracy = float(right.mean())
-        details = {"classifier": self.classifier, "held_out": 2 * half, "permutations": self.permutations}
-        error = math.sqrt(max(accuracy * (1 - accuracy), 1 / (2 * half)) / (2 * half))
-        logits = torch.logit(sure, eps=1e-6)
+        check_pair(sample_features, data_features, "c2st", least=LEAST)
+        test = TwoSamples(self.classifier, self.width, self.steps, self.permutations, self.points)
+        found, net = test.judge(sample_features.values, data_features.values, generator), sample_features.net
+        details = {"classifier": self.classifier, "held_out": found.judged, "permutations": self.permutations}
         return (
-            Score("c2st-accuracy", accuracy, error, "lower", net=sample_features.net, details=details),
-            Score(
-                "c2st-p-value", self._p_value(logits, half, generator), None, "higher", net=sample_features.net, details=details
-            ),
+            Score("c2st-accuracy", found.accuracy, found.accuracy_error, "lower", net=net, details=details),
+            Score("c2st-p-value", found.p_value, found.p_error, "higher", net=net, details=details),
         )
-
-    def _classifier(self, seed: int) -> Any:
-        if self.classifier == "linear":
-            from sklearn.linear_model import LogisticRegression
-
-            return LogisticRegression(max_iter=self.steps)
-        from sklearn.neural_network import MLPClassifier
-
-        return MLPClassifier((self.width,), max_iter=self.steps, early_stopping=True, random_state=seed)
-
-    def _p_value(self, logits: torch.Tensor, half: int, generator: torch.Generator) -> float:
-        """Share of labellings, the true one included, under which the samples' logits are as high."""
-        orders = torch.stack([torch.randperm(2 * half, generator=generator)[:half] for _ in range(self.permutations)])
-        above = (logits[orders].mean(1) >= logits[:half].mean() - 1e-12).sum()
-        return (1 + int(above)) / (1 + self.permutations)

@@ -15,6 +15,8 @@ __all__ = ["Latents"]
 
 MOST_IN_DETAILS = 256
 """Latents up to which the means and the covariance matrix are kept."""
+RESAMPLES = 100
+"""Of the bootstrap of the number of active units."""
 QUANTITIES: dict[str, Better] = {
     "latent-mean-square": "closer",
     "latent-variance": "closer",
@@ -64,7 +66,18 @@ class Latents:
             unknown = "the posterior means are not known"
             return (*found, Score("active-units", None, None, "higher", reason=unknown))
         units = int((means.double().var(0) > self.active).sum())
-        return (*found, Score("active-units", units, None, "higher", reason="a count; no error is known"))
+        error = _active_error(means.double(), self.active, generator)
+        return (*found, Score("active-units", units, error, "higher", details={"active": self.active}))
+
+
+def _active_error(means: torch.Tensor, active: float, generator: torch.Generator) -> float:
+    """Bootstrap over data points of the number of active units: all variances of all resamples are two matrix products."""
+    n = len(means)
+    means = means - means.mean(0)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
+    weights = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double()) / n
+    variances = (weights @ means.square() - (weights @ means).square()) * n / (n - 1)
+    return float((variances > active).sum(1).double().std())
 
 
 def _moments(z: torch.Tensor) -> torch.Tensor:

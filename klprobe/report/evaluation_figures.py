@@ -16,7 +16,7 @@ from klprobe.report.forest import BLUE, ORANGE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = ("samples", "reconstructions", "neighbours", "latents", "radius")
+NAMES = ("samples", "reconstructions", "neighbours", "latents", "radius", "critic")
 SHOWN = 36
 """Points in a grid."""
 ROWS_AT_ONCE = 5000
@@ -34,7 +34,7 @@ def draw_evaluation(
 
     Args:
         pairs: By figure, two sets of points of shape (n, *shape) by their titles.
-        rows: `Row`s of an evaluation; those of the metric `latents` are drawn.
+        rows: `Row`s of an evaluation; those of the metrics `latents` and `critic` are drawn.
         radius: |z| under q and under the prior.
     """
     import matplotlib.style
@@ -51,6 +51,7 @@ def draw_evaluation(
             plots.append(_latents(shapes[0], Figure(figsize=(9, 3.8))))
         if radius is not None:
             plots.append(draw_radius(radius, Figure(figsize=(9, 3.6))))
+        plots += [_critic(row, Figure(figsize=(9, 3.6))) for row in rows if row.metric == "critic"]
     return tuple(plots)
 
 
@@ -100,5 +101,30 @@ def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
         "unit matrix (AGAN Figs. 11, 12).",
         f"Histogram of {len(means)} means between {means.min():.3g} and {means.max():.3g}; heat map of the covariance, whose "
         f"largest entry off the diagonal is {np.abs(off).max():.3g}.",
+        figure,
+    )
+
+
+def _critic(row: Any, figure: Figure) -> Plot:
+    """Distance by the critics as they are trained, of the model and of real data in its place (AGAN Fig. 13)."""
+    axes = figure.subplots()
+    known = {"samples": (row.score, BLUE, "o"), "real data": (row.real, ORANGE, "s")}
+    sets = {name: look for name, look in known.items() if look[0] is not None}
+    for name, (score, colour, marker) in sets.items():
+        curves = np.array(score.details["curves"])  # critics, looks, and step, mini-batch, held out
+        for i, curve in enumerate(curves):
+            axes.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=":", label=f"{name}, mini-batch" if i == 0 else None)
+            line = f"{name}, held out" if i == 0 else None
+            axes.plot(curve[:, 0], curve[:, 2], color=colour, marker=marker, markersize=4, label=line)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="steps of a critic", ylabel="E f(data) - E f(samples)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    said = "; ".join(f"{name} {score.value:.3g}" for name, (score, _, _) in sets.items())
+    return Plot(
+        "critic",
+        "Distance between data and samples by two independent Wasserstein critics, on the mini-batch and on points that they "
+        "were not trained on; real data: training data in the samples' place. Far apart, the critic learns its points by heart "
+        "(AGAN Fig. 13).",
+        f"Line chart of the critics' distance against training steps. Last values on held-out points: {said}.",
         figure,
     )

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from klprobe.metrics._shared import Features
+from klprobe.metrics._two_samples import TwoSamples
 from klprobe.metrics.c2st import C2ST
+from klprobe.metrics.c2st_latents import C2STLatents
 from klprobe.types import InputError
 
 
@@ -41,6 +43,41 @@ def test_only_the_mlp_sees_a_difference_of_spread():
     assert run(x, y)["c2st-accuracy"].value > 0.6
     assert run(x, y)["c2st-p-value"].value == 1 / 1000
     assert run(x, y, classifier="linear")["c2st-accuracy"].value < 0.58
+
+
+@pytest.mark.parametrize(("classifier", "scale", "shift"), [("linear", 1.0, 0.5), ("mlp", 2.0, 0.0)])
+def test_the_error_holds_what_points_and_fits_vary_by(classifier, scale, shift):
+    """An mlp sees the spread of 100 points in some fits only. 40 sets: a relative error of 11 %, hence 0.6 to 1.4."""
+    found = [
+        run(normal(200, 2 * s, shift, scale), normal(200, 2 * s + 1), s, classifier=classifier, permutations=9)["c2st-accuracy"]
+        for s in range(40)
+    ]
+    spread = torch.tensor([score.value for score in found]).std()
+    error = torch.tensor([score.std_error for score in found]).square().mean().sqrt()
+    assert 0.6 < spread / error < 1.4
+
+
+def test_the_p_values_error_is_that_of_its_permutations():
+    """Over seeds of the permutations alone: as many as said, within a factor of 1.5 (50 seeds: 10 %)."""
+    logits = torch.randn(60, generator=torch.Generator().manual_seed(3))
+    judge = TwoSamples("linear", 1, 1, 99, 60)
+    values = torch.tensor([judge._p_value(logits, 30, torch.Generator().manual_seed(s)) for s in range(50)])
+    p = float(values.mean())
+    assert 1 / 1.5 < float(values.std()) / math.sqrt(p * (1 - p) / 99) < 1.5
+
+
+def test_codes_are_told_from_the_prior_as_features_from_data():
+    """Equal laws: within 4 errors of 0.5; a mean moved by 1 in each of two latents: Bayes, as above."""
+    best = 0.5 * (1 + math.erf(math.sqrt(2) / 2 / math.sqrt(2)))
+    for shift, expected in ((0.0, 0.5), (1.0, best)):
+        codes, prior = normal(1000, 0, shift), normal(1000, 1)
+        accuracy, p = C2STLatents(classifier="linear").measure(codes, prior, torch.Generator().manual_seed(0))
+        assert abs(accuracy.value - expected) < 4 * accuracy.std_error
+        assert (p.value < 0.01) == (shift > 0)
+        assert accuracy.details["held_out"] == 2000
+    for codes, prior in ((normal(19, 0), normal(99, 0)), (normal(99, 0), normal(99, 0, dim=3))):
+        with pytest.raises(InputError, match="at least 20 codes"):
+            C2STLatents().measure(codes, prior, torch.Generator())
 
 
 def test_the_same_seed_gives_the_same_scores():

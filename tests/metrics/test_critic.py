@@ -9,8 +9,9 @@ def normal(n, seed, shift=0.0, shape=(2,)):
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def run(samples, data, seed=0, **settings):
-    (score,) = Critic(**settings).measure(samples, data, torch.Generator().manual_seed(seed))
+def run(samples, data, seed=0, validation=None, **settings):
+    generator = torch.Generator().manual_seed(seed)
+    (score,) = Critic(**settings).measure(samples, data, generator, validation=validation)
     return score
 
 
@@ -28,11 +29,41 @@ def test_equal_distributions_are_no_further_apart_than_their_error():
     assert abs(found.value) < 5 * found.std_error
 
 
-def test_the_curve_holds_both_the_mini_batch_and_the_points_held_out():
+def test_the_curves_of_both_critics_hold_the_mini_batch_and_the_points_held_out():
     found = run(normal(50, 0, 1.0), normal(60, 1), steps=40, width=8)
-    assert [row[0] for row in found.details["curve"]] == list(range(2, 41, 2))
-    assert found.details["curve"][-1][2] == found.value
+    curves = found.details["curves"]
+    assert [[row[0] for row in curve] for curve in curves] == 2 * [list(range(2, 41, 2))]
+    assert sum(curve[-1][2] for curve in curves) / 2 == pytest.approx(found.value, rel=1e-12)
     assert found == run(normal(50, 0, 1.0), normal(60, 1), steps=40, width=8)
+
+
+def test_with_a_validation_split_critics_are_trained_on_it_and_judge_the_data():
+    """Data that are not looked at in training change the score and not the training; the distance is as above."""
+    samples, data, validation = normal(2000, 0, 1.0), normal(2000, 1), normal(2000, 2)
+    found = run(samples, data, validation=validation, steps=400, width=64)
+    far = 2**0.5
+    assert abs(found.value - far * (1 + far / 20)) < 4 * found.std_error + 0.03 * far
+    assert found.details["trained_on"] == "the validation split"
+    other = run(samples, data + 1, validation=validation, steps=40, width=64)
+    again = run(samples, data, validation=validation, steps=40, width=64)
+    assert [row[1] for row in other.details["curves"][0]] == [row[1] for row in again.details["curves"][0]]
+    assert other.value != again.value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_error_holds_what_points_and_critics_vary_by(shift, kept):
+    """Few steps, so that critics differ. 30 sets: their spread has a relative error of 13 %, hence 0.6 to 1.5."""
+
+    def once(s):
+        others = {"validation": normal(100, 3000 + s)} if kept else {}
+        return run(normal(100, s, shift), normal(100, 1000 + s), s, steps=25, width=16, **others)
+
+    found = [once(s) for s in range(30)]
+    spread = torch.tensor([score.value for score in found]).std()
+    error = torch.tensor([score.std_error for score in found]).square().mean().sqrt()
+    assert 0.6 < spread / error < 1.5
 
 
 def test_images_have_the_critic_of_wgan_gp():

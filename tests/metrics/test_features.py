@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from klprobe.metrics._features import FeatureNet, fit, raw_values, read_net
+from klprobe.metrics._features import FeatureNet, fit, raw_values, read_net, unit_range
 from klprobe.types import InputError
 
 SHAPE = (3, 4, 4)
@@ -30,13 +30,24 @@ def test_grey_images_are_given_as_three_channels_and_said():
 
 def test_images_of_another_range_are_detected_and_said():
     x = images()
-    for given, words in ((2 * x - 1, "[-1, 1]"), (255 * x, "bytes")):
+    for given, words in ((2 * x - 1, "[-1, 1]"), (255 * x, "[0, 255]")):
         found, (note,) = fit(given, net([]))
         torch.testing.assert_close(found, x)
         assert words in note
     found, notes = fit(x, net([], value_range=(-1.0, 1.0)))
     torch.testing.assert_close(found, 2 * x - 1)
     assert notes == ()
+
+
+def test_an_unknown_range_is_refused_and_a_net_trained_on_the_data_takes_any():
+    x = images()
+    for odd in (6 * x - 3, 1000 * x, x - 5):
+        with pytest.raises(InputError, match="no range that is known"):
+            fit(odd, net([]))
+        assert torch.equal(fit(odd, net([], value_range=None))[0], odd)
+    assert unit_range(1.2 * x - 0.1) == (0, 1)
+    assert unit_range(2.4 * x - 1.2) == (-1, 1)
+    assert unit_range(300 * x - 20) == (0, 255)
 
 
 def test_other_sizes_and_colours_are_converted_and_what_does_not_fit_is_refused():

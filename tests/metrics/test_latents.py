@@ -61,6 +61,18 @@ def test_active_units_are_counted_by_the_variance_of_the_posterior_means():
     assert "not known" in unknown.reason
 
 
+def test_the_error_of_the_active_units_is_their_spread_over_data_sets():
+    """Ten latents whose posterior means vary by about the limit of 1: 40 sets, a relative error of 11 %, hence 0.6 to 1.4."""
+    found = []
+    for seed in range(40):
+        means = normal(200, torch.zeros(12).double(), torch.diag(torch.tensor([1.0] * 10 + [0.1, 3.0]).double()), seed)
+        found.append(run(means, means, active=1.0)["active-units"])
+    spread = torch.tensor([score.value for score in found]).double().std()
+    error = torch.tensor([score.std_error for score in found]).square().mean().sqrt()
+    assert 0.6 < spread / error < 1.4
+    assert run(means, means, active=0.3)["active-units"].std_error == 0, "no unit is near the limit"
+
+
 def test_too_few_codes_are_refused():
     with pytest.raises(InputError, match="at least 4 codes"):
         run(torch.zeros(3, 2))

@@ -21,6 +21,10 @@ ROWS = (
     Row("ms-ssim", *(Score("ms-ssim-diversity", v, 0.02, "closer") for v in (0.58, 0.78, 0.79))),
     Row("elbo", Score("elbo", -24.1, 0.12, "higher", "nats")),
     Row("latents", Score("mean-square", 0.01, None, "closer", details=SHAPE, reason="no error is known")),
+    Row(
+        "critic",
+        *(Score("critic-distance", v, 0.1, "lower", details={"curves": [[[1, 0.5, v], [2, 0.9, v]]] * 2}) for v in (2, 1)),
+    ),
 )
 FOUND = Evaluation(ROWS, (NotDone("modes", "<none> of digits"),), ("grey images",), {"fid": {"divisions": 10}}, {"fid": 1.0})
 CONTENT = report.document(FOUND, {"seed": 0})
