@@ -7,9 +7,13 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from klprobe import registry
+from klprobe.checkpoint import Checkpoint
 from klprobe.cli import main
 from klprobe.datasets._shared import Data
+from klprobe.evidence import Evidence, Trained
 from klprobe.losses import gaussian_nll, importance_weights, real_loss
+from klprobe.metrics._features import raw_values
+from klprobe.pictures import sampled_rows
 from klprobe.trainers._classes import UNKNOWN, beside, few_labels
 from klprobe.trainers.aavae import AAVAE
 from klprobe.trainers.infogan import InfoGAN
@@ -255,3 +259,27 @@ def test_checkpoints_go_through_sample_reconstruct_estimate_and_evaluate(name, f
         assert "known class only" in said  # ivom
     else:
         assert "makes no samples of a class" in said
+
+
+class Named:
+    """A system whose samples are their class."""
+
+    by_class, conditional, classes, latent_dim = True, True, 7, 2
+
+    def prior(self, num, noise):
+        return torch.zeros(num, 2)
+
+    def decode(self, networks, z, labels):
+        return labels[:, None].float()
+
+
+def test_samples_and_the_classes_they_are_judged_by_agree_over_several_blocks():
+    data = Data("toy", "test", torch.arange(1234.0)[:, None] % 7, torch.arange(1234) % 7)
+    trained = Trained(Checkpoint(Named(), torch.nn.ModuleDict(), {"system": "named"}))
+    evidence = Evidence(trained, data, data, None, raw_values, num_samples=1234)
+    assert torch.equal(evidence.samples[:, 0].long(), evidence.give("sample_labels", "model", "accuracy", False))
+    assert torch.equal(evidence.data[:, 0].long(), evidence.give("sample_labels", "real", "accuracy", False))
+    assert torch.equal(evidence.data[:, 0].long(), evidence.give("data_labels", "model", "elbo", True))
+    rows = sampled_rows(Named(), torch.nn.ModuleDict(), 20, torch.Generator())
+    assert {name: set(points[:, 0].tolist()) for name, points in rows.items()} == {f"class {c}": {c} for c in range(7)}
+    assert {len(points) for points in rows.values()} == {2}
