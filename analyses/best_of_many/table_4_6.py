@@ -47,7 +47,7 @@ def cells(preset: Preset) -> list[Cell]:
                 "system": row.system,
                 "dataset": {"tiny": "digits", "quick": "cifar-10:partial:validation=5000", "paper": "cifar-10"}[preset],
                 "settings": {**row.settings, **SETTINGS[preset]},
-                "steps": {"tiny": 3, "quick": 300, "paper": STEPS}[preset],
+                "steps": {"tiny": 3, "quick": 200, "paper": STEPS}[preset],
                 "seed": 0,
             },
         }
