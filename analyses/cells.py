@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import joblib
 import torch
+from joblib.parallel import get_active_backend
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from klprobe.experiments.records import keep_record, read_records
@@ -71,8 +73,11 @@ def main(item: Item, argv: Sequence[str] | None = None) -> None:
     path = flags.out / "records" / item.records
     if flags.preset:
         todo = missing(item.cells(flags.preset), read_records(path), retry=flags.retry)[: flags.first]
-        with backend(flags.backend, flags.address):
-            run(item, todo, path, jobs=flags.jobs)
+        try:
+            with backend(flags.backend, flags.address):
+                run(item, todo, path, jobs=flags.jobs)
+        except InputError as error:
+            parser.error(str(error))
     for written in item.write(read_records(path), flags.out):
         print(written)
 
@@ -94,12 +99,23 @@ def run(item: Item, cells: Sequence[Cell], path: Path, *, jobs: int | None = Non
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(item.title, total=len(cells))
-        work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        for record in work(joblib.delayed(record_of)(item.work, cell) for cell in cells):
+        for record in finished(item.work, cells, jobs):
             keep_record(path, record)
             bar.advance(task)
             said = record["failed"] or f"{record['cpu_seconds']:.0f} s"
             bar.console.print(f"{label(record['cell'])}: {said}", highlight=False, soft_wrap=True)
+
+
+def finished(work: Callable[[Cell], Result], cells: Sequence[Cell], jobs: int | None) -> Iterator[Record]:
+    """Records as they come; a round of `jobs` cells at a time from a backend that gives nothing before all is done (Ray's)."""
+    active, most = get_active_backend()
+    tasks = [joblib.delayed(record_of)(work, cell) for cell in cells]
+    if active.supports_return_generator:
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+        return
+    each = max(1, jobs or most)
+    for first in range(0, len(tasks), each):
+        yield from joblib.Parallel(n_jobs=jobs)(tasks[first : first + each])
 
 
 def label(cell: Cell) -> str:
@@ -146,21 +162,22 @@ def finite(value: Any, name: str, odd: list[str]) -> Any:
 @contextlib.contextmanager
 def backend(name: Backend, address: str | None) -> Iterator[None]:
     """joblib's workers: this machine's processes, or those of a Dask or Ray cluster that is installed and running."""
-    if name == "dask":
-        from dask.distributed import Client  # registers itself with joblib
-
-        with Client(address), joblib.parallel_config(backend="dask"):
+    if name not in ("dask", "ray"):
+        with joblib.parallel_config(backend=name):
             yield
-    elif name == "ray":
-        import ray
-        from ray.util.joblib import register_ray
-
-        ray.init(address=address)
-        register_ray()
-        with joblib.parallel_config(backend="ray"):
+        return
+    try:
+        cluster = importlib.import_module({"dask": "dask.distributed", "ray": "ray.util.joblib"}[name])
+    except ImportError as error:
+        package = {"dask": "distributed", "ray": "ray"}[name]
+        raise InputError(f"--backend {name} needs a package that is not here: pip install {package} ({error}).") from error
+    if name == "dask":  # registers itself with joblib
+        with cluster.Client(address), joblib.parallel_config(backend="dask"):
             yield
     else:
-        with joblib.parallel_config(backend=name):
+        importlib.import_module("ray").init(address=address)
+        cluster.register_ray()
+        with joblib.parallel_config(backend="ray"):
             yield
 
 

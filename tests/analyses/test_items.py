@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import sys
 
 import pytest
 
@@ -66,6 +67,14 @@ def test_a_second_run_runs_only_what_has_no_record_and_failed_cells_when_told_to
     cells.run(ITEM, ITEM.cells("tiny")[:3], path, jobs=1)
     assert cells.missing(ITEM.cells("tiny"), cells.read_records(path)) == [{"number": 3}]
     assert cells.missing(ITEM.cells("tiny"), cells.read_records(path), retry=True) == [{"number": 2}, {"number": 3}]
+
+
+def test_a_cluster_whose_package_is_missing_is_an_error_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray.util.joblib", None)
+    with pytest.raises(SystemExit) as stop:
+        cells.main(ITEM, ["--preset", "tiny", "--backend", "ray", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "pip install ray" in capsys.readouterr().err
 
 
 def test_cells_run_in_several_processes_too(tmp_path):
