@@ -39,6 +39,14 @@ def test_without_metrics_it_is_about_the_kl_and_json_is_the_document(paths, caps
     assert [c["evaluation"] for c in document["checkpoints"]] == [None, None]
 
 
+def test_an_encoder_that_gives_samples_alone_has_its_bounds_from_them(tmp_path, capsys):
+    """Quick methods: without a density a classifier's and a mixture's."""
+    np.savez(tmp_path / "samples.npz", samples=np.random.default_rng(0).normal(size=(200, 2)))
+    assert main(["compare", str(tmp_path / "samples.npz"), "--device", "cpu", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["checkpoints"][0]["report"]
+    assert {estimate["method"] for estimate in report["estimates"]} == {"classifier", "gmm"}
+
+
 def test_what_cannot_be_compared_is_refused(paths, capsys):
     assert main(["compare", paths[1], "--device", "cpu"]) == 2
     assert "has no encoder" in capsys.readouterr().err

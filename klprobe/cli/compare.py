@@ -23,6 +23,9 @@ from klprobe.report.comparison import Compared
 from klprobe.report.document import NotDone, Report
 from klprobe.types import InputError
 
+QUICK, QUICK_FROM_SAMPLES = ("closed-form", "monte-carlo"), ("classifier", "gmm")
+"""Estimators of the KL that take seconds, for encoders with a density and for those without."""
+
 HELP = """Checkpoints side by side: bracket of KL[q(z)||p(z)], average KL, mutual information, and every metric asked for.
 
 klprobe compare runs/vae/checkpoint.safetensors runs/aae/checkpoint.safetensors --metrics fid ms-ssim --out comparison
@@ -37,8 +40,9 @@ class Comparing(Judging):
 
     metrics: tuple[str, ...] = ()
     """Metrics, or all; none by default."""
-    methods: tuple[str, ...] = ("closed-form", "monte-carlo")
-    """Estimators of the KL; all: every one that the input allows."""
+    methods: tuple[str, ...] = ("quick",)
+    """Estimators of the KL; quick: closed-form and monte-carlo, or classifier and gmm for an encoder that gives samples alone;
+    auto and all as in klprobe estimate."""
     out: Path | None = None
     """Folder for comparison.html, .json and .csv."""
     json: bool = False
@@ -102,6 +106,9 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
     for note in encoded.notes:
         print(f"klprobe: {label}: {note}", file=sys.stderr)
     methods = [name for words in judging.methods for name in words.split(",") if name]
+    if methods == ["quick"]:
+        exact = all(getattr(law, "has_log_prob", True) for law in (encoded.posterior, encoded.prior))
+        methods = list(QUICK if exact else QUICK_FROM_SAMPLES)
     with bars(label, len(methods) + 1) as progress_of:
         return estimate(
             encoded.posterior,

@@ -222,8 +222,7 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
     try:
         samples = evidence.samples[:count]
         found["samples"] = {"samples": samples, "held-out data": data[:count]}
-        near = nearest(samples[:SHOWN], evidence.training)
-        found["neighbours"] = {"samples": samples[:SHOWN], "nearest training data": near}
+        found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
     except InputError:  # no generator, or one that has diverged: the metrics have said so
         return found
     if hasattr(checkpoint.algorithm, "encode"):

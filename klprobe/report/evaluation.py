@@ -34,8 +34,11 @@ def cell(score: Score | None) -> str:
     """`19.04 ± 0.02`, or a dash."""
     if score is None or score.value is None:
         return "-"
-    counted = score.std_error is None and float(score.value).is_integer()
-    value = f"{score.value:g}" if counted else str(wording.number(score.value, score.std_error or 0.0))
+    if score.std_error and score.std_error > 1e-12 * abs(score.value):
+        value = str(wording.number(score.value, score.std_error))
+    else:  # a count, or a value that cannot be another
+        whole = f"{score.value:g}" if float(score.value).is_integer() else str(wording.number(score.value, 0.0))
+        value = whole if score.std_error is None else f"{whole} ± 0"
     return f"{value} {score.unit}".strip()
 
 

@@ -45,6 +45,9 @@ def test_every_score_stands_with_its_error_beside_real_data():
     assert rows["ms-ssim-diversity"] == ("0.580 ± 0.020", "0.780 ± 0.020", "0.790 ± 0.020", "closer")
     assert rows["fid-infinity"][0] == "-"
     assert report.cell(Score("modes", 8, None, "higher")) == "8"
+    assert report.cell(Score("modes", 8, 0.0, "higher")) == "8 ± 0"
+    assert report.cell(Score("modes", 8, 1e-66, "higher")) == "8 ± 0"
+    assert report.cell(Score("modes", 8, 0.3, "higher")) == "8.00 ± 0.30"
     assert report.cell(Score("c2st-p-value", 0.25, None, "higher")) == "0.2500"
     assert report.missing(FOUND) == [("fid-infinity", "needs 130 samples"), ("modes", "<none> of digits")]
     assert report.nets(FOUND) == ["a net"]
