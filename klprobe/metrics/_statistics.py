@@ -98,6 +98,11 @@ def mean_error(values: torch.Tensor) -> float:
     return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+def share_error(share: float, n: int) -> float:
+    """Standard error of a share of n independent points; of none or all of them, as if one point were otherwise."""
+    return math.sqrt(max(share * (1 - share), (1 - 1 / n) / n) / n)
+
+
 def halves_error(
     statistic: Callable[..., torch.Tensor], sets: Sequence[torch.Tensor], generator: torch.Generator, divisions: int = 10
 ) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from klprobe.metrics._shared import seed_of
+from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 
 LEAST = 20
@@ -57,7 +58,7 @@ class TwoSamples:
         logits = [self._logits(fit, labels, other, generator) for fit, other in ((first, second), (second, first))]
         shares = [float(((found > 0) == labels).double().mean()) for found in logits]
         accuracy, judged = sum(shares) / 2, 4 * half
-        of_points = max(accuracy * (1 - accuracy), 1 / judged) / judged
+        of_points = share_error(accuracy, judged) ** 2
         of_fits = max(0.0, (shares[0] - shares[1]) ** 2 / 4 - of_points)
         p_value = self._p_value(logits[0], half, generator)
         p_error = math.sqrt(p_value * (1 - p_value) / self.permutations)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from klprobe.metrics._shared import Features, Score
+from klprobe.metrics._statistics import share_error
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Accuracy"]
@@ -44,5 +44,5 @@ class Accuracy:
                 f"{logits.shape[1]} classes."
             )
         share = float((logits.argmax(1) == sample_labels).double().mean())
-        error = math.sqrt(share * (1 - share) / len(logits))
+        error = share_error(share, len(logits))
         return (Score("accuracy", share, error, "higher", net=net, details={"samples": len(logits)}),)

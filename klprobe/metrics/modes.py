@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from klprobe.metrics._shared import Score
+from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 
 __all__ = ["Modes"]
@@ -51,7 +52,7 @@ class Modes:
         found = nearest[good].bincount(minlength=len(centres)).double()
         return (
             Score("modes", int((found > 0).sum()), _count_error(found, len(samples)), "higher", details=details),
-            Score("high-quality", share, math.sqrt(share * (1 - share) / len(samples)), "closer", details=details),
+            Score("high-quality", share, share_error(share, len(samples)), "closer", details=details),
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from klprobe.metrics._shared import Better, Features, Score, check_pair
-from klprobe.metrics._statistics import halves_error
+from klprobe.metrics._statistics import halves_error, share_error
 from klprobe.types import InputError
 
 __all__ = ["PRDC"]
@@ -24,7 +24,7 @@ class PRDC:
     data's ball; recall: share of data in some sample's ball; density: data's balls that hold a sample, over k; coverage:
     share of data whose ball holds a sample. All depend on k and on the sizes of the sets, so compare at equal ones: for
     equal distributions density is 1 and coverage 1 - 2^-k, while precision and recall have no closed form. Errors are
-    what two halves of both sets disagree by.
+    what two halves of both sets disagree by, and at least those of a share of independent points.
 
     Reference: Kynkäänniemi et al. (2019); Naeem et al. (2020), eqs. 3 to 6.
     """
@@ -51,7 +51,9 @@ class PRDC:
             for f in (sample_features, data_features)
         )
         found = self._count(x, y)
-        errors = halves_error(self._count, (x, y), generator)
+        errors = halves_error(self._count, (x, y), generator).tolist()
+        for i, n in ((0, len(x)), (1, len(y)), (3, len(y))):  # shares; density is none
+            errors[i] = max(errors[i], share_error(float(found[i]), n))
         details = {"k": self.k, "samples": len(x), "data": len(y)}
         return tuple(
             Score(name, float(value), float(error), better, net=sample_features.net, details=details)

@@ -17,7 +17,8 @@ def test_by_hand():
     assert score.value == 0.75
     assert score.std_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
     assert (score.better, score.net) == ("higher", "a net")
-    assert run(logits, [0, 1, 2, 0]).value == 1
+    whole = run(logits, [0, 1, 2, 0])
+    assert (whole.value, whole.std_error) == (1, pytest.approx((0.75 * 0.25 / 4) ** 0.5)), "as if one were wrong"
 
 
 def test_labels_that_do_not_go_with_the_logits_are_refused():

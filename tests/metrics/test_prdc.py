@@ -61,6 +61,13 @@ def test_the_error_is_of_the_size_of_the_spread_over_data_sets(start):
         assert 0.6 < spread / error < 1.3, name
 
 
+def test_shares_of_none_or_all_have_an_error_too():
+    found = run(normal(50, 0), 100 + normal(50, 1))
+    for name in ("precision", "recall", "coverage"):
+        assert found[name].value == 0
+        assert found[name].std_error == pytest.approx((0.02 * 0.98 / 50) ** 0.5)
+
+
 def test_too_few_points_are_refused():
     with pytest.raises(InputError, match="12 points of each set"):
         run(normal(11, 0), normal(50, 1))
