@@ -54,7 +54,7 @@ class System:
             name, value = field.name, getattr(self, field.name)
             if field.type == "int" and value < (low := LOWEST.get(name, 1)):
                 raise InputError(f"{who} needs {name} of at least {low}; got {value}.")
-            if field.type == "float" and not 0 <= value < math.inf:
+            if field.type in ("float", "float | None") and value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{who} needs a finite {name} of at least 0; got {value}.")
             if name.endswith(ABOVE_ZERO) and value == 0:
                 raise InputError(f"{who} needs {name} above 0; got {value}.")
@@ -149,25 +149,6 @@ def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torc
         return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=x.device)
     shape = (len(x), system.latent_dim) if x.dim() == 2 else (len(x), 1, *x.shape[2:])
     return network(torch.cat([x, torch.randn(shape, generator=noise, device=x.device)], 1))
-
-
-def draw_many(
-    system: WithPosterior, network: nn.Module, x: torch.Tensor, num_draws: int, noise: torch.Generator
-) -> torch.Tensor:
-    """So many z ~ q(z|x) a point, differentiable, shape (num_draws, batch, latent_dim); one pass where q is a normal."""
-    if system.posterior == "gaussian":
-        mean, logvar = network(x).chunk(2, dim=-1)
-        return mean + torch.exp(0.5 * logvar) * torch.randn((num_draws, *mean.shape), generator=noise, device=x.device)
-    return draw(system, network, torch.cat([x] * num_draws), noise).unflatten(0, (num_draws, len(x)))
-
-
-def check_draws(system: WithPosterior, num_draws: int) -> None:
-    """Refuse many draws of a q(z|x) that has one value only."""
-    if system.posterior == "deterministic" and num_draws > 1:
-        raise InputError(
-            f"Best-of-many needs draws that differ, but a deterministic posterior gives {num_draws} times the same one. "
-            "Take posterior = gaussian or implicit, or draws = 1."
-        )
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 
 from klprobe.losses import best_match, fake_loss, real_loss, reverse_kl
 from klprobe.networks import code_discriminator
-from klprobe.trainers._shared import PosteriorKind, System, check_draws, draw_fixed, draw_many, encode, make_encoder
+from klprobe.trainers._best_of_many import check_draws, draw_many, weight
+from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
 from klprobe.training import Batch, Loss, Player
 
 __all__ = ["BMSVAE"]
@@ -38,8 +39,9 @@ class BMSVAE(System):
     """T, draws of q(z|x) of which the best one counts (BMS Tables 1 and 6: 10, 30)."""
     posterior: PosteriorKind = "gaussian"
     """Kind of q(z|x) (ours: BMS does not say; draws must differ, so deterministic goes with draws = 1 only)."""
-    reconstruction_weight: float = 1.0
-    """w, BMS's beta times lambda, against a KL of weight 1 (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
+    reconstruction_weight: float | None = None
+    """w, BMS's beta times lambda, against a KL of weight 1; by default 1 / sqrt(D) for points of D values, so that the term has
+    a slope of 1 however many pixels there are (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
     lr: float = 2e-4
     """Adam's learning rate of encoder and generator, constant (BMS section 4.2)."""
     code_lr: float = 2e-4
@@ -72,7 +74,7 @@ class BMSVAE(System):
             again = generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
             reconstruction, marginal = best_match(batch.x, again), reverse_kl(judge(z))
             logged = {"reconstruction": reconstruction.detach(), "marginal_kl": marginal.detach()}
-            return self.reconstruction_weight * reconstruction + marginal, logged
+            return weight(self.reconstruction_weight, batch.x) * reconstruction + marginal, logged
 
         def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
             z = draw_fixed(self, encoder, batch.x, noise)

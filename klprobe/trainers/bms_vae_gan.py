@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 
 from klprobe.losses import best_match, fake_loss, hinge_fake, hinge_real, real_loss, reverse_kl
 from klprobe.networks import code_discriminator
-from klprobe.trainers._shared import PosteriorKind, System, check_draws, draw_fixed, draw_many, encode, make_encoder
+from klprobe.trainers._best_of_many import check_draws, draw_many, weight
+from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
 from klprobe.trainers._spectral import Architecture, make_generator, make_judge
 from klprobe.training import Batch, Loss, Player
 
@@ -48,8 +49,9 @@ class BMSVAEGAN(System):
     64 (BMS Table 6 has both, its CelebA the latter); auto: standard where the side is a multiple of 8."""
     adversarial_weight: float = 1.0
     """Alpha, the weight of the least real reconstruction (ours: BMS gives no value)."""
-    reconstruction_weight: float = 1.0
-    """w, BMS's beta times lambda, against a KL of weight 1 (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
+    reconstruction_weight: float | None = None
+    """w, BMS's beta times lambda, against a KL of weight 1; by default 1 / sqrt(D) for points of D values, so that the term has
+    a slope of 1 however many pixels there are (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
     sample_weight: float = 0.0
     """Weight of -f(G(p)) in the generator's loss (0 is eq. 7; alpha-GAN has 1)."""
     data_target: float = 2.0
@@ -93,7 +95,9 @@ class BMSVAEGAN(System):
             least_real = log_ratio(flat).unflatten(0, z.shape[:2]).amin(0).mean()
             reconstruction = best_match(batch.x, flat.unflatten(0, z.shape[:2]))
             marginal = reverse_kl(judge_code(z))
-            total = self.reconstruction_weight * reconstruction - self.adversarial_weight * least_real + marginal
+            total = (
+                weight(self.reconstruction_weight, batch.x) * reconstruction - self.adversarial_weight * least_real + marginal
+            )
             if self.sample_weight:
                 total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), noise))).mean()
             logged = {"reconstruction": reconstruction, "least_real": least_real, "marginal_kl": marginal}

@@ -292,7 +292,13 @@ def test_bms_vae_gan_of_one_draw_is_alpha_gan_with_a_direct_ratio_and_its_sample
     z, (p,) = box.encoder(box.x), box.normals(1)
     again, sample = box.generator(z), box.generator(p)
     ratio = -box.discriminator(again).mean() - 5 * box.discriminator(sample).mean()
-    close(box.loss("autoencoder")[0], norm1(box.x, again) + ratio + reverse(box.code_discriminator(z)))
+    close(box.loss("autoencoder")[0], norm1(box.x, again) / math.sqrt(2) + ratio + reverse(box.code_discriminator(z)))
+
+
+@pytest.mark.parametrize("name", ["bms-vae", "bms-vae-gan"])
+def test_a_reconstruction_weight_below_zero_is_refused(name):
+    with pytest.raises(InputError, match="finite reconstruction_weight of at least 0; got -1"):
+        registry.load("trainers", name)(reconstruction_weight=-1.0)
 
 
 @pytest.mark.parametrize("name", ["bms-vae", "bms-vae-gan"])
