@@ -168,6 +168,14 @@ def test_veegan_and_its_bound():
     close(logged["bound"], -(kl - log_prior + distance))
 
 
+def test_veegan_scores_codes_by_the_density_of_a_gaussian_reconstructor():
+    box = Box("veegan", posterior="gaussian")
+    (p,) = box.normals(1)
+    mean, logvar = box.encoder(box.generator(p)).chunk(2, dim=1)
+    density = Independent(Normal(mean, (0.5 * logvar).exp()), 1).log_prob(p).mean()
+    close(box.loss("reconstructor")[0], -density)
+
+
 def test_age():
     box = Box("age", reconstruction_weight=3.0, code_reconstruction_weight=5.0)
     p = F.normalize(box.normals(1)[0])
