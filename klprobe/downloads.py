@@ -51,6 +51,10 @@ def fetch(download: Download, root: Path, progress: Progress = no_progress) -> P
 
     pooch.get_logger().setLevel("ERROR")  # what there is to say is said here
     target = root / download.path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {target.parent} cannot be made ({error.strerror}): give another --data-root.") from error
     said = []
     for url in download.urls:
         getter = pooch.create(

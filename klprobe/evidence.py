@@ -240,6 +240,8 @@ class Evidence:
             "centres": lambda: self._of_dataset("centres"),
             "std": lambda: self._of_dataset("std"),
             "perceptual": self._perceptual,
+            "own_logits": self._own_logits,
+            "held_out_labels": self._held_out_labels,
             "sample_labels": lambda: self._sample_labels(source),
         }
         if name not in known:
@@ -263,9 +265,21 @@ class Evidence:
             raise CapabilityError(f"{self.trained.checkpoint.settings['system']} makes no samples of a class that is asked for")
         if source == "model":
             return torch.cat([classes_in_turn(algorithm, n) for n in self._counts])
+        return self._held_out_labels()
+
+    def _held_out_labels(self) -> torch.Tensor:
         if self.labels is None:
             raise CapabilityError(f"{self.held_out.name} has no labels")
         return self.labels
+
+    @torch.no_grad()
+    def _own_logits(self) -> torch.Tensor:
+        """Of the classifier that a system learned beside its codes, for the held-out data."""
+        trained = self.trained.checkpoint
+        if getattr(trained.algorithm, "labelled", None) is None:
+            raise CapabilityError(f"{trained.settings['system']} learned no classifier from few labels")
+        blocks = self.data.split(SAMPLED_AT_ONCE)
+        return torch.cat([trained.algorithm.classify(trained.networks, x.to(self.trained.device)).cpu() for x in blocks])
 
     def _points(self, source: str) -> torch.Tensor:
         """Of the model, held out, real (training data) or noisy."""

@@ -177,6 +177,7 @@ def _scatter(sets: Mapping[str, torch.Tensor]) -> bytes:
     axes = figure.subplots()
     for name, points in sets.items():
         axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=4, alpha=0.6, label=name)
+    axes.set(xlabel="first coordinate", ylabel="second coordinate")
     axes.set_aspect("equal")
     axes.legend(loc="upper right")
     file = BytesIO()

@@ -98,7 +98,7 @@ def test_all_of_a_vae_on_digits_with_its_own_net_and_the_cache_serves_a_second_r
     quantities = {row.score.quantity for row in found.rows}
     assert {"fid", "fid-infinity", "inception-score", "ms-ssim-diversity", "elbo", "coverage", "c2st-p-value"} <= quantities
     assert {"ivom", "critic-distance", "latent-radius", "active-units"} <= quantities
-    assert {m.method for m in found.not_done} == {"modes", "accuracy", "lpips"}
+    assert {m.method for m in found.not_done} == {"modes", "accuracy", "semi-supervised-accuracy", "lpips"}
     real = {row.score.quantity: row for row in found.rows}
     assert real["fid"].real.value < real["fid"].score.value
     assert real["latent-variance"].real.value == pytest.approx(1, abs=0.2)  # the prior's
@@ -176,6 +176,21 @@ def test_a_metric_gets_the_validation_split_where_there_is_one(systems):
     evaluate({"a": Validated()}, evidence_of(systems, "vae", validation=lambda: kept))
     assert seen[0] is None
     assert torch.equal(seen[1], kept.x)
+
+
+def test_a_semi_supervised_system_has_the_accuracy_of_its_own_classifier(systems, tmp_path):
+    """By hand from `classify`; a system without one has the reason said."""
+    kind = registry.load("trainers", "aavae")
+    algorithm = kind(latent_dim=3, width=8, layers=1, labelled=100, visible="laplace")
+    path = train(algorithm, data("digits", "train"), steps=5, out=tmp_path)
+    trained = load_checkpoint(path)
+    evidence = evidence_of(systems | {"aavae": (Trained(trained), "digits")}, "aavae")
+    found = evaluate(choose(["semi-supervised-accuracy"]), evidence)
+    with torch.no_grad():
+        right = trained.algorithm.classify(trained.networks, evidence.data).argmax(1) == evidence.labels
+    assert found.rows[0].score.value == pytest.approx(float(right.double().mean()), rel=1e-12)
+    lacking = evaluate(choose(["semi-supervised-accuracy"]), evidence_of(systems, "vae"))
+    assert lacking.not_done[0].reason == "vae learned no classifier from few labels"
 
 
 def test_codes_are_held_against_other_draws_of_the_prior_than_those_in_their_place(systems):

@@ -10,6 +10,7 @@ arguments say what it looks at, and `klprobe.evidence` hands it over:
     sample_features, data_features      `Features` of the same points
     sample_labels      classes that the samples were asked to be of, shape (m,)
     data_labels        classes of the held-out points, shape (m,), where the model is conditional; None elsewhere
+    own_logits, held_out_labels         of the held-out points, by the model's own classifier, shape (n, classes); their classes
     model              `Model`: what a trained system can be asked for
     codes, means       draws of the aggregate posterior, one a data point, shape (n, D), and the posterior means or None
     prior_codes        draws of the prior, shape (m, D)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +62,8 @@ class FeatureNet:
         """
         ready, notes = fit(x, self)
         file = None if cache is None else cache / f"{_digest(ready, self.digest)}.npz"
-        if file is not None and file.is_file():
-            kept = np.load(file, allow_pickle=False)
-            logits = torch.from_numpy(kept["logits"]) if "logits" in kept else None
-            return Features(torch.from_numpy(kept["values"]), self.name, logits), notes
+        if file is not None and (kept := _kept(file, self.name)) is not None:
+            return kept, notes
         found = self._look(ready, progress)
         if not found.values.isfinite().all():
             raise InputError(f"{self.name} gives features that are not finite: damaged weights, or images of a wrong range.")
@@ -203,6 +203,16 @@ def _digest(x: torch.Tensor, net: str) -> str:
     state = hashlib.sha256(f"{net} {tuple(x.shape)} {x.dtype}".encode())
     state.update(x.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def _kept(file: Path, name: str) -> Features | None:
+    """Features that an earlier run kept; None of none, or of a damaged file, which is written again."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            logits = torch.from_numpy(kept["logits"]) if "logits" in kept else None
+            return Features(torch.from_numpy(kept["values"]), name, logits)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _keep(file: Path, found: Features) -> None:

@@ -75,6 +75,19 @@ def test_the_cache_knows_points_and_net_and_nothing_is_looked_at_twice(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("keep", [0, 10, 200, -30])
+def test_a_damaged_file_in_the_cache_is_made_again(tmp_path, keep):
+    seen, x = [], images()
+    first, _ = net(seen).features(x, tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:keep])
+    again, _ = net(seen).features(x, tmp_path)
+    assert torch.equal(first.values, again.values)
+    assert len(seen) == 2
+    net(seen).features(x, tmp_path)
+    assert len(seen) == 2
+
+
 def test_features_are_float64_and_broken_nets_are_refused():
     found, _ = net([]).features(images(n=1001))
     assert found.values.dtype == torch.float64
