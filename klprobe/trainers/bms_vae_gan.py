@@ -95,9 +95,8 @@ class BMSVAEGAN(System):
             least_real = log_ratio(flat).unflatten(0, z.shape[:2]).amin(0).mean()
             reconstruction = best_match(batch.x, flat.unflatten(0, z.shape[:2]))
             marginal = reverse_kl(judge_code(z))
-            total = (
-                weight(self.reconstruction_weight, batch.x) * reconstruction - self.adversarial_weight * least_real + marginal
-            )
+            pull = weight(self.reconstruction_weight, batch.x)
+            total = pull * reconstruction - self.adversarial_weight * least_real + marginal
             if self.sample_weight:
                 total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), noise))).mean()
             logged = {"reconstruction": reconstruction, "least_real": least_real, "marginal_kl": marginal}
