@@ -26,7 +26,7 @@ size, at the end of training; 100 % would be equal weights, that is the plain GA
 """
 SECTION = """## {preset}
 
-{networks}, GANs {gan} steps of 128 points, judge: {judge}.
+{networks}, GANs {gan} steps, judge: {judge}.
 
 {scores}
 
