@@ -5,6 +5,7 @@ python -m analyses.dimension_scaling.figure        # estimates.svg, bounds.svg, 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING
 
 from analyses.dimension_scaling.run import LIMIT, RECORDS, SEEDS
 from analyses.dimension_scaling.settings import DIMS, KLS
-from analyses.dimension_scaling.summary import Cell, Grid, Number, Record, grid, page
+from analyses.dimension_scaling.summary import ERRORS, Cell, Grid, Number, Record, grid, page
 from klprobe import registry
 from klprobe.experiments.records import read_records
-from klprobe.report.figures import STYLE
+from klprobe.report.figures import STYLE, Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
+Pick = Callable[[Cell], Number | None]
+"""Which number of a cell is drawn."""
+Bar = Callable[[Number], float]
+"""Half the length of its error bar, in nats."""
 LOOK = dict(zip(DIMS, (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")), strict=True))
 """Colour, of Okabe and Ito's palette for all kinds of colour vision, and marker of each D."""
 LINEAR, MOST = 0.1, 300.0
@@ -37,7 +42,7 @@ def ordered() -> list[str]:
     return sorted(names, key=lambda name: (-len(registry.load("estimators", name).requires), name))
 
 
-def draw(cells: Grid, methods: Sequence[str], number: Callable[[Cell], Number | None], title: str) -> Figure:
+def draw(cells: Grid, methods: Sequence[str], number: Pick, bar: Bar, title: str) -> Figure:
     """One panel for each estimator: a number minus the truth over the true KL, a line for each D."""
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -47,7 +52,7 @@ def draw(cells: Grid, methods: Sequence[str], number: Callable[[Cell], Number | 
         figure = Figure(figsize=(12, 2.5 * -(-len(methods) // columns) + 0.9))
         panels = figure.subplots(-(-len(methods) // columns), columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, method in zip(panels, methods, strict=False):
-            _panel(axes, cells, method, number)
+            _panel(axes, cells, method, number, bar)
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
         for axes in panels[::columns]:
@@ -61,7 +66,7 @@ def draw(cells: Grid, methods: Sequence[str], number: Callable[[Cell], Number | 
     return figure
 
 
-def _panel(axes: Axes, cells: Grid, method: str, number: Callable[[Cell], Number | None]) -> None:
+def _panel(axes: Axes, cells: Grid, method: str, number: Pick, bar: Bar) -> None:
     axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.6)
     axes.set_ylim(-MOST, MOST)
     axes.set_yticks(TICKS, [f"{tick:+g}" if tick else "0" for tick in TICKS])
@@ -74,10 +79,11 @@ def _panel(axes: Axes, cells: Grid, method: str, number: Callable[[Cell], Number
         shift = 0.16 * (i - (len(LOOK) - 1) / 2)
         row = [(x + shift, cells.get((method, dim, kl))) for x, kl in enumerate(KLS)]
         shown = [(x, found) for x, cell in row if cell is not None and (found := number(cell)) is not None]
+        inside = [(x, found) for x, found in shown if abs(found.bias) < MOST]
         axes.errorbar(
-            [x for x, _ in shown],
-            [found.bias for _, found in shown],
-            [found.spread or 0.0 for _, found in shown],
+            [x for x, _ in inside],
+            [found.bias for _, found in inside],
+            [bar(found) for _, found in inside],
             color=colour,
             marker=marker,
             markersize=4.5,
@@ -85,11 +91,14 @@ def _panel(axes: Axes, cells: Grid, method: str, number: Callable[[Cell], Number
             capsize=2,
             label=f"D = {dim}",
         )
+        for x, found in shown:
+            if abs(found.bias) >= MOST:
+                y = math.copysign(0.6 * MOST, found.bias)
+                axes.plot(x, y, marker, color=colour, markersize=4.5, fillstyle="none")
+                axes.annotate(f"{found.bias:+.0e}", (x, y), (0, -11), textcoords="offset points", fontsize=7, ha="center")
         missing = [x for x, cell in row if cell is not None and cell.seeds == 0]
-        label = f"no answer in {LIMIT:g} s" if not i else None
-        axes.plot(missing, [-0.7 * MOST] * len(missing), "x", color=colour, markersize=6, mew=1.8, label=None)
-        if not i:
-            axes.plot([], [], "x", color="#555555", markersize=6, mew=1.8, label=label)
+        axes.plot(missing, [-0.55 * MOST] * len(missing), "x", color=colour, markersize=6, mew=1.8)
+    axes.plot([], [], "x", color="#555555", markersize=6, mew=1.8, label=f"no answer: not done in {LIMIT:g} s, or diverged")
 
 
 def draw_seconds(cells: Grid, methods: Sequence[str]) -> Figure:
@@ -111,7 +120,7 @@ def draw_seconds(cells: Grid, methods: Sequence[str]) -> Figure:
                 elif tried:
                     axes.plot(LIMIT * 1.35, y, "x", color=colour, markersize=6, mew=1.8)
         axes.axvline(LIMIT, color="black", linewidth=0.8, linestyle=":")
-        axes.set(xscale="log", xlabel=f"seconds of CPU a fit, median; cross: no answer in {LIMIT:g} s", xlim=(0.04, 60))
+        axes.set(xscale="log", xlabel="seconds of CPU a fit, median; cross: no answer", xlim=(0.04, 60))
         axes.set_xticks([0.1, 1, 10, LIMIT], ["0.1", "1", "10", f"{LIMIT:g}"])
         axes.set_yticks(range(len(methods)), methods)
         axes.invert_yaxis()
@@ -141,14 +150,15 @@ def main() -> None:
     records = read_records(RECORDS)
     cells, methods = grid(records), ordered()
     bounding = [m for m in methods if any(cell.lower for (name, *_), cell in cells.items() if name == m)]
-    spread = "mean over the seeds, bars: their standard deviation"
-    below = "Lower bound minus true KL, which may not lie above 0"
+    axis = "In the grey band the axis is linear."
+    above = f"Estimate minus true KL, nats: mean over the seeds, bars one standard deviation of them. {axis}"
+    below = f"Lower bound minus true KL, nats, not to lie above 0: mean over the seeds, bars {ERRORS:g} reported errors. {axis}"
     for name, figure in {
-        "estimates": draw(cells, methods, lambda c: c.point, f"Estimate minus true KL: {spread}"),
-        "bounds": draw(cells, bounding, lambda c: c.lower, f"{below}: {spread}"),
+        "estimates": draw(cells, methods, lambda c: c.point, lambda n: n.spread or 0.0, above),
+        "bounds": draw(cells, bounding, lambda c: c.lower, lambda n: ERRORS * n.said, below),
         "seconds": draw_seconds(cells, methods),
     }.items():
-        figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+        (HERE / f"{name}.svg").write_bytes(Plot(name, "", "", figure).svg)
     (HERE / "dimension_scaling.md").write_text(page(cells, methods, DIMS, KLS, head(records)))
 
 

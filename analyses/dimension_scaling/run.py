@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from klprobe.types import Estimator, InputError
 RECORDS = Path(__file__).parent / "records" / "dimension_scaling.jsonl"
 LIMIT = 30.0
 """Seconds of CPU for a fit."""
+LATE = "not done after"
+"""How the reason of a fit begins that took longer."""
 Cell = tuple[str, int, float, int]
 """Estimator, D, true KL, seed."""
 
@@ -77,40 +80,45 @@ def problem_for(requires: frozenset[str], dim: int, kl: float, seed: int) -> Pro
 
 
 def run(cell: Cell, limit: float = LIMIT, **changed: Any) -> Record:
-    """One record; `failed` says why there are no estimates."""
+    """One record; `failed` says why there are no estimates, and those that are not finite are left out."""
     name, dim, kl, seed = cell
     kind = registry.load("estimators", name)
     settings = settings_of(name, dim, {field.name for field in dataclasses.fields(kind)}) | changed
-    record: Record = {"method": name, "dim": dim, "kl": kl, "seed": seed, "settings": settings, "failed": None}
-    begun = time.process_time()
-    found: dict[str, Any] = {"estimates": []}
+    begun, failed = time.process_time(), None
+    found: Record = {"estimates": []}
     try:
         with cpu_limit(limit):
             found = _estimate(kind(**settings), dim, kl, seed)
     except OverBudget:
-        record["failed"] = f"not done after {limit:g} s of CPU"
+        failed = f"{LATE} {limit:g} s of CPU"
     except InputError as error:
-        record["failed"] = str(error)
-    record |= found | {"cpu_seconds": round(time.process_time() - begun, 1)}
+        failed = str(error)
+    return _record(cell, failed, time.process_time() - begun, settings=settings, **found)
+
+
+def _record(cell: Cell, failed: str | None, seconds: float, **found: Any) -> Record:
     used = {package: versions()[package] for package in ("klprobe", "torch", "numpy")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return record | {"machine": machine(), "versions": used, "commit": commit(), "time": when}
+    made = {"machine": machine(), "versions": used, "commit": commit(), "time": when}
+    named = dict(zip(("method", "dim", "kl", "seed"), cell, strict=True))
+    return named | {"failed": failed, "cpu_seconds": round(seconds, 1)} | found | made
 
 
 def _estimate(estimator: Estimator, dim: int, kl: float, seed: int) -> dict[str, Any]:
     problem = problem_for(estimator.requires, dim, kl, seed)
     found = estimator.estimate(problem.posterior, problem.prior, generator=torch.Generator().manual_seed(seed))
     keys = ("quantity", "target", "bound", "value", "std_error")
+    finite = [e for e in found if math.isfinite(e.value) and math.isfinite(e.std_error)]
     facts = found[0].details
     steps = {key: facts[key] for key in ("chosen_step", "steps_done") if key in facts}
-    return {"estimates": [{key: getattr(e, key) for key in keys} for e in found], **steps}
+    return {"estimates": [{key: getattr(e, key) for key in keys} for e in finite], **steps}
 
 
 def hopeless(cell: Cell, records: list[Record]) -> str | None:
     """Why a cell need not be tried: a case of the same estimator and D, at no larger KL, took too long."""
     name, dim, kl, _ = cell
     for r in records:
-        if (r["method"], r["dim"]) == (name, dim) and r["kl"] <= kl and r["cpu_seconds"] >= LIMIT and r["failed"]:
+        if (r["method"], r["dim"]) == (name, dim) and r["kl"] <= kl and (r["failed"] or "").startswith(LATE):
             return f"not tried: {r['failed']} at {r['kl']:g} nats, seed {r['seed']}"
     return None
 
@@ -139,28 +147,10 @@ def main() -> None:
         if time.monotonic() - started > flags.seconds:
             return
         why = hopeless(cell, records)
-        record = run(cell) if why is None else _not_tried(cell, why)
+        record = run(cell) if why is None else _record(cell, why, 0.0, settings={}, estimates=[])
         keep_record(RECORDS, record)
         records.append(record)
         print(_said(record), flush=True)
-
-
-def _not_tried(cell: Cell, why: str) -> Record:
-    name, dim, kl, seed = cell
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        "method": name,
-        "dim": dim,
-        "kl": kl,
-        "seed": seed,
-        "settings": {},
-        "failed": why,
-        "estimates": [],
-        "cpu_seconds": 0.0,
-        "machine": machine(),
-        "commit": commit(),
-        "time": when,
-    }
 
 
 def _said(record: Record) -> str:

@@ -12,11 +12,10 @@ POINT = (
     ("mean-logit", "population", "none"),
     ("kl", "population", "none"),
     ("kl", "population", "lower"),
-    ("kl", "empirical", "exact"),
     ("kl", "population", "upper"),
 )
-"""The estimate that a method is judged by: its first of these. Density models have a lower bound alone, monte-carlo is exact
-for its own points, and closed-form has an upper bound alone."""
+"""The estimate that a method is judged by: its first of these. Density models have a lower bound alone, closed-form an upper
+bound alone, and monte-carlo, exact for its own points, an upper and a lower one."""
 LOWER = (
     ("donsker-varadhan", "population", "lower"),
     ("kl", "population", "lower"),
@@ -127,7 +126,25 @@ In the same form; **bold** where it lies above the truth by more than {ERRORS:g}
 ## Seconds of CPU, median
 
 {table(lambda c: "" if c.seconds is None else f"{c.seconds:.1f}")}
+
+## No answer
+
+{_failures(cells, methods, dims, kls) or "None."}
 """
+
+
+def _failures(cells: Grid, methods: list[str], dims: list[int], kls: list[float]) -> str:
+    """One line for each reason that an estimator gave at one D."""
+    told: dict[tuple[str, int, str], list[float]] = {}
+    for method in methods:
+        for dim in dims:
+            for kl in kls:
+                cell = cells.get((method, dim, kl))
+                if cell is not None and cell.failed:
+                    told.setdefault((method, dim, cell.failed), []).append(kl)
+    return "\n".join(
+        f"- {method} at D = {dim}, {', '.join(f'{kl:g}' for kl in at)} nats: {why}" for (method, dim, why), at in told.items()
+    )
 
 
 def _said(cell: Cell, number: Number | None) -> str:

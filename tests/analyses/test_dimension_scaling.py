@@ -101,6 +101,6 @@ def test_bias_spread_errors_and_broken_bounds_come_from_the_seeds():
 def test_figures_are_drawn_from_a_part_of_the_grid():
     rows = [record("knn", 10, 5.0, i, 5.0 + i) for i in range(2)]
     cells = summary.grid([*rows, record("lstm", 1000, 0.0, 0, 0.0, failed="slow")])
-    drawn = figure.draw(cells, figure.ordered(), lambda cell: cell.point, "title")
+    drawn = figure.draw(cells, figure.ordered(), lambda cell: cell.point, lambda number: number.said, "title")
     assert sum(axes.get_visible() for axes in drawn.axes) == len(NAMES)
     figure.draw_seconds(cells, figure.ordered()).canvas.draw()
