@@ -11,7 +11,7 @@ from klprobe import registry
 from klprobe.checkpoint import load_checkpoint
 from klprobe.datasets._shared import Data
 from klprobe.evaluation import INTERRUPTED, choose, evaluate
-from klprobe.evidence import Evidence, Trained
+from klprobe.evidence import Evidence
 from klprobe.judge import own_net
 from klprobe.metrics._features import FeatureNet, raw_values
 from klprobe.metrics._shared import Score
@@ -21,6 +21,7 @@ from klprobe.metrics.elbo import Elbo
 from klprobe.metrics.fid import FID
 from klprobe.metrics.ivom import Ivom
 from klprobe.metrics.ms_ssim import MsSsim
+from klprobe.trained import Trained
 from klprobe.training import train
 from klprobe.types import InputError
 

@@ -31,7 +31,7 @@ LEVELS = (
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),
-        *("recommendation", "pictures", "tracking", "lightning", "evaluation", "evidence", "judge"),
+        *("recommendation", "pictures", "tracking", "lightning", "evaluation", "evidence", "trained", "judge"),
     ),
     ("cli",),
     ("__main__",),

@@ -21,7 +21,7 @@ from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import read_dataset
 from klprobe.datasets._shared import has_validation
 from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
-from klprobe.evidence import Evidence, Trained, generator_of
+from klprobe.evidence import Evidence, generator_of
 from klprobe.inspection import radius_histogram
 from klprobe.judge import own_net
 from klprobe.loading import dataset
@@ -33,6 +33,7 @@ from klprobe.report import wording
 from klprobe.report.comparison import labels
 from klprobe.report.document import RadiusHistogram
 from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
+from klprobe.trained import Trained
 from klprobe.types import InputError
 
 WIDTH = 100

@@ -59,7 +59,7 @@ class Features:
 
 
 class Model(Protocol):
-    """A trained system as metrics ask it (`klprobe.evidence.Trained`); codes have shape (m, D), points (m, *shape)."""
+    """A trained system as metrics ask it (`klprobe.trained.Trained`); codes have shape (m, D), points (m, *shape)."""
 
     @property
     def latent_dim(self) -> int:
