@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def save(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> Path:
     """Draw on a figure of `size` inches and write it, as .svg or .png."""
-    with matplotlib.style.context(["default", STYLE]):
+    with matplotlib.style.context(["default", STYLE, {"text.parse_math": True}]):
         figure = Figure(figsize=size)
         draw(figure)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
