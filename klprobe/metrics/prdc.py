@@ -52,8 +52,9 @@ class PRDC:
         )
         found = self._count(x, y)
         errors = halves_error(self._count, (x, y), generator).tolist()
-        for i, n in ((0, len(x)), (1, len(y)), (3, len(y))):  # shares; density is none
+        for i, n in ((0, len(x)), (1, len(y)), (3, len(y))):
             errors[i] = max(errors[i], share_error(float(found[i]), n))
+        errors[2] = max(errors[2], 1 / self.k / len(x))  # density: as if one sample were in one ball more
         details = {"k": self.k, "samples": len(x), "data": len(y)}
         return tuple(
             Score(name, float(value), float(error), better, net=sample_features.net, details=details)

@@ -118,6 +118,7 @@ def _critic(row: Any, figure: Figure) -> Plot:
             axes.plot(curve[:, 0], curve[:, 2], color=colour, marker=marker, markersize=4, label=line)
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set(xlabel="steps of a critic", ylabel="E f(data) - E f(samples)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
     said = "; ".join(f"{name} {score.value:.3g}" for name, (score, _, _) in sets.items())
     return Plot(

@@ -66,6 +66,7 @@ def test_shares_of_none_or_all_have_an_error_too():
     for name in ("precision", "recall", "coverage"):
         assert found[name].value == 0
         assert found[name].std_error == pytest.approx((0.02 * 0.98 / 50) ** 0.5)
+    assert (found["density"].value, found["density"].std_error) == (0, pytest.approx(1 / 5 / 50))
 
 
 def test_too_few_points_are_refused():
