@@ -107,6 +107,8 @@ def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
 
 def _critic(row: Any, figure: Figure) -> Plot:
     """Distance by the critics as they are trained, of the model and of real data in its place (AGAN Fig. 13)."""
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     known = {"samples": (row.score, BLUE, "o"), "real data": (row.real, ORANGE, "s")}
     sets = {name: look for name, look in known.items() if look[0] is not None}
@@ -118,7 +120,7 @@ def _critic(row: Any, figure: Figure) -> Plot:
             axes.plot(curve[:, 0], curve[:, 2], color=colour, marker=marker, markersize=4, label=line)
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set(xlabel="steps of a critic", ylabel="E f(data) - E f(samples)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
     said = "; ".join(f"{name} {score.value:.3g}" for name, (score, _, _) in sets.items())
     return Plot(
