@@ -38,9 +38,10 @@ class AAVAE(System):
     By class (`conditional`): q(z|x, y) and p(x|z, y), a one-hot label joined to x and z; x' have the labels of the mini-batch.
     With few labels (`labelled`; Kingma et al. 2014): a mini-batch is `batch_size` points without labels and as many with,
     which pay -log p(x, y)'s bound and `alpha` times the classifier's cross-entropy; those without pay its mean over q(y|x)
-    minus the entropy of q(y|x), -log p(x)'s bound. x' take the place of both. Without labels z ~ q(z|x) = sum_y q(y|x)
-    q(z|x, y). Data and x' go through encoder and generator as one batch, so batch statistics are those of both together, in
-    training as in encoding (making x' moves those of the generator too); a network's move in its own turns only.
+    minus the entropy of q(y|x), -log p(x)'s bound. x' stand beside both, with and without the label that they were made of, but
+    the cross-entropy is of data alone (the paper does not say). Without labels z ~ q(z|x) = sum_y q(y|x) q(z|x, y). Data
+    and x' go through encoder and generator as one batch, so batch statistics are those of both together, in training as in
+    encoding (making x' moves those of the generator too); a network's move in its own turns only.
 
     Reference: UNIFY (Hu et al. 2018), eqs. 17, 44, 46 and appendix H; Kingma et al. (2014), eqs. 6, 7, 9.
     """
@@ -114,7 +115,7 @@ class AAVAE(System):
                 logged = {"weight_of_data": passed[0].mean(), "weight_of_fakes": passed[1].mean()}
                 x, weights = torch.cat([x, fake]), torch.cat(passed)
                 labels = labels if labels is None else torch.cat([labels, labels])
-            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), noise)
+            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), noise, len(batch.x))
             return loss, {**logged, **parts}
 
         owned = tuple(name for name in networks if name != "discriminator")
@@ -130,21 +131,21 @@ class AAVAE(System):
         labels: torch.Tensor | None,
         weights: torch.Tensor,
         noise: torch.Generator,
+        num_data: int,
     ) -> Loss:
-        """sum_i w_i times the negative bound of point i, in nats, shape (), and its parts.
+        """sum_i w_i times the negative bound of point i, in nats, shape (), and its parts; the classifier's loss as well.
 
         Args:
-            x: Shape (batch, *shape).
+            x: Shape (batch, *shape); the first `num_data` are data.
             labels: Shape (batch,), -1 where not known; None without classes.
             weights: w, shape (batch,).
         """
         extra = x.new_zeros(())
         if self.labelled is not None and labels is not None:
             logits = networks["classifier"](x).log_softmax(1)
-            known, unknown = labels >= 0, labels < 0
-            entropy = -(logits.exp() * logits).sum(1)
-            surprise = F.cross_entropy(logits[known], labels[known], reduction="none")
-            extra = self.alpha * (weights[known] * surprise).sum() - (weights * entropy)[unknown].sum()
+            told, entropy = labels[:num_data] >= 0, -(logits.exp() * logits).sum(1)
+            surprise = F.cross_entropy(logits[:num_data][told], labels[:num_data][told], reduction="sum")
+            extra = self.alpha * surprise / num_data - (weights * entropy)[labels < 0].sum()
             extra = extra + math.log(self.classes) * weights.sum()
             x, labels, weights = self._every_class(x, labels, weights, logits.exp())
         z, center, logvar = self._draw(networks, x, labels, noise)

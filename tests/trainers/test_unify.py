@@ -156,6 +156,17 @@ def test_few_labels_pay_the_bounds_of_m2(batch):
     close(loss_of(system, networks, "vae", Batch(batch.x, labels))[0], total / N)
 
 
+def test_the_classifier_pays_for_labelled_data_and_not_for_generated_points(batch):
+    labels = batch.labels.where(torch.arange(N) >= 5, UNKNOWN)
+    losses = []
+    for alpha in (0.0, 2.0):
+        system = AAVAE(**SMALL, **LAPLACE, labelled=CLASSES, alpha=alpha)
+        networks = made(system)
+        losses.append(loss_of(system, networks, "vae", Batch(batch.x, labels))[0])
+    log_q = networks["classifier"](batch.x).softmax(1).log()
+    close(losses[1] - losses[0], -2 * log_q[torch.arange(5, N), labels[5:]].sum() / N)
+
+
 def test_with_few_labels_the_posterior_and_the_likelihood_are_sums_over_classes(batch):
     system = AAVAE(**SMALL, **LAPLACE, labelled=CLASSES)
     networks, z = made(system), torch.randn(N, DIM, generator=torch.Generator().manual_seed(3))
