@@ -99,7 +99,7 @@ def test_all_of_a_vae_on_digits_with_its_own_net_and_the_cache_serves_a_second_r
     quantities = {row.score.quantity for row in found.rows}
     assert {"fid", "fid-infinity", "inception-score", "ms-ssim-diversity", "elbo", "coverage", "c2st-p-value"} <= quantities
     assert {"ivom", "critic-distance", "latent-radius", "active-units"} <= quantities
-    assert {m.method for m in found.not_done} == {"modes", "accuracy", "semi-supervised-accuracy", "lpips"}
+    assert {m.method for m in found.not_done} == {"modes", "accuracy", "own-accuracy", "lpips"}
     real = {row.score.quantity: row for row in found.rows}
     assert real["fid"].real.value < real["fid"].score.value
     assert real["latent-variance"].real.value == pytest.approx(1, abs=0.2)  # the prior's
@@ -186,11 +186,11 @@ def test_a_semi_supervised_system_has_the_accuracy_of_its_own_classifier(systems
     path = train(algorithm, data("digits", "train"), steps=5, out=tmp_path)
     trained = load_checkpoint(path)
     evidence = evidence_of(systems | {"aavae": (Trained(trained), "digits")}, "aavae")
-    found = evaluate(choose(["semi-supervised-accuracy"]), evidence)
+    found = evaluate(choose(["own-accuracy"]), evidence)
     with torch.no_grad():
         right = trained.algorithm.classify(trained.networks, evidence.data).argmax(1) == evidence.labels
     assert found.rows[0].score.value == pytest.approx(float(right.double().mean()), rel=1e-12)
-    lacking = evaluate(choose(["semi-supervised-accuracy"]), evidence_of(systems, "vae"))
+    lacking = evaluate(choose(["own-accuracy"]), evidence_of(systems, "vae"))
     assert lacking.not_done[0].reason == "vae learned no classifier from few labels"
 
 

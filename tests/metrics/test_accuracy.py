@@ -3,7 +3,7 @@ import torch
 
 from klprobe.metrics._shared import Features
 from klprobe.metrics.accuracy import Accuracy
-from klprobe.metrics.semi_supervised_accuracy import SemiSupervisedAccuracy
+from klprobe.metrics.own_accuracy import OwnAccuracy
 from klprobe.types import CapabilityError, InputError
 
 
@@ -34,8 +34,8 @@ def test_labels_that_do_not_go_with_the_logits_are_refused():
 
 def test_a_systems_own_classifier_is_judged_by_the_labels_of_held_out_data():
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 0.0], [1.0, 0.0]])
-    (score,) = SemiSupervisedAccuracy().measure(logits, torch.tensor([0, 1, 1, 0]))
+    (score,) = OwnAccuracy().measure(logits, torch.tensor([0, 1, 1, 0]))
     assert (score.value, score.std_error) == (0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5))
     for labels in ([0, 1], [0, 1, 2, 0]):
         with pytest.raises(InputError, match="one label a point"):
-            SemiSupervisedAccuracy().measure(logits, torch.tensor(labels))
+            OwnAccuracy().measure(logits, torch.tensor(labels))

@@ -10,11 +10,11 @@ from klprobe.metrics._shared import Score
 from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 
-__all__ = ["SemiSupervisedAccuracy"]
+__all__ = ["OwnAccuracy"]
 
 
 @dataclass(frozen=True)
-class SemiSupervisedAccuracy:
+class OwnAccuracy:
     """Share of held-out data whose class a system's own classifier q(y|x), learned from few labels, gets right.
 
     Reference: Kingma et al. (2014), Table 1; UNIFY (Hu et al. 2018), Table 4.
@@ -32,7 +32,7 @@ class SemiSupervisedAccuracy:
         n = len(own_logits)
         if held_out_labels.shape != (n,) or not n or int(held_out_labels.max()) >= own_logits.shape[1]:
             raise InputError(
-                "semi-supervised-accuracy needs one label a point, of the classes that there are logits of; got "
+                "own-accuracy needs one label a point, of the classes that there are logits of; got "
                 f"{tuple(held_out_labels.shape)} and {tuple(own_logits.shape)}."
             )
         share = float((own_logits.argmax(1) == held_out_labels).double().mean())
