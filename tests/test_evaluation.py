@@ -221,6 +221,21 @@ def test_a_net_that_was_lost_is_trained_again_to_the_same_weights(tmp_path):
     assert again.digest == whole.digest
 
 
+def test_a_net_is_in_its_place_when_it_is_whole_and_not_before(tmp_path):
+    """Two processes that want the same net each train their own draft; what is there is never half-trained."""
+    seen = []
+
+    def look(done, total, note=""):
+        seen.extend(path for path in tmp_path.glob("net-*/*") if path.is_file())
+
+    own_net(data("digits", "train"), tmp_path, 20, progress=look)
+    assert not seen
+    assert [path.name for path in tmp_path.glob("net-*/*")] == ["checkpoint.safetensors"]
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="give --cache another folder"):
+        own_net(data("digits", "train"), tmp_path / "file", 20)
+
+
 def test_unknown_metrics_are_refused():
     with pytest.raises(InputError, match="known: "):
         choose(["fud"])
