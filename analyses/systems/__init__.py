@@ -1,0 +1,1 @@
+"""Every system on MNIST, side by side; and the VAE on it by itself."""

@@ -1,0 +1,150 @@
+"""The comparison of all systems as a page and a figure, from the records alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analyses.cells import Record, markdown
+from analyses.drawing import save
+from analyses.models import look_up, picture
+from analyses.systems.settings import CLAIM, COMMON, SYSTEMS
+
+HEAD = (
+    "system",
+    "q(z\\|x)",
+    "steps",
+    "CPU s",
+    "average KL",
+    "KL[q(z)\\|\\|p(z)] at least",
+    "at most",
+    "by the flow",
+    "by the classifier",
+    "l1 a pixel",
+    "rms a pixel",
+    "FID",
+    "Inception score",
+)
+COLUMNS = 4
+
+
+def page(records: Sequence[Record]) -> str:
+    """Markdown: the table, and whether DMVI's order is found."""
+    rows = [(name, found) for name in SYSTEMS if (found := of_system(records, name))]
+    if not rows:
+        return "# Every system on MNIST\n\nNo records yet.\n"
+    first = rows[0][1][0]
+    fid, score = (first["result"]["quality"][name][2] for name in ("fid", "inception-score"))
+    parts = [
+        "# Every system on MNIST, side by side",
+        "Made by `python -m analyses.systems.table` from records. "
+        f"MLP pair on vectors of 784, {COMMON['latent_dim']} latents, {COMMON['width']} units a layer, batches of 64; preset "
+        f"{first['cell']['preset']}, {_seeds(rows)}. Nats, on the 10,000 test points; medians over seeds, and ± the largest "
+        "standard error of one.",
+        markdown(HEAD, [_row(name, found) for name, found in rows]),
+        "The bracket is of the population's KL. A deterministic or implicit encoder has no density, so no method bounds its KL "
+        "from above, and the empirical KL of a deterministic one is infinite. The flow (`maf`) and the classifier (the larger "
+        "of its two bounds) err low for every system, are fitted in the same way, and so compare systems. `age`'s prior, "
+        "uniform on the sphere, has no density, which a flow needs. FID and Inception score are under klprobe's own "
+        f"{first['result']['quality']['net']}; training data in the samples' place get {fid:.1f} and {score:.2f}.",
+        "![Samples and reconstructions](figure.png)",
+        "## Do the adversarial auto-encoders match q(z) to p(z) better than the VAE?",
+        *_claim(dict(rows)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def of_system(records: Sequence[Record], name: str) -> list[Record]:
+    """The records of one system, one a seed, the last one of each."""
+    found = {r["cell"]["model"]["seed"]: r for r in records if r["result"] and r["cell"]["model"]["system"] == name}
+    return [found[seed] for seed in sorted(found)]
+
+
+def lower_bounds(record: Record) -> dict[str, tuple[float, float] | None]:
+    """What flow and classifier certify of KL[q(z)||p(z)], and their errors."""
+    kept = record["result"]["kl"]
+    ratio = [found for name in ("donsker-varadhan", "nwj") if (found := look_up(kept, "classifier", name))]
+    return {"maf": look_up(kept, "maf"), "classifier": max(ratio) if ratio else None}
+
+
+def _row(name: str, found: Sequence[Record]) -> list[str]:
+    cell, results = found[0]["cell"]["model"], [record["result"] for record in found]
+    kind = "" if results[0]["kl"] is None else results[0]["kl"]["posterior"]
+    columns = [name, kind, f"{cell['steps']:,}", f"{statistics.median(record['cpu_seconds'] for record in found):.0f}"]
+    if results[0]["kl"] is None:
+        columns += [""] * 7
+    else:
+        sides = [r["kl"]["brackets"]["population"] for r in results]
+        bounds = [lower_bounds(record) for record in found]
+        columns += [
+            _shown([r["kl"]["average_kl"] for r in results], 2),
+            *(_shown([side[which][:2] for side in sides], 2) for which in ("lower", "upper")),
+            *(_shown([bound[method] for bound in bounds], 2) for method in ("maf", "classifier")),
+            *(_shown([r["reconstruction_errors"][error] for r in results], 4) for error in ("l1", "rms")),
+        ]
+    return [*columns, *(_shown([r["quality"][q][:2] for r in results], d) for q, d in (("fid", 1), ("inception-score", 2)))]
+
+
+def _shown(scores: Sequence[Sequence[float | None] | None], digits: int) -> str:
+    """Median and the largest error."""
+    known = [score for score in scores if score is not None and score[0] is not None]
+    if not known:
+        return "none"
+    errors = [error for _, error in known if error is not None]
+    middle = f"{statistics.median(value for value, _ in known if value is not None):.{digits}f}"
+    return f"{middle} ± {max(errors):.{digits}f}" if errors else middle
+
+
+def _seeds(rows: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    counts = sorted({len(found) for _, found in rows})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{many} seed{'' if counts[-1] == 1 else 's'}"
+
+
+def _claim(rows: dict[str, Sequence[Record]]) -> list[str]:
+    """A sentence for each system of DMVI's claim that has a record."""
+    if "vae" not in rows:
+        return ["No VAE to compare with yet."]
+    said = [
+        "DMVI argues that matching the marginals brings q(z) nearer to p(z). By the same lower bound on the same test points:"
+    ]
+    lines = []
+    for name in CLAIM:
+        for record in rows.get(name, []):
+            seed = record["cell"]["model"]["seed"]
+            own, vae = lower_bounds(record), [r for r in rows["vae"] if r["cell"]["model"]["seed"] == seed]
+            if vae:
+                lines += [_verdict(name, seed, method, own[method], lower_bounds(vae[0])[method]) for method in own]
+    return [*said, "\n".join(lines)]
+
+
+def _verdict(name: str, seed: int, method: str, own: tuple[float, float] | None, vae: tuple[float, float] | None) -> str:
+    if own is None or vae is None:
+        return f"- {name}, seed {seed}, {method}: not known."
+    gap, error = vae[0] - own[0], (vae[1] ** 2 + own[1] ** 2) ** 0.5
+    word = "no different from" if abs(gap) <= 2 * error else "better than" if gap > 0 else "worse than"
+    return f"- {name}, seed {seed}, {method}: {own[0]:.2f} against {vae[0]:.2f} ± {error:.2f} nats: {word} the VAE."
+
+
+def panels(records: Sequence[Record], path: Path) -> Path:
+    """Samples, and reconstructions beside them, of every system's first seed; the data that are rebuilt come first."""
+    shown = [(name, found[0]["result"]["pictures"]) for name in SYSTEMS if (found := of_system(records, name))]
+    data = next((pictures["data"] for _, pictures in shown if "data" in pictures), None)
+    pairs = [("test data", data, None), *((n, p["samples"], p.get("reconstructions")) for n, p in shown)]
+    lines = -(-len(pairs) // COLUMNS)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(lines, 2 * COLUMNS, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for i, (name, left, right) in enumerate(pairs):
+            row, column = divmod(i, COLUMNS)
+            for axis, image, what in ((axes[row, 2 * column], left, ""), (axes[row, 2 * column + 1], right, "rebuilt")):
+                if image is not None:
+                    axis.imshow(picture(image))
+                    axis.set_title(what or name, fontsize=8)
+
+    return save(path, (2.4 * COLUMNS, 1.35 * lines), draw)

@@ -1,0 +1,100 @@
+"""Every system on MNIST at a budget of about a CPU minute: KL[q(z)||p(z)], reconstructions, samples.
+
+python -m analyses.systems.table                   # table.md and figure.png from the records
+python -m analyses.systems.table --preset quick    # first train and measure what has no record
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analyses.cells import Cell, Item, Preset, Record, Result, main
+from analyses.models import RUNS, facts, points, posterior, trained
+from analyses.systems.page import page, panels
+from analyses.systems.rebuilt import reconstruction_errors
+from analyses.systems.settings import DATASET, JUDGE_STEPS, SAMPLES, SEEDS, SYSTEMS, model
+from klprobe.checkpoint import Checkpoint
+from klprobe.datasets._shared import Data
+from klprobe.distributions import SampleOnly
+from klprobe.estimation import estimate
+from klprobe.estimators.classifier import Classifier
+from klprobe.estimators.maf import Maf
+from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.evaluation import evaluate
+from klprobe.evidence import Evidence, Trained
+from klprobe.judge import own_net
+from klprobe.loading import dataset
+from klprobe.metrics.fid import FID
+from klprobe.metrics.inception_score import InceptionScore
+from klprobe.pictures import png, reconstruct, sample, tiled
+from klprobe.types import Estimator
+
+HERE = Path(__file__).parent
+SHOWN = 25
+
+
+def cells(preset: Preset) -> list[Cell]:
+    """One system and seed a cell."""
+    return [{"preset": preset, "model": model(preset, system, seed)} for seed in SEEDS[preset] for system in SYSTEMS]
+
+
+def work(cell: Cell) -> Result:
+    """Train, and look at codes, reconstructions and samples of the test split."""
+    preset, what = cell["preset"], cell["model"]
+    system, test = trained(what), points(what, "test")
+    has_encoder = hasattr(system.algorithm, "encode")
+    kl = kl_bounds(cell, system) if has_encoder else None
+    errors = reconstruction_errors(system, test, what["seed"]) if has_encoder else None
+    drawn = {"samples": sample(system.algorithm, system.networks, SHOWN, torch.Generator().manual_seed(what["seed"]))}
+    if has_encoder:
+        drawn["data"] = test.floats(slice(0, SHOWN))
+        drawn["reconstructions"] = reconstruct(system.algorithm, system.networks, drawn["data"], torch.Generator())
+    return {
+        "kl": kl,
+        "reconstruction_errors": errors,
+        "quality": sample_quality(system, points(what, "train"), test, what["seed"], preset),
+        "pictures": {name: base64.b64encode(png(tiled(images))).decode() for name, images in drawn.items()},
+    }
+
+
+def kl_bounds(cell: Cell, system: Checkpoint) -> dict[str, Any]:
+    """klprobe's bracket on test points; the same classifier and flow for every system, exact densities where there are any."""
+    tiny = cell["preset"] == "tiny"
+    methods: list[Estimator] = [MonteCarlo(num_samples=10_000), Maf(steps=1500, num_samples=20_000)]
+    methods.append(Classifier(steps=2000, num_samples=20_000, num_prior_samples=100_000))
+    if tiny:
+        methods = [MonteCarlo(num_samples=100), Maf(steps=20, num_samples=500)]
+        methods.append(Classifier(steps=20, num_samples=500, num_prior_samples=1000))
+    seed, q = cell["model"]["seed"], posterior(cell["model"], "test", 200 if tiny else None)
+    prior = getattr(system.algorithm, "prior_distribution", None)
+    report = estimate(q, prior, methods=methods, split="test", trained_on="train", seed=seed, marginals=False)
+    known = not isinstance(q, SampleOnly)
+    return facts(report) | {"posterior": "density" if known else "deterministic" if q.deterministic else "implicit"}
+
+
+def sample_quality(system: Checkpoint, training: Data, test: Data, seed: int, preset: Preset) -> dict[str, Any]:
+    """FID and Inception score under klprobe's own classifier of MNIST, of samples and of training data in their place."""
+    net, _ = own_net(training, RUNS / "judge", JUDGE_STEPS[preset])
+    given = Evidence(Trained(system), test, training, dataset(DATASET), lambda: net, num_samples=SAMPLES[preset], seed=seed)
+    found = evaluate({"fid": FID(), "inception-score": InceptionScore()}, given)
+    kept: dict[str, Any] = {"net": net.name, "notes": list(found.notes)}
+    for row in found.rows:
+        kept[row.score.quantity] = [row.score.value, row.score.std_error, row.real.value if row.real else None]
+    return kept
+
+
+def write(records: list[Record], folder: Path) -> list[Path]:
+    """table.md and figure.png."""
+    written = folder / "table.md"
+    written.write_text(page(records))
+    return [written, panels(records, folder / "figure.png")]
+
+
+ITEM = Item("Every system on MNIST", HERE, "systems.jsonl", cells, work, write)
+
+if __name__ == "__main__":
+    main(ITEM)
