@@ -265,9 +265,8 @@ def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Pa
     seat.optimizer.step()
     for parameter in seat.parameters:
         parameter.grad = None  # frees the memory while it is still in the cache; zero_grad does too, and takes ten times longer
-    with torch.no_grad():
-        for buffer, old in zip(seat.foreign, before, strict=True):
-            buffer.copy_(old)
+    if before:
+        torch._foreach_copy_(seat.foreign, before)
     return {"loss": value, **logged}
 
 
@@ -275,7 +274,7 @@ def _gradients(seat: _Seat) -> list[torch.Tensor]:
     """Of a player's parameters, all of which its loss must depend on."""
     found = [parameter.grad for parameter in seat.parameters if parameter.grad is not None]
     if len(found) < len(seat.parameters):
-        raise ValueError(f"The loss of player {seat.player.name!r} does not depend on all parameters of {seat.player.networks}.")
+        raise ValueError(f"The loss of {seat.player.name!r} does not depend on all parameters of {seat.player.networks}.")
     return found
 
 
