@@ -77,6 +77,7 @@ class TrainingState:
             InputError: the file cannot be read, holds no optimisers, or was made with other settings (says which).
         """
         tensors, before = read(path)
+        before = {"precision": "float32"} | before  # of versions that knew no other
         now = {key: value for key, value in self.settings.items() if key not in NOT_COMPARED}
         differing = _differences(before, now)
         if differing:

@@ -8,6 +8,7 @@ Several processes (klprobe.parallel) share every mini-batch, and average gradien
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -35,6 +36,8 @@ WORTH_SHARING = 5e7
 """Multiply-adds of the largest dense layer in a mini-batch from which several threads are used."""
 PROGRESS_EVERY = 0.1
 """Seconds between two calls of the progress receiver."""
+
+Precision = Literal["float32", "bf16"]
 
 Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
 """What a player minimises, shape (), and what is worth logging beside it, each of shape () and detached."""
@@ -137,6 +140,7 @@ def train(
     out: Path | str,
     seed: int = 0,
     device: str = "cpu",
+    precision: Precision = "float32",
     resume: bool = False,
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
@@ -157,6 +161,8 @@ def train(
         out: Folder, made where it is missing.
         seed: Of all randomness: initial weights, order of the data, noise.
         device: Device of networks and data.
+        precision: bf16 runs products inside the networks in bfloat16 (torch.autocast), for GPUs that have it; weights,
+            outputs, losses and optimisers stay float32.
         resume: Go on from `out`/checkpoint.safetensors; on a CPU the weights come out as if never interrupted.
         progress: Told the steps done, the steps in all, the steps per second and the players' mean losses.
         checkpoint_every, log_every: Steps between two checkpoints, and between two rows of metrics.csv.
@@ -172,13 +178,15 @@ def train(
     """
     out = Path(out)
     path = out / CHECKPOINT
-    settings = _settings(algorithm, data, seed=seed, device=device)
+    settings = _settings(algorithm, data, seed=seed, device=device, precision=precision)
     _check(algorithm, data, steps)
     rank, size = parallel.rank_and_size()
     with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
         few_for(networks, algorithm.batch_size)
+        if precision == "bf16":
+            _float32_outputs(networks)
         seats = _seats(algorithm.players(networks), networks)
         state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
         start = _begin(path, resume, steps, state)
@@ -197,7 +205,7 @@ def train(
             layers.manual_seed(_seed(seed, 2, step, *([rank] if rank else [])))
             for seat in seats:
                 for _ in range(seat.player.updates):
-                    values = _move(seat, data.batch(next(indices)[rank::size]), noise, step, path)
+                    values = _move(seat, data.batch(next(indices)[rank::size]), noise, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
             stop = _any(interrupted())
@@ -249,10 +257,13 @@ def _any(here: bool) -> bool:
     return any(bool(part) for part in parallel.gather(torch.tensor(here)))
 
 
-def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path) -> dict[str, torch.Tensor]:
+def _move(
+    seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path, precision: Precision
+) -> dict[str, torch.Tensor]:
     """One update of one player. Whatever it runs of the others' networks, their buffers (batch statistics) come back."""
     before = [buffer.clone() for buffer in seat.foreign]
-    loss, logged = seat.player.loss(batch, noise)
+    with torch.autocast(batch.x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
+        loss, logged = seat.player.loss(batch, noise)
     # into .grad, and not returned: laid out as the parameters are, which torch's fused optimisers rely on; and faster
     loss.backward(inputs=seat.parameters)
     value = loss.detach()
@@ -268,6 +279,12 @@ def _move(seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Pa
     if before:
         torch._foreach_copy_(seat.foreign, before)
     return {"loss": value, **logged}
+
+
+def _float32_outputs(networks: nn.ModuleDict) -> None:
+    """Every network's output, and so every loss, in float32 whatever its layers compute in."""
+    for network in networks.values():
+        network.register_forward_hook(lambda module, inputs, output: output.float() if torch.is_tensor(output) else output)
 
 
 def _gradients(seat: _Seat) -> list[torch.Tensor]:

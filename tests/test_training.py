@@ -115,6 +115,55 @@ def test_convolutions_resume_bit_identically(images, tmp_path):
     assert_same(whole, part)
 
 
+@pytest.mark.parametrize("shape", ["data", "images"])
+def test_half_precision_trains_float32_weights_to_nearly_the_same_loss_and_resumes_bit_identically(shape, request, tmp_path):
+    """bfloat16 has 8 bits: products differ by some 2^-8, and so does the mean loss of the first steps, by no more than 5 %."""
+    points = request.getfixturevalue(shape)
+    means = {}
+    for precision in ("float32", "bf16"):
+        path = train(vae(), points, steps=4, out=tmp_path / precision, precision=precision, log_every=4)
+        assert {t.dtype for t in checkpoint.read(path)[0].values() if t.is_floating_point()} == {torch.float32}
+        means[precision] = float(rows(tmp_path / precision)[-1]["vae.loss"])
+    assert means["bf16"] != means["float32"]
+    assert means["bf16"] == pytest.approx(means["float32"], rel=0.05)
+    train(vae(), points, steps=2, out=tmp_path / "parts", precision="bf16")
+    with pytest.raises(InputError, match="precision was 'bf16', is 'float32'"):
+        train(vae(), points, steps=4, out=tmp_path / "parts", resume=True)
+    part = train(vae(), points, steps=4, out=tmp_path / "parts", precision="bf16", resume=True)
+    assert_same(tmp_path / "bf16" / "checkpoint.safetensors", part)
+
+
+def test_the_losses_of_half_precision_are_computed_in_float32(data, tmp_path):
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Game):
+        def players(self, networks):
+            def watch(player):
+                def loss(batch, noise):
+                    output = networks["critic"](batch.x)
+                    seen.append((output.dtype, networks["critic"][0](batch.x).dtype))
+                    return player.loss(batch, noise)
+
+                return dataclasses.replace(player, loss=loss)
+
+            return tuple(watch(p) for p in super().players(networks))
+
+    train(Watched(), data, steps=1, out=tmp_path, precision="bf16")
+    assert set(seen) == {(torch.float32, torch.bfloat16)}
+
+
+def test_a_loss_that_leaves_a_parameter_out_is_named(data, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Idle(Game):
+        def players(self, networks):
+            critic, maker = super().players(networks)
+            return critic, dataclasses.replace(maker, loss=lambda b, noise: (networks["maker"][0](b.x[:, :2]).mean(), {}))
+
+    with pytest.raises(ValueError, match="loss of 'maker' does not depend on all parameters"):
+        train(Idle(), data, steps=1, out=tmp_path)
+
+
 def test_another_seed_gives_another_run(data, tmp_path):
     first, second = (train(vae(), data, steps=3, out=tmp_path / str(seed), seed=seed) for seed in (0, 1))
     assert not torch.equal(*(checkpoint.read(p)[0]["networks.encoder.0.weight"] for p in (first, second)))

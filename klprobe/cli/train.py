@@ -14,7 +14,7 @@ from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
 from klprobe.pictures import has_picture, painter
-from klprobe.training import train
+from klprobe.training import Precision, train
 from klprobe.types import InputError
 
 
@@ -37,6 +37,8 @@ class Training:
     """Of all randomness: initial weights, order of the data, noise."""
     device: DeviceName = "auto"
     """Where to train."""
+    precision: Precision = "float32"
+    """bf16: products inside the networks in bfloat16, for GPUs that have it; weights and losses stay float32."""
     resume: bool = False
     """Go on from the checkpoint in the folder."""
     checkpoint_every: int = 1000
@@ -77,6 +79,7 @@ def run(arguments: list[str]) -> int:
                 out=training.out,
                 seed=training.seed,
                 device=device,
+                precision=training.precision,
                 resume=training.resume,
                 progress=progress,
                 checkpoint_every=training.checkpoint_every,
