@@ -21,6 +21,8 @@ GAP = 1
 """Pixels between two tiles."""
 SHOWN = 64
 """Data points in a picture that is drawn during training."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Of several sets of points, told apart by the colour-blind too (Okabe and Ito 2008)."""
 LEAST_SIDE = 28
 """Tiles smaller than this are enlarged by a whole factor."""
 
@@ -175,6 +177,7 @@ def _scatter(sets: Mapping[str, torch.Tensor]) -> bytes:
 
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=COLOURS)
     for name, points in sets.items():
         axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=4, alpha=0.6, label=name)
     axes.set(xlabel="first coordinate", ylabel="second coordinate")
