@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import random
 import tempfile
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -53,6 +55,7 @@ def steps(run: Run, *, fused: bool) -> list[tuple[float, float]]:
 
     betas = (run.system.adam_beta1, run.system.adam_beta2)
     optimizer: dict[str, Any] = {"betas": betas} | ({"fused": True} if fused else {})
+    seeded = random.getstate(), np.random.get_state()  # noqa: NPY002 (pythae seeds the global ones)
     logging.disable(logging.CRITICAL)
     try:
         with (
@@ -79,6 +82,8 @@ def steps(run: Run, *, fused: bool) -> list[tuple[float, float]]:
             trainer.train_step(epoch=1)
     finally:
         logging.disable(logging.NOTSET)
+        random.setstate(seeded[0])
+        np.random.set_state(seeded[1])  # noqa: NPY002
     return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(times)]
 
 

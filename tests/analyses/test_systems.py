@@ -1,0 +1,76 @@
+"""The comparison of all systems: a cell of it on small data, and its page from made-up records."""
+
+import json
+
+import pytest
+import torch
+
+from analyses import models
+from analyses.cells import record_of
+from analyses.systems import page, settings, table, vae_mnist
+from klprobe.experiments.records import read_records
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """scikit-learn's digits in MNIST's place, and runs kept in a scratch folder."""
+    for module in (settings, table):
+        monkeypatch.setattr(module, "DATASET", "digits")
+    for module in (models, table):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
+
+
+def record(system, seed, lower, *, average=None):
+    kept = {
+        "posterior": "deterministic" if average is None else "density",
+        "average_kl": [average, None if average is None else 0.1],
+        "brackets": {"population": {"lower": [lower, 0.1, "maf"], "upper": [average, None, None]}},
+        "estimates": [
+            ["maf", "kl", "population", "lower", lower, 0.1, 1.0],
+            ["classifier", "nwj", "population", "lower", lower - 1, 0.1, 1.0],
+        ],
+    }
+    quality = {"net": "classifier", "fid": [3.0, 0.1, 0.2], "inception-score": [9.0, 0.1, 9.8]}
+    result = {"kl": kept, "reconstruction_errors": {"l1": [0.1, 0.01], "rms": [0.2, 0.01]}, "quality": quality}
+    return {"cell": {"preset": "quick", "model": settings.model("quick", system, seed)}, "result": result, "cpu_seconds": 60.0}
+
+
+def test_every_trainer_of_images_is_compared_once_a_seed():
+    cells = table.cells("quick")
+    assert len({json.dumps(cell) for cell in cells}) == len(cells) == len(settings.SYSTEMS) * len(settings.SEEDS["quick"])
+    assert {"vae", *settings.CLAIM} <= set(settings.SYSTEMS)
+
+
+@pytest.mark.parametrize("system", ["vae", "age", "dcgan"])
+def test_a_cell_runs_and_what_it_keeps_makes_a_page_and_a_figure(system, small, tmp_path):
+    """One with a density, one whose prior has none, one without an encoder."""
+    with torch.random.fork_rng():
+        found = record_of(table.work, {"preset": "tiny", "model": settings.model("tiny", system, 0)})
+    assert found["failed"] is None
+    json.dumps(found, allow_nan=False)
+    text, figure = table.write([found], tmp_path)
+    assert f"| {system} |" in text.read_text()
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_says_by_each_bound_who_matches_better_beyond_the_error():
+    records = [
+        record("vae", 0, 2.0, average=20.0),
+        record("aae", 0, 1.0),
+        record("aae-plus", 0, 2.1),
+        record("aae-gan", 0, 5.0),
+    ]
+    text = page.page(records)
+    assert "- aae, seed 0, maf: 1.00 against 2.00 ± 0.14 nats: better than the VAE." in text
+    assert "- aae-plus, seed 0, classifier: 1.10 against 1.00 ± 0.14 nats: no different from the VAE." in text
+    assert "- aae-gan, seed 0, maf: 5.00 against 2.00 ± 0.14 nats: worse than the VAE." in text
+
+
+def test_a_page_without_records_says_so():
+    assert "No records yet" in page.page([])
+
+
+def test_the_page_of_the_vae_names_its_goals_from_the_records():
+    text = vae_mnist.page(read_records(vae_mnist.RECORDS))
+    assert "goal -105: reached" in text
+    assert "Quantized Normal has" in text
