@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analyses.best_of_many.mode_settings import DATASETS, PRINTED
 from analyses.best_of_many.table_1 import ITEM as TABLE_1
-from analyses.cells import Cell, Item, Preset, Record, main
+from analyses.cells import Cell, Item, Preset, Record, main, results
 from analyses.drawing import COLOURS, save
 
 COLUMNS = 8
@@ -23,10 +23,10 @@ REACH = {"ring": 1.5, "grid": 5.5}
 
 def write(records: list[Record], folder: Path) -> list[Path]:
     """table_2.png, of the last preset that has records."""
-    kept = [record for record in records if record["result"] and "samples" in record["result"]]
-    kept = [record for record in kept if record["cell"]["preset"] == kept[-1]["cell"]["preset"]]
-    if not kept:
+    if not records:
         return []
+    whole = [record for _, record in results(TABLE_1.cells(records[-1]["cell"]["preset"]), records)]
+    kept = [record for record in whole if record["result"] and "samples" in record["result"]]
     by_data = {name: [record for record in kept if record["cell"]["dataset"] == name] for name in DATASETS}
     lines = {name: -(-len(found) // COLUMNS) for name, found in by_data.items()}
 
