@@ -16,17 +16,18 @@ FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of s
 
 
 def dataset(name: str) -> Dataset:
-    """The data set of a name, settings included, such as `celeba:size=128`; or of one's own folder of images, .npy or .npz.
+    """The data set of a name, as `mnist`, or of one's own folder of images, .npy or .npz; settings follow: `photos:resize=64`.
 
     Raises:
         InputError: nothing by that name, or a setting that it does not have.
     """
-    path = Path(name)
-    if path.exists() and name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
-        if ":" in name:
+    first, colon, settings = name.partition(":")
+    if first.replace("_", "-") not in registry.names("datasets"):
+        if colon and Path(name).exists():
             raise InputError(f"{name} has a colon, which separates a data set's settings: rename it, or link to it.")
-        kind = "array-file" if path.suffix.lower() in (".npy", ".npz") else "image-folder"
-        return registry.load("datasets", kind)(path=name)
+        if Path(first).exists():
+            kind = "array-file" if Path(first).suffix.lower() in (".npy", ".npz") else "image-folder"
+            return registry.create("datasets", f"{kind}:path={first}{colon}{settings}")
     return registry.create("datasets", name)
 
 

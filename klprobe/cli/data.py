@@ -84,7 +84,11 @@ def run(arguments: list[str]) -> int:
     if first in ("-h", "--help"):
         print("usage: klprobe data list | fetch NAME ... | show NAME\n")
         print("\n".join(f"  {name:<6} {line}" for name, (_, line) in known.items()))
-        print("\n  klprobe data show --help   the flags of one of them")
+        print("\n  klprobe data show --help   the flags of one of them\n")
+        print(
+            "A name takes settings, here and for klprobe train: mnist:validation=5000, cifar-10:flip:shift=4, photos:resize=64;"
+        )
+        print("a wrong one lists those that there are.")
         return 0
     if first not in known:
         given = f"does not know {first!r}" if first else "needs to be told what to do"

@@ -28,7 +28,7 @@ BLOCK = 1 << 24
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """A .npy or .npz of shape (N, ...): its path, or array-file:path=x.npz; x_train and x_test in it, or a tenth held out.
+    """A .npy or .npz of shape (N, ...): its path, as x.npz or x.npz:held_out=0; x_train and x_test in it, or a tenth held out.
 
     An .npz may hold labels too, as labels or y, y_train and y_test. Bytes are images' 0 to 255; other numbers are taken as
     they are. An .npy stays memory-mapped when all of it is asked for: held_out=0, or split all.

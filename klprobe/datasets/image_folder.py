@@ -23,7 +23,7 @@ __all__ = ["ImageFolder"]
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images: its path, or image-folder:path=photos:resize=64:gray; folders train and test, or a tenth held out.
+    """A folder of images: its path, as photos or photos:resize=64:gray; folders train and test, or a tenth held out.
 
     Where every image lies in a folder of its own class, as in train/cat/1.png, images are labelled by those folders.
     """
@@ -67,7 +67,7 @@ class ImageFolder:
                 strict=self.strict,
                 cache=folder / ".klprobe" / f"{shown}.npy",
                 fingerprint=[_stamp(folder / name) for name in names] + [size, self.gray],
-                remedy=f"name the set image-folder:path={self.path}:resize=64, with :gray where some images have colours",
+                remedy=f"name the set {self.path}:resize=64, with :gray where some images have colours",
             ),
             progress,
         )

@@ -121,6 +121,10 @@ def test_a_path_is_a_data_set_and_a_name_comes_before_a_folder_of_that_name(tmp_
     assert registry.spec(dataset("mnist")) == "mnist"
     assert registry.spec(dataset("photos")) == "image-folder:path=photos"
     assert registry.spec(dataset("x.npy")) == "array-file:path=x.npy"
+    assert registry.spec(dataset("x.npy:held-out=0")) == "array-file:path=x.npy:held_out=0"
+    assert dataset("photos:resize=8:gray") == registry.create("datasets", "image-folder:path=photos:resize=8:gray")
+    with pytest.raises(InputError, match="no setting 'size'; its settings: path, resize"):
+        dataset("photos:size=8")
     (tmp_path / "a:b").mkdir()
     with pytest.raises(InputError, match="has a colon"):
         dataset("a:b")

@@ -67,7 +67,7 @@ def test_sizes_and_colours_are_made_equal_only_when_asked_for(photos):
     Image.new("RGB", (9, 9)).save(photos / "98.png")
     with pytest.raises(InputError, match=r"00\.png has shape \(3, 6, 8\) but 98\.png \(3, 9, 9\)"):
         images(photos)
-    with pytest.raises(InputError, match=rf"name the set image-folder:path={photos}:resize=64, with :gray"):
+    with pytest.raises(InputError, match=rf"name the set {photos}:resize=64, with :gray"):
         images(photos)
     Image.new("L", (9, 9)).save(photos / "99.png")
     with pytest.raises(InputError, match=r"99\.png .*gray"):
