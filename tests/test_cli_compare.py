@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from klprobe.cli import main
+from klprobe.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,18 @@ def test_without_metrics_it_is_about_the_kl_and_json_is_the_document(paths, caps
     assert [c["evaluation"] for c in document["checkpoints"]] == [None, None]
 
 
-def test_an_encoder_that_gives_samples_alone_has_its_bounds_from_them(tmp_path, capsys):
-    """Quick methods: without a density a classifier's and a mixture's."""
+def test_an_encoder_that_gives_samples_alone_has_its_bounds_from_them(paths, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def remember(*_, methods, **__):
+        asked.append(methods)
+        raise InputError("no more")
+
+    monkeypatch.setattr("klprobe.cli.compare.estimate", remember)
     np.savez(tmp_path / "samples.npz", samples=np.random.default_rng(0).normal(size=(200, 2)))
-    assert main(["compare", str(tmp_path / "samples.npz"), "--device", "cpu", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["checkpoints"][0]["report"]
-    assert {estimate["method"] for estimate in report["estimates"]} == {"classifier", "gmm"}
+    assert main(["compare", str(tmp_path / "samples.npz"), paths[0], "--device", "cpu"]) == 2
+    assert main(["compare", paths[0], "--methods", "auto", "--device", "cpu"]) == 2
+    assert asked == [["classifier", "gmm"], ["closed-form", "monte-carlo"], ["auto"]]
 
 
 def test_what_cannot_be_compared_is_refused(paths, capsys):
