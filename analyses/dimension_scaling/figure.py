@@ -61,7 +61,7 @@ def draw(cells: Grid, methods: Sequence[str], number: Pick, bar: Bar, title: str
             axes.set_xlabel("true KL, nats")
             axes.tick_params(labelbottom=True)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(DIMS) + 1)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(DIMS) + 2)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -91,14 +91,12 @@ def _panel(axes: Axes, cells: Grid, method: str, number: Pick, bar: Bar) -> None
             capsize=2,
             label=f"D = {dim}",
         )
-        for x, found in shown:
-            if abs(found.bias) >= MOST:
-                y = math.copysign(0.6 * MOST, found.bias)
-                axes.plot(x, y, marker, color=colour, markersize=4.5, fillstyle="none")
-                axes.annotate(f"{found.bias:+.0e}", (x, y), (0, -11), textcoords="offset points", fontsize=7, ha="center")
+        beyond = [(x, math.copysign(0.6 * MOST, found.bias)) for x, found in shown if abs(found.bias) >= MOST]
+        axes.plot([x for x, _ in beyond], [y for _, y in beyond], marker, color=colour, markersize=4.5, fillstyle="none")
         missing = [x for x, cell in row if cell is not None and cell.seeds == 0]
         axes.plot(missing, [-0.55 * MOST] * len(missing), "x", color=colour, markersize=6, mew=1.8)
     axes.plot([], [], "x", color="#555555", markersize=6, mew=1.8, label=f"no answer: not done in {LIMIT:g} s, or diverged")
+    axes.plot([], [], "o", color="#555555", markersize=4.5, fillstyle="none", label="beyond the axis")
 
 
 def draw_seconds(cells: Grid, methods: Sequence[str]) -> Figure:

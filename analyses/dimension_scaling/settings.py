@@ -31,6 +31,8 @@ OF: dict[str, dict[str, Any]] = {
 OF_AT: dict[tuple[str, int], dict[str, Any]] = {
     ("gmm", 1000): {"components": 3, "em_iterations": 5, "steps": 20},
     ("maf", 1000): {"components": 1, "steps": 20},
+    ("lstm", 100): {"layers": 1, "width": 32, "steps": 10, "num_samples": 2000},
+    ("lstm", 1000): {"layers": 1, "width": 16, "steps": 3, "num_samples": 1000},
     ("knn", 1000): {"num_samples": 4000},
     ("least-squares", 1000): {"centres": 100, "fit_samples": 3000, "num_samples": 2000, "num_prior_samples": 5000},
     ("classifier", 1000): {"quadratic": False, "steps": 300},

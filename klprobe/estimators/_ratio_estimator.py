@@ -16,6 +16,7 @@ from klprobe.estimators._ratio import Activation, RatioSettings
 from klprobe.estimators._ratio_fit import learn_ratio
 from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._ratio_report import calibration
+from klprobe.estimators._shared import FIT_LEFT_OUT
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
@@ -143,6 +144,7 @@ class RatioEstimator(abc.ABC):
             "chosen_step": learned.best_step,
             "steps_done": learned.steps_done,
             "start_loss": learned.start_loss,
+            "error": FIT_LEFT_OUT,
             "calibration": calibration(logits.on_q[0].log_ratio, logits.on_p),
             "settings": dataclasses.asdict(chosen),
         }
