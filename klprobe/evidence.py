@@ -12,7 +12,8 @@ import torch
 
 from klprobe.datasets._shared import Data
 from klprobe.distributions import ConditionalDistribution
-from klprobe.metrics._features import UNIT, FeatureNet, range_note, to_unit, unit_range
+from klprobe.metrics._features import FeatureNet
+from klprobe.metrics._ranges import UNIT, range_note, to_unit, unit_range
 from klprobe.metrics._shared import Features
 from klprobe.pictures import classes_in_turn, has_classes, has_picture, sample
 from klprobe.trained import Trained

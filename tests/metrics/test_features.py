@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from klprobe.metrics._features import FeatureNet, fit, raw_values, read_net, unit_range
+from klprobe.metrics._features import FeatureNet, fit, raw_values, read_net
+from klprobe.metrics._ranges import unit_range
 from klprobe.types import InputError
 
 SHAPE = (3, 4, 4)
