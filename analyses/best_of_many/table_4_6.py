@@ -91,7 +91,7 @@ def part(preset: Preset, records: list[Record]) -> list[str]:
     known = {row.name: row for row in (*TABLES, *QUICK)}
     head = ["system", "paper: FID", "FID", "FID, infinitely many", "paper: IvOM", "IvOM", "CPU minutes", "made"]
     lines = []
-    for record in records:
+    for record in sorted(records, key=lambda record: list(known).index(record["cell"]["row"])):
         row, result = known[record["cell"]["row"]], record["result"]
         ours = [_with_error(result[name]) for name in ("fid", "fid_infinity", "ivom")] if result else ["none", "none", "none"]
         made = record["failed"] or f"seed {record['cell']['model']['seed']}, {record['date']}"
