@@ -31,7 +31,7 @@ class FeatureNet:
 
     Attributes:
         name: Which one it is, for people: scores under different names are not comparable.
-        digest: Of its weights, for the cache.
+        digest: Of its weights, for the cache; empty where features cost nothing, and none are kept.
         look: From points (m, *shape), float32, on its device, to features (m, dim) and logits (m, classes) or None.
         shape: Of the points it takes; None for any.
         value_range: Of their values, where they are images; None: as the data at hand are, on which it was trained.
@@ -59,7 +59,7 @@ class FeatureNet:
             InputError: points that the net cannot take, or that give features that are no numbers.
         """
         ready, notes = fit(x, self)
-        file = None if cache is None else cache / f"{_digest(ready, self.digest)}.npz"
+        file = None if cache is None or not self.digest else cache / f"{_digest(ready, self.digest)}.npz"
         if file is not None and (kept := _kept(file, self.name)) is not None:
             return kept, notes
         found = self._look(ready, progress)
@@ -84,7 +84,7 @@ class FeatureNet:
 
 def raw_values() -> FeatureNet:
     """No net: the points themselves, as features."""
-    return FeatureNet("the values themselves", "values", lambda x: (x.flatten(1), None))
+    return FeatureNet("the values themselves", "", lambda x: (x.flatten(1), None))
 
 
 def read_net(

@@ -97,9 +97,10 @@ def test_features_are_float64_and_broken_nets_are_refused():
         FeatureNet("a net", "c", lambda x: (x / 0 - x / 0, None)).features(images())
 
 
-def test_without_a_net_the_values_are_the_features():
+def test_without_a_net_the_values_are_the_features_and_are_not_kept(tmp_path):
     x = images()
-    assert torch.equal(raw_values().features(x)[0].values, x.flatten(1).double())
+    assert torch.equal(raw_values().features(x, tmp_path)[0].values, x.flatten(1).double())
+    assert not list(tmp_path.iterdir())
 
 
 class Judge(torch.nn.Module):
