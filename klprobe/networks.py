@@ -330,5 +330,5 @@ def _check_standard(shape: Sequence[int]) -> None:
     if not (len(shape) == 3 and shape[1] == shape[2] and shape[1] and shape[1] % 8 == 0):
         raise InputError(
             f"SN-GAN's standard CNN needs square images whose side is a multiple of 8; got data of shape {tuple(shape)}. "
-            "Resize or pad the images, or take the networks of the other systems."
+            "Resize or pad the images, or choose another architecture."
         )
