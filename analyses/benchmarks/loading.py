@@ -28,7 +28,17 @@ from klprobe.training import train
 from klprobe.types import InputError
 
 RECORDS = Path(__file__).parent / "records" / "loading.jsonl"
-NAMES = ("digits", "ring", "gaussians:dim=100", "mnist", "color-mnist", "cifar-10:partial", "svhn", "celeba")
+NAMES = (
+    "digits",
+    "ring",
+    "gaussians:dim=100",
+    "mnist",
+    "color-mnist",
+    "cifar-10:partial",
+    "cifar-10:partial:flip:shift=4",
+    "svhn",
+    "celeba",
+)
 BATCH, BATCHES, STEPS = 64, 400, 10
 FACES = (4096, 3, 64, 64)
 """Where CelebA is not here: as many random pixels of its shape, in a file that is memory-mapped as its pixels are."""
