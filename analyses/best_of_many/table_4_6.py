@@ -87,36 +87,47 @@ def write(records: list[Record], folder: Path) -> list[Path]:
 
 
 def part(preset: Preset, records: list[Record]) -> list[str]:
-    """Title, table, orders, and what the preset is worth."""
-    known = {row.name: row for row in (*TABLES, *QUICK)}
+    """Title, table, what the preset is worth, and both orders."""
+    last = {record["cell"]["row"]: record for record in records}
     head = ["system", "paper: FID", "FID", "FID, infinitely many", "paper: IvOM", "IvOM", "CPU minutes", "made"]
-    lines = []
-    for record in sorted(records, key=lambda record: list(known).index(record["cell"]["row"])):
-        row, result = known[record["cell"]["row"]], record["result"]
-        ours = [_with_error(result[name]) for name in ("fid", "fid_infinity", "ivom")] if result else ["none", "none", "none"]
-        made = record["failed"] or f"seed {record['cell']['model']['seed']}, {record['date']}"
-        minutes = f"{record['cpu_seconds'] / 60:.1f}"
-        lines.append([row.name, _number(row.fid), ours[0], ours[1], _number(row.ivom), ours[2], minutes, made])
+    known = [ROWS[cell["row"]] for cell in cells(preset)]
+    lines = [line(row, last.get(row.name)) for row in known]
     if preset == "paper":
         lines += [[f"{name} (quoted)", f"{fid:g}", *("" for _ in head[2:])] for name, fid in QUOTED]
-    done = [record for record in records if record["result"]]
     parts = [f"## Preset {preset}", markdown(head, lines)]
     if preset == "quick":
         model = records[0]["cell"]["model"]
         parts.append(SHORT.format(steps=model["steps"], batch=model["settings"]["batch_size"], iterations=STEPS))
-    compared = [record for record in done if known[record["cell"]["row"]].fid is not None]
-    if compared:
-        by_paper = sorted(compared, key=lambda record: known[record["cell"]["row"]].fid or 0)
-        by_ours = sorted(compared, key=lambda record: record["result"]["fid"][0])
+    done = {name: record["result"] for name, record in last.items() if record["result"]}
+    ranked = [row for row in known if row.name in done and row.fid is not None]
+    if ranked:
+        by_paper, by_ours = (
+            sorted(ranked, key=lambda row: row.fid or 0),
+            sorted(ranked, key=lambda row: done[row.name]["fid"][0]),
+        )
         for who, order in (("the paper", by_paper), ("ours", by_ours)):
-            parts.append(f"Best to worst by FID, {who}: {' < '.join(record['cell']['row'] for record in order)}.")
+            parts.append(f"Best to worst by FID, {who}: {' < '.join(row.name for row in order)}.")
     if done:
-        result = done[0]["result"]
+        result = next(iter(done.values()))
         parts.append(
             f"FID: {result['generated']:,} samples against {result['real']:,} held-out images, features of {result['net']}. "
             f"IvOM: {result['ivom_points']:,} images, {result['ivom_steps']} steps of Adam."
         )
     return parts
+
+
+ROWS = {row.name: row for row in (*TABLES, *QUICK)}
+
+
+def line(row: Row, record: Record | None) -> list[str]:
+    """The paper's values and ours, or why there are none."""
+    result = record["result"] if record else None
+    ours = [_with_error(result[name]) for name in ("fid", "fid_infinity", "ivom")] if result else ["", "", ""]
+    made, minutes = "not run yet", ""
+    if record:
+        made = record["failed"] or f"seed {record['cell']['model']['seed']}, {record['date']}"
+        minutes = f"{record['cpu_seconds'] / 60:.1f}"
+    return [row.name, _number(row.fid), ours[0], ours[1], _number(row.ivom), ours[2], minutes, made]
 
 
 def _with_error(pair: list[float | None]) -> str:
