@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyses.dimension_scaling.run import LIMIT, RECORDS, SEEDS
+from analyses.dimension_scaling import run
+from analyses.dimension_scaling.run import LIMIT, RECORDS
 from analyses.dimension_scaling.settings import DIMS, KLS
 from analyses.dimension_scaling.summary import ERRORS, Cell, Grid, Number, Record, grid, page
 from klprobe import registry
@@ -130,14 +131,13 @@ def draw_seconds(cells: Grid, methods: Sequence[str]) -> Figure:
 
 def head(records: Sequence[Record]) -> str:
     """What the page and nobody by hand says of where it comes from."""
-    seeds = {dim: len({r["seed"] for r in records if r["dim"] == dim}) for dim in DIMS}
-    told = ", ".join(f"{count} of {SEEDS} at D = {dim}" for dim, count in seeds.items() if count)
     last = max(records, key=lambda r: r["time"])
     machine = last["machine"]
     return (
         "Made by `python -m analyses.dimension_scaling.figure` from records of `python -m analyses.dimension_scaling.run`. q = "
         "N(m, I) and p = N(0, I), |m|^2 / 2 the true KL. Settings smaller than the package's, so that a fit takes "
-        f"{LIMIT:g} s of CPU at most: `settings.py`. `no answer`: not done by then. Seeds begun: {told}. One thread of "
+        f"{LIMIT:g} s of CPU at most: `settings.py`. Recorded so far are {len(records)} of {len(run.cells())} cells; an empty "
+        "one has not been run, and a number without ± is of one seed. One thread of "
         f"{machine['cores']} cores ({machine['processor']}), {last['time'][:10]}.\n\n"
         "![estimates](estimates.svg)\n\n![lower bounds](bounds.svg)\n\n![seconds](seconds.svg)"
     )
