@@ -7,12 +7,13 @@ import shlex
 import subprocess
 import tomllib
 
+import numpy
 import pytest
-import torch
 
 from klprobe import registry
 from klprobe.cli.estimate import ESTIMATE_HELP
 from klprobe.cli.estimate_flags import Source, parse_groups
+from klprobe.loading import load
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,16 +49,36 @@ def test_every_dependency_is_constrained_to_one_version():
     assert {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} <= pinned
 
 
-def test_the_python_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    draw = torch.Generator().manual_seed(0)
-    mean = torch.randn(100, 2, generator=draw)
-    names = {"mean": mean, "std": torch.full_like(mean, 0.5), "logvar": torch.full_like(mean, -1.4)}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(block, names)
-    assert (tmp_path / "posterior.npz").is_file()
-    assert names["report"].verdict in ("resolved", "floor-limited", "methods-disagree", "impossible")
+def test_the_python_example_prints_a_known_kl_beside_a_bracket_that_holds_it(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(block.splitlines()) <= 12
+    names = {}
+    exec(block, names)
+    known, lower, upper = (float(number) for number in re.findall(r": (\d+\.\d+)", capsys.readouterr().out))
+    sides = [getattr(names["report"].brackets["population"], side) for side in ("lower", "upper")]
+    assert lower - 4 * sides[0].std_error < known < upper + 4 * sides[1].std_error
     assert len(names["table"]) > 1
+
+
+def test_the_line_that_saves_a_posterior_makes_a_file_that_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"`(numpy\.savez\([^`]*\))`", README)
+    exec(line, {"numpy": numpy, "mean": numpy.zeros((9, 2)), "logvar": numpy.zeros((9, 2))})
+    assert load(tmp_path / "posterior.npz").posterior.batch_shape == (9,)
+
+
+def test_the_table_of_systems_is_the_registry():
+    section = README.split("## Systems")[1].split("\n## ")[0]
+    rows = " ".join(line for line in section.splitlines() if line.startswith("| ") and "`" in line)
+    assert set(re.findall(r"`([\w-]+)`", rows)) == set(registry.names("trainers"))
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\|.*\]\(analyses/.*\) \|$", README, re.MULTILINE))
+def test_a_number_among_the_results_stands_on_the_page_that_it_links_to(row):
+    (page,) = re.findall(r"\]\((analyses/[^)]*)\)", row)
+    text = (ROOT / page).read_text()
+    for number in re.findall(r"-?\d+\.\d+", row):
+        assert number in text, number
 
 
 @pytest.mark.parametrize("command", re.findall(r"klprobe estimate --[^`\n]*", README))
