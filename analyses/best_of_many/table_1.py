@@ -113,7 +113,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
             *(f"### 2-D {name}, {DATASETS[name]} modes\n\n{table(chosen, name)}" for name in DATASETS),
         ]
         parts.append(verdict(chosen))
-    tried = read_records(folder / "records" / SEARCH)
+    tried = read_records(HERE / "records" / SEARCH)
     if tried:
         parts += ["## What was tried", TRIED, searched(tried)]
     path = folder / "table_1.md"
