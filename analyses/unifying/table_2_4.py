@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.cells import Item, Record, main, markdown
+from analyses.cells import Item, Record, main, markdown, missing
 from analyses.unifying.run_tables import NETWORKS, STEPS, gan, gan_cells
 from analyses.unifying.settings import ACCURACIES, INCEPTION_SCORES, TABLE_4
 from analyses.unifying.table_3 import difference, of, spread
@@ -20,13 +20,14 @@ BESIDE = "table_3.jsonl"
 TEXT = """# UNIFY Tables 2 and 4, MNIST
 
 Ours: mean and standard deviation over seeds, then the mean difference of a pair, run by run with the same seed, with its
-standard error and t value. The paper's judge is a residual network, ours a small one, so that the paper's differences can be
+standard error and t value, as in [Table 3](table_3.md). The paper's judge is a residual network, ours a small one, so that the paper's differences can be
 set beside these, its scores cannot. "Share": effective number of samples in a mini-batch, 1 / sum of squared weights, over its
 size, at the end of training; 100 % would be equal weights, that is the plain GAN.
 """
 SECTION = """## {preset}
 
-{networks}, GANs {gan} steps, judge: {judge}.
+{networks}, GANs {gan} steps, judge: {judge}. Cells without a record yet: {missing} of
+{cells}.
 
 {scores}
 
@@ -50,6 +51,8 @@ def write(records: list[Record], folder: Path) -> list[Path]:
                 preset=preset,
                 networks=NETWORKS[preset],
                 gan=steps["gan"],
+                missing=len(missing(gan_cells(preset), records)),
+                cells=len(gan_cells(preset)),
                 judge=done[0]["result"].get("judge"),
                 scores=scores(done),
                 accuracies=accuracies(beside),
