@@ -43,11 +43,12 @@ TRIED = """Short runs with other seeds than the table's, before its settings wer
 settings that the table's systems have in common are left out."""
 ABOUT = f"""{SAMPLES:,} samples a seed; % of high quality: within 3 standard deviations of a mode. Mean over seeds ± their
 standard deviation (not an error of the mean). Exact samples have 98.89 % by theory, 1 - exp(-9/2): what lies above is sharper
-than the data. One that has lost modes can be sharp. On the grid, samples spread evenly would have about 2 %.
+than the data. One that has lost modes can be sharp; on the grid, samples spread evenly would have about 2 % and nearly all
+modes, for one sample finds a mode.
 
 KL[q(z)||p(z)]: klprobe's bracket of the population's, nats of all 32 latents, over {POINTS:,} test points, each end the mean
 over seeds, by `gmm` and, for a posterior with a density, `monte-carlo`, for one without, which has no upper end, `classifier`.
-Where all codes are islands only the upper end says something.
+Where all codes are islands the lower end is that of `gmm`, and loose.
 
 GDPP-GAN and MD-GAN are quoted and not built. Settings: `mode_settings.py`, most of them ours; the paper gives neither steps nor
 weights. Its BMS-VAE-GAN does not judge the generator by samples of the prior, ours does. CPU seconds were measured while other
