@@ -101,7 +101,7 @@ def probe(model: Mapping[str, Any], split: str, methods: list[Any], num_points: 
     return facts(report)
 
 
-def pictures(model: Mapping[str, Any], num: int = 40) -> dict[str, str]:
+def pictures(model: Mapping[str, Any], num: int = 36) -> dict[str, str]:
     """Grids of samples, of test points and of their reconstructions, as base64 of PNG files, small enough for a record."""
     loaded, noise = trained(model), torch.Generator().manual_seed(model["seed"])
     drawn = {"samples": sample(loaded.algorithm, loaded.networks, num, noise)}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import analyses
-from analyses import cells, models
+from analyses import cells, models, overview
 
 MODULES = [
     name
@@ -43,6 +43,18 @@ def test_a_committed_page_is_what_its_committed_records_say(name, tmp_path):
     for page in item.write(records, tmp_path):
         if page.suffix == ".md":
             assert page.read_text() == (item.folder / page.name).read_text()
+
+
+def test_the_overview_is_what_the_records_say_and_has_no_empty_cell():
+    said = overview.page()
+    assert said == (overview.HERE / "README.md").read_text()
+    rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert all(len(row) == len(overview.HEAD) and all(cell.strip("| ") for cell in row) for row in rows)
+
+
+def test_the_overview_names_every_item():
+    named = {f"analyses.{row.module}" for row in overview.ROWS}
+    assert named == set(ITEMS)
 
 
 def square(cell):
