@@ -22,8 +22,8 @@ Variational lower bound on the MNIST test set, nats, grey levels as probabilitie
 log p(x|y); SVAE: log p(x), learned from all training points and the labels of 1 % or 10 % of them. Ours: mean and standard
 deviation over seeds, then the mean difference of a pair, run by run with the same data and seed, with its standard error and t
 value, which chance alone takes beyond 12.7 (2 seeds) or 4.3 (3 seeds) one time in twenty. The paper's are means over {runs}
-runs; its training is longer and its networks are convolutions, so that its differences can be set beside these, its values cannot.
-A step of an activated model also sees as many of its own samples as data, and takes twice the time or more.
+runs; its training is longer and its networks are convolutions, so that its differences can be set beside these, its values
+cannot. A step of an activated model also sees as many of its own samples as data, and takes twice the time.
 """
 SECTION = """## {preset}
 
