@@ -21,8 +21,9 @@ TEXT = """# UNIFY Tables 2 and 4, MNIST
 
 Ours: mean and standard deviation over seeds, then the mean difference of a pair, run by run with the same seed, with its
 standard error and t value, as in [Table 3](table_3.md). The paper's judge is a residual network, ours a small one, and its
-training is longer, so that its differences can be set beside these, its scores cannot. "Share": effective number of samples in a mini-batch, 1 / sum of squared weights, over its
-size, at the end of training; 100 % would be equal weights, that is the plain GAN.
+training is longer, so that its differences can be set beside these, its scores cannot. "Share": effective number of samples
+in a mini-batch, 1 / sum of squared weights, over its size, at the end of training; 100 % would be equal weights, that is the
+plain GAN.
 """
 SECTION = """## {preset}
 
