@@ -46,7 +46,7 @@ class Case:
     @property
     def label(self) -> str:
         """As in the table."""
-        sizes = f"{len(self.shape)}-D" if len(self.shape) > 1 else f"{self.shape[0]} values"
+        sizes = " x ".join(map(str, self.shape)) if len(self.shape) > 1 else f"{self.shape[0]} values"
         return f"{self.system}, {sizes}, " + (f"{self.settings['width']} x 2" if len(self.shape) == 1 else "convolutions")
 
 
@@ -316,7 +316,8 @@ def page(record: dict[str, Any]) -> str:
                 "\n".join(lines),
                 "## klprobe against pythae\n\n"
                 "pythae's own trainers with klprobe's networks inside, blocks of steps taken in turns. A ratio above 1 says "
-                "that pythae takes longer. klprobe gives networks without convolutions one thread, however many there are.",
+                "that pythae takes longer. klprobe's AAE gives its code discriminator a mini-batch of its own, and so encodes "
+                "two a step where pythae encodes one. klprobe gives networks without convolutions one thread, however many there are.",
                 "\n".join(table),
                 f"## The data path\n\nBatches of 64 points of 784 bytes a second: klprobe {rates['klprobe']:,.0f}, pythae's "
                 f"loader {rates['pythae']:,.0f}.",
