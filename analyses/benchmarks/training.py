@@ -317,7 +317,8 @@ def page(record: dict[str, Any]) -> str:
                 "## klprobe against pythae\n\n"
                 "pythae's own trainers with klprobe's networks inside, blocks of steps taken in turns. A ratio above 1 says "
                 "that pythae takes longer. klprobe's AAE gives its code discriminator a mini-batch of its own, and so encodes "
-                "two a step where pythae encodes one. klprobe gives networks without convolutions one thread, however many there are.",
+                "two a step where pythae encodes one. klprobe gives networks without convolutions one thread, however many "
+                "there are.",
                 "\n".join(table),
                 f"## The data path\n\nBatches of 64 points of 784 bytes a second: klprobe {rates['klprobe']:,.0f}, pythae's "
                 f"loader {rates['pythae']:,.0f}.",

@@ -20,7 +20,7 @@ from analyses.systems.settings import DATASET, JUDGE_STEPS, SAMPLES, SEEDS, SYST
 from klprobe.checkpoint import Checkpoint
 from klprobe.datasets._shared import Data
 from klprobe.distributions import DiagonalGaussian, SampleOnly
-from klprobe.estimation import estimate
+from klprobe.estimation import INTERRUPTED, estimate
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
@@ -69,12 +69,16 @@ def kl_bounds(cell: Cell, system: Checkpoint) -> dict[str, Any]:
     methods.append(Classifier(steps=2000, num_samples=20_000, num_prior_samples=100_000))
     if tiny:
         methods = [Maf(steps=20, num_samples=500), Classifier(steps=20, num_samples=500, num_prior_samples=1000)]
-    if isinstance(q, DiagonalGaussian):  # each density of DRAW's is a run of its networks, and N of them a draw are hours
+    kind = "density"
+    if isinstance(q, DiagonalGaussian):
         methods.insert(0, MonteCarlo(num_samples=100 if tiny else 10_000))
+    elif isinstance(q, SampleOnly):
+        kind = "deterministic" if q.deterministic else "implicit"
     prior = getattr(system.algorithm, "prior_distribution", None)
     report = estimate(q, prior, methods=methods, split="test", trained_on="train", seed=seed, marginals=False)
-    known = not isinstance(q, SampleOnly)
-    return facts(report) | {"posterior": "density" if known else "deterministic" if q.deterministic else "implicit"}
+    if any(missing.reason == INTERRUPTED for missing in report.not_done):  # a record is of a whole run
+        raise KeyboardInterrupt
+    return facts(report) | {"posterior": kind}
 
 
 def sample_quality(system: Checkpoint, training: Data, test: Data, seed: int, preset: Preset) -> dict[str, Any]:
