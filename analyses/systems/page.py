@@ -51,9 +51,9 @@ def page(records: Sequence[Record]) -> str:
         "The bracket is of the population's KL. A deterministic or implicit encoder has no density, so no method bounds its KL "
         "from above, and the empirical KL of a deterministic one is infinite. The flow (`maf`) and the classifier (the larger "
         "of its two bounds) err low for every system, are fitted in the same way, and so compare systems. `age`'s prior, "
-        "uniform on the sphere, has no density, which a flow needs. `draw` is bounded from above by its average KL alone: Monte "
-        "Carlo would run its network for every pair of draw and point. CPU seconds are those of the process that wrote the "
-        "record; one that was stopped before it had trained already. FID and Inception score are under klprobe's own "
+        "uniform on the sphere, has no density, which a flow needs. `draw` is bounded from above by its average KL alone: "
+        "Monte Carlo would run its network for every pair of draw and point. CPU seconds are those of the process that wrote "
+        "the record; one that was stopped before it had trained already. FID and Inception score are under klprobe's own "
         f"{first['result']['quality']['net']}; training data in the samples' place get {fid:.1f} and {score:.2f}.",
         _far(rows),
         "![Samples and reconstructions](figure.png)",
