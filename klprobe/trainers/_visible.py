@@ -13,7 +13,8 @@ from torch.distributions import Laplace
 from klprobe.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
 from klprobe.networks import generator
 
-Visible = Literal["bernoulli", "quantized_normal", "laplace"]
+Visible = Literal["bernoulli", "quantized_normal", "quantized_normal_shared", "laplace"]
+QUANTIZED = ("quantized_normal", "quantized_normal_shared")
 
 
 class WithVisible(Protocol):
@@ -52,12 +53,25 @@ class WithVisible(Protocol):
 
 
 def make_generator(system: WithVisible, shape: Sequence[int], extra: int = 0) -> nn.Sequential:
-    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for quantized_normal.
+    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for the quantized normals.
 
     `extra` numbers, such as a class, come with the codes.
     """
     copies, inputs = 2 if system.visible == "quantized_normal" else 1, system.latent_dim + extra
-    return generator(inputs, shape, width=system.width, layers=system.layers, copies=copies, batch_norm=system.batch_norm)
+    network = generator(inputs, shape, width=system.width, layers=system.layers, copies=copies, batch_norm=system.batch_norm)
+    return network.append(SharedSpread()) if system.visible == "quantized_normal_shared" else network
+
+
+class SharedSpread(nn.Module):
+    """One learned log standard deviation, the same for all values and codes, beside the means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw_log_std = nn.Parameter(torch.zeros(()))
+
+    def forward(self, means: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 2 C, ...) from (batch, C, ...)."""
+        return torch.cat([means, self.raw_log_std.expand_as(means)], 1)
 
 
 def nll(
@@ -77,7 +91,7 @@ def nll(
 
 
 def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """log p(x|z) of each pair in nats, shape (batch,), float64; for quantized_normal a draw of its lower bound."""
+    """log p(x|z) of each pair in nats, shape (batch,), float64; for the quantized normals a draw of a lower bound."""
     numbers, x = numbers.double(), x.double()
     if system.visible == "bernoulli":
         return -F.binary_cross_entropy_with_logits(numbers, x, reduction="none").flatten(1).sum(1)
@@ -89,7 +103,7 @@ def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, 
 
 def mean(system: WithVisible, numbers: torch.Tensor) -> torch.Tensor:
     """E[x|z], shape (batch, *shape); a quantized normal's is cut off at the ends of the pixel range."""
-    if system.visible == "quantized_normal":
+    if system.visible in QUANTIZED:
         centre = (system.levels * numbers.chunk(2, dim=1)[0] - 0.5) / (system.levels - 1)
         return centre.clamp(0, 1)
     bounded = system.visible == "bernoulli" or system.bounded(numbers.shape[1:])

@@ -57,6 +57,8 @@ class DRAW(System):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.visible == "quantized_normal_shared":
+            raise InputError("draw's canvas holds a spread per pixel: quantized_normal, or bernoulli or laplace.")
         if self.latent_dim % self.glances:
             raise InputError(f"draw divides its latents among its steps: {self.latent_dim} are no multiple of {self.glances}.")
 

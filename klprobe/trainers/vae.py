@@ -32,8 +32,9 @@ class VAE(System):
     beta: float = 1.0
     """Weight of KL[q(z|x)||p(z)]; 1 is the evidence lower bound, 0 an auto-encoder with noise (Higgins et al. 2017)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value: bernoulli takes grey levels as probabilities, quantized_normal learns a spread per pixel (both
-    DMVI section 4.2), laplace has one scale (AGAN section 3); only laplace takes data outside [0, 1]."""
+    """Distribution of a value: bernoulli takes grey levels as probabilities, quantized_normal learns a spread per pixel and
+    code, quantized_normal_shared one for all (DMVI section 4.2 does not say which it has), laplace has one scale (AGAN section
+    3); only laplace takes data outside [0, 1]."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, on that of the data; 1/scale is AGAN's lambda, swept over 1, 5, 10, 50."""
     levels: int = 256
