@@ -260,6 +260,20 @@ PAGES = (
         "benchmarks/records/monte_carlo.jsonl",
     ),
     (
+        "A training step, against pythae and a loop by hand",
+        "benchmarks.training",
+        "no paper has it",
+        "[page](benchmarks/training.md)",
+        "benchmarks/records/training.jsonl",
+    ),
+    (
+        "Loading data",
+        "benchmarks.loading --data-root DIR",
+        "no paper has it",
+        "batches a second, also flipped and shifted: in the record",
+        "benchmarks/records/loading.jsonl",
+    ),
+    (
         "A VAE on MNIST for 20 epochs",
         "systems.vae_mnist",
         "Quantized Normal: better reconstructions, larger KL",
