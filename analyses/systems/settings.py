@@ -41,4 +41,5 @@ def model(preset: Preset, system: str, seed: int) -> dict[str, Any]:
     """What `analyses.models` trains."""
     most = MOST_STEPS[preset]
     steps = most if preset == "tiny" else STEPS.get(system, MOST_STEPS["quick"]) * most // MOST_STEPS["quick"]
-    return {"system": system, "dataset": DATASET, "settings": COMMON | SYSTEMS[system], "steps": steps, "seed": seed}
+    data = "digits" if preset == "tiny" else DATASET
+    return {"system": system, "dataset": data, "settings": COMMON | SYSTEMS[system], "steps": steps, "seed": seed}

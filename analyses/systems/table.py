@@ -16,7 +16,7 @@ from analyses.cells import Cell, Item, Preset, Record, Result, main
 from analyses.models import RUNS, facts, points, posterior, trained
 from analyses.systems.page import page, panels
 from analyses.systems.rebuilt import reconstruction_errors
-from analyses.systems.settings import DATASET, JUDGE_STEPS, SAMPLES, SEEDS, SYSTEMS, model
+from analyses.systems.settings import JUDGE_STEPS, SAMPLES, SEEDS, SYSTEMS, model
 from klprobe.checkpoint import Checkpoint
 from klprobe.datasets._shared import Data
 from klprobe.distributions import DiagonalGaussian, SampleOnly
@@ -56,7 +56,7 @@ def work(cell: Cell) -> Result:
     return {
         "kl": kl,
         "reconstruction_errors": errors,
-        "quality": sample_quality(system, points(what, "train"), test, what["seed"], preset),
+        "quality": sample_quality(system, what, test, preset),
         "pictures": {name: base64.b64encode(png(tiled(images))).decode() for name, images in drawn.items()},
     }
 
@@ -81,10 +81,13 @@ def kl_bounds(cell: Cell, system: Checkpoint) -> dict[str, Any]:
     return facts(report) | {"posterior": kind}
 
 
-def sample_quality(system: Checkpoint, training: Data, test: Data, seed: int, preset: Preset) -> dict[str, Any]:
-    """FID and Inception score under klprobe's own classifier of MNIST, of samples and of training data in their place."""
+def sample_quality(system: Checkpoint, what: dict[str, Any], test: Data, preset: Preset) -> dict[str, Any]:
+    """FID and Inception score under klprobe's own classifier of the data, of samples and of training data in their place."""
+    training, seed = points(what, "train"), what["seed"]
     net, _ = own_net(training, RUNS / "judge", JUDGE_STEPS[preset])
-    given = Evidence(Trained(system), test, training, dataset(DATASET), lambda: net, num_samples=SAMPLES[preset], seed=seed)
+    given = Evidence(
+        Trained(system), test, training, dataset(what["dataset"]), lambda: net, num_samples=SAMPLES[preset], seed=seed
+    )
     found = evaluate({"fid": FID(), "inception-score": InceptionScore()}, given)
     kept: dict[str, Any] = {"net": net.name, "notes": list(found.notes)}
     for row in found.rows:

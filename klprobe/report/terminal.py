@@ -64,7 +64,7 @@ class Screen:
             hidden = sorted({e.quantity for e in self.report.estimates} - shown)
             note = f"; not shown here: {', '.join(hidden)}" if hidden else ""
             unsided = any(e.bound == "none" for e in wording.main_estimates(self.report))
-            alone = " (bound none: of the draws, not of what the fit missed)" if unsided else ""
+            alone = " (bound none: of draws, not the fit)" if unsided else ""
             yield say(
                 f"±: one standard error{alone}; *: an end of the bracket; intervals allow for all methods' errors{note}", "dim"
             )

@@ -36,7 +36,8 @@ class AGE(System):
     lr: float = 2e-4
     """Adam's learning rate of both networks, constant (AGAN Table 2: 1e-4, 2e-4, 5e-4)."""
     reconstruction_weight: float = 1000.0
-    """Weight mu of the data's reconstruction, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000)."""
+    """Weight mu of the data's reconstruction, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000; the authors'
+    published command for CelebA has 10, and 1000 for the codes)."""
     code_reconstruction_weight: float = 10.0
     """Weight lambda of the codes' reconstruction (AGAN H.1)."""
     generator_steps: int = 2
