@@ -85,9 +85,8 @@ def sample_quality(system: Checkpoint, what: dict[str, Any], test: Data, preset:
     """FID and Inception score under klprobe's own classifier of the data, of samples and of training data in their place."""
     training, seed = points(what, "train"), what["seed"]
     net, _ = own_net(training, RUNS / "judge", JUDGE_STEPS[preset])
-    given = Evidence(
-        Trained(system), test, training, dataset(what["dataset"]), lambda: net, num_samples=SAMPLES[preset], seed=seed
-    )
+    about = dataset(what["dataset"])
+    given = Evidence(Trained(system), test, training, about, lambda: net, num_samples=SAMPLES[preset], seed=seed)
     found = evaluate({"fid": FID(), "inception-score": InceptionScore()}, given)
     kept: dict[str, Any] = {"net": net.name, "notes": list(found.notes)}
     for row in found.rows:

@@ -14,8 +14,7 @@ from klprobe.experiments.records import read_records
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """scikit-learn's digits in MNIST's place, and runs kept in a scratch folder."""
-    for module in (settings, table):
-        monkeypatch.setattr(module, "DATASET", "digits")
+    monkeypatch.setattr(settings, "DATASET", "digits")
     for module in (models, table):
         monkeypatch.setattr(module, "RUNS", tmp_path)
 
