@@ -116,13 +116,6 @@ def picture(encoded: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
 
 
-def reconstruction_error(model: Mapping[str, Any], num_points: int = 1000) -> float:
-    """Mean squared error of a value of test points rebuilt through one draw of q(z|x)."""
-    loaded, x = trained(model), points(model, "test", num_points).floats()
-    again = reconstruct(loaded.algorithm, loaded.networks, x, torch.Generator().manual_seed(model["seed"]))
-    return float((again.clamp(0, 1) - x).square().mean())
-
-
 def look_up(
     kept: Mapping[str, Any], method: str, quantity: str = "kl", target: str = "population"
 ) -> tuple[float, float] | None:

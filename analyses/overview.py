@@ -18,7 +18,7 @@ from klprobe.experiments.records import read_records
 
 HERE = Path(__file__).parent
 HEAD = ("item", "command: `python -m analyses.` and", "2 cores", "paper", "ours", "record")
-TEXT = """# Every table and figure of the papers
+TEXT = """# Tables and figures of the papers
 
 Made by `python -m analyses.overview` from the records. A command without flags draws its page from the records; with
 `--preset quick` it first runs the cells that have none, on two CPU cores; `--preset paper` has the paper's sizes, which want a
@@ -74,15 +74,16 @@ def figure_6(rows: list[Record]) -> str:
     for record in rows:
         method = record["cell"]["method"]
         kl = look_up(record["result"], method, target="empirical")
-        best[method] = max(best.get(method, -1.0), kl[0] if kl else -1.0)
+        if kl:
+            best[method] = max(best.get(method, kl[0]), kl[0])
     exact = look_up(rows[0]["result"], "monte-carlo", target="empirical")
     return "; ".join(f"{name} {kl:.1f}" for name, kl in best.items()) + (f"; Monte Carlo {exact[0]:.1f}" if exact else "")
 
 
 def figure_7(rows: list[Record]) -> str:
     """Average KL and error of reconstructions."""
-    kept = [(r["cell"]["visible"], r["result"]["test"]["average_kl"][0], r["result"]["squared_error"]) for r in rows]
-    return "; ".join(f"{name}: KL {kl:.1f}, squared error {error:.4f}" for name, kl, error in kept)
+    kept = [(r["cell"]["visible"], r["result"]["test"]["average_kl"][0], r["result"]["rms"][0]) for r in rows]
+    return "; ".join(f"{name}: KL {kl:.1f}, rms {error:.4f}" for name, kl, error in kept)
 
 
 def figure_11(rows: list[Record]) -> str:

@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from analyses.machine import processor
 from klprobe.distributions import DiagonalGaussian, standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.mixture import log_sum_others
@@ -230,20 +230,13 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     """Run everything, append one record, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes; writes nothing")
     quick = parser.parse_args().quick
     machine = {
-        "processor": _processor(),
+        "processor": processor(),
         "kernels": os.environ.get("OPENBLAS_CORETYPE", "own"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -13,12 +13,12 @@ import torch
 from analyses import models
 from analyses.best_of_many.image_settings import DCGAN, GENERATED, LATENTS, QUOTED, REAL, STEPS, TABLES, Row
 from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
-from klprobe.evidence import Trained
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics.fid import FID
 from klprobe.metrics.ivom import Ivom
 from klprobe.pictures import sample
+from klprobe.trained import Trained
 
 HERE = Path(__file__).parent
 SIZES = {"tiny": (100, 80, 3, 2), "quick": (4000, 2000, 40, 100), "paper": (REAL, GENERATED, 1000, 300)}

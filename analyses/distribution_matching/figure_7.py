@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 from analyses.cells import Cell, Item, Preset, Record, Result, main
 from analyses.distribution_matching.settings import VISIBLE_KL, model
 from analyses.drawing import save
-from analyses.models import picture, pictures, probe, reconstruction_error
+from analyses.models import picture, pictures, points, probe, trained
+from analyses.rebuilt import reconstruction_errors
 from klprobe.estimators.monte_carlo import MonteCarlo
 
 HERE = Path(__file__).parent
 DATA, LATENTS = "color-mnist", 50
+SHOWN = 1000
+"""Test points that the error of reconstructions is over."""
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -29,8 +32,9 @@ def cells(preset: Preset) -> list[Cell]:
 def work(cell: Cell) -> Result:
     """Average KL over test points, error of their reconstructions, pictures."""
     draws = MonteCarlo(num_samples=20 if cell["preset"] == "tiny" else 2000)
-    error = reconstruction_error(cell["model"])
-    return {"test": probe(cell["model"], "test", [draws]), "squared_error": error, "pictures": pictures(cell["model"])}
+    model = cell["model"]
+    rms, error = reconstruction_errors(trained(model), points(model, "test", SHOWN), model["seed"])["rms"]
+    return {"test": probe(model, "test", [draws]), "rms": [rms, error], "pictures": pictures(model)}
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -46,7 +50,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
                 axis.set_axis_off()
                 axis.set_title(name)
             average, paper = kept["test"]["average_kl"][0], VISIBLE_KL[visible]
-            said = f"{visible}\naverage KL {average:.1f} nats (paper {paper:g})\nsquared error {kept['squared_error']:.4f}"
+            said = f"{visible}\naverage KL {average:.1f} nats (paper {paper:g})\nrms a value {kept['rms'][0]:.4f}"
             line[0].set_title(said, fontsize=8)
 
     return [save(folder / "figure_7.png", (9, 6.4), draw)]

@@ -55,14 +55,15 @@ def work(cell: Cell) -> Result:
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
-    """table_2.md and table_3.md."""
+    """table_2.md and table_3.md, where there are records."""
     written = []
     for table, rows, exact in ((2, TABLE_2, TABLE_2_MONTE_CARLO), (3, TABLE_3, TABLE_3_MONTE_CARLO)):
         paper = {name: kl for name, _, kl in rows}
         mine = [r for r in records if r["cell"]["table"] == table]
-        path = folder / f"table_{table}.md"
-        path.write_text(_page(table, mine, paper, exact))
-        written.append(path)
+        if mine:
+            path = folder / f"table_{table}.md"
+            path.write_text(_page(table, mine, paper, exact))
+            written.append(path)
     return written
 
 

@@ -6,16 +6,13 @@ python -m analyses.systems.table --preset quick    # first train and measure wha
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from analyses.cells import Cell, Item, Preset, Record, Result, main
-from analyses.models import RUNS, facts, points, posterior, trained
+from analyses.models import RUNS, facts, pictures, points, posterior, trained
+from analyses.rebuilt import reconstruction_errors
 from analyses.systems.page import page, panels
-from analyses.systems.rebuilt import reconstruction_errors
 from analyses.systems.settings import JUDGE_STEPS, SAMPLES, SEEDS, SYSTEMS, model
 from klprobe.checkpoint import Checkpoint
 from klprobe.datasets._shared import Data
@@ -25,12 +22,12 @@ from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.evaluation import evaluate
-from klprobe.evidence import Evidence, Trained
+from klprobe.evidence import Evidence
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics.fid import FID
 from klprobe.metrics.inception_score import InceptionScore
-from klprobe.pictures import png, reconstruct, sample, tiled
+from klprobe.trained import Trained
 from klprobe.types import Estimator
 
 HERE = Path(__file__).parent
@@ -49,15 +46,11 @@ def work(cell: Cell) -> Result:
     has_encoder = hasattr(system.algorithm, "encode")
     kl = kl_bounds(cell, system) if has_encoder else None
     errors = reconstruction_errors(system, test, what["seed"]) if has_encoder else None
-    drawn = {"samples": sample(system.algorithm, system.networks, SHOWN, torch.Generator().manual_seed(what["seed"]))}
-    if has_encoder:
-        drawn["data"] = test.floats(slice(0, SHOWN))
-        drawn["reconstructions"] = reconstruct(system.algorithm, system.networks, drawn["data"], torch.Generator())
     return {
         "kl": kl,
         "reconstruction_errors": errors,
         "quality": sample_quality(system, what, test, preset),
-        "pictures": {name: base64.b64encode(png(tiled(images))).decode() for name, images in drawn.items()},
+        "pictures": pictures(what, SHOWN),
     }
 
 

@@ -16,11 +16,11 @@ import torch
 
 from analyses.cells import markdown
 from analyses.models import points, trained
-from analyses.systems.rebuilt import reconstruction_errors
-from klprobe.evidence import Trained
+from analyses.rebuilt import reconstruction_errors
 from klprobe.experiments.records import keep_record, read_records
 from klprobe.metrics.elbo import Elbo
 from klprobe.provenance import commit, versions
+from klprobe.trained import Trained
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records" / "vae_mnist.jsonl"

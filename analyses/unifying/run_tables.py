@@ -21,13 +21,13 @@ from analyses.cells import Cell, Preset, Result
 from analyses.unifying.settings import PERCENTAGES, RUNS, TEMPERATURES
 from klprobe.checkpoint import Checkpoint, load_checkpoint
 from klprobe.datasets._shared import Data
-from klprobe.evidence import Trained
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics.accuracy import Accuracy
 from klprobe.metrics.elbo import Elbo
 from klprobe.metrics.inception_score import InceptionScore
 from klprobe.pictures import classes_in_turn, sample
+from klprobe.trained import Trained
 from klprobe.trainers.aavae import AAVAE
 from klprobe.trainers.iwgan import IWGAN
 from klprobe.training import METRICS, train

@@ -60,7 +60,7 @@ class AAVAE(System):
     """Weight of the classifier's cross-entropy on labelled points (Kingma et al. 2014, section 4: 0.1 N beside sums over N)."""
     visible: Visible = "bernoulli"
     """Distribution of a value: bernoulli takes grey levels as probabilities (UNIFY appendix I.2), quantized_normal learns a
-    spread per pixel, laplace has one scale and takes data outside [0, 1]."""
+    spread per pixel (quantized_normal_shared: one for all), laplace has one scale and takes data outside [0, 1]."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, on that of the data."""
     levels: int = 256

@@ -38,7 +38,7 @@ class VAE(System):
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, on that of the data; 1/scale is AGAN's lambda, swept over 1, 5, 10, 50."""
     levels: int = 256
-    """Values that a pixel can have, for quantized_normal."""
+    """Values that a pixel can have, for the quantized normals."""
     marginal_kl_weight: float = 0.0
     """Lambda of KL[q(z)||p(z)], estimated by a code discriminator (DMVI Table 4: 0, 1, 2, 10)."""
     lr: float = 1e-3

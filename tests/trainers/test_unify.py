@@ -10,10 +10,11 @@ from klprobe import registry
 from klprobe.checkpoint import Checkpoint
 from klprobe.cli import main
 from klprobe.datasets._shared import Data
-from klprobe.evidence import Evidence, Trained
+from klprobe.evidence import Evidence
 from klprobe.losses import gaussian_nll, importance_weights, real_loss
 from klprobe.metrics._features import raw_values
 from klprobe.pictures import sampled_rows
+from klprobe.trained import Trained
 from klprobe.trainers._classes import UNKNOWN, beside, few_labels
 from klprobe.trainers.aavae import AAVAE
 from klprobe.trainers.infogan import InfoGAN
