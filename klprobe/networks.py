@@ -24,8 +24,13 @@ MAPS = (64, 64, 32)
 """Feature maps of the ColorMNIST generator at 7 x 7, 14 x 14 and 14 x 14; 3136 = 64 * 7 * 7 (DMVI Table 7, AGAN Table 4)."""
 JUDGE_MAPS: tuple[int, ...] = (8, 16, 32, 64, 64)
 """Feature maps of the ColorMNIST discriminator, strides 2, 1, 2, 1, 2 (DMVI Table 6, AGAN Table 3)."""
-DCGAN_MAPS: dict[int, tuple[int, ...]] = {32: (64, 128, 256), 64: (64, 128, 256, 512)}
-"""Feature maps of the DCGAN networks of Arjovsky et al. (2017), from the image's side inwards down to 4 x 4."""
+DCGAN_MAPS: dict[int, tuple[int, ...]] = {
+    32: (64, 128, 256),
+    64: (64, 128, 256, 512),
+    128: (64, 128, 256, 512, 1024),
+}
+"""Feature maps of the DCGAN networks of Arjovsky et al. (2017), from the image's side inwards down to 4 x 4; at 128 by the same
+rule (BMS section 4.3 has such networks, and prints no maps)."""
 SIZES = (28, *DCGAN_MAPS)
 CLASSIFIER_MAPS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CLASSIFIER_STRIDES = (2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2)
@@ -44,8 +49,8 @@ def encoder(
     """Network from data of one shape to `outputs` numbers, as mean and log-variance side by side.
 
     Args:
-        shape: (D,) for an MLP; 28 x 28, 32 x 32 or 64 x 64 pixels, 1 or 3 channels, for the convolutional transpose of
-            the generator.
+        shape: (D,) for an MLP; 28 x 28, 32 x 32, 64 x 64 or 128 x 128 pixels, 1 or 3 channels, for the convolutional
+            transpose of the generator.
         outputs: Width of the last layer.
         width, layers: Units and number of the hidden layers; MLP only.
         extra: Numbers (of a vector) or channels (of an image) that come with the data, such as noise.
@@ -80,8 +85,8 @@ def generator(
 
     Args:
         latent_dim: Length of a code.
-        shape: (D,) for an MLP; (1 or 3, 28, 28) for the ColorMNIST generator of DMVI Table 7; (1 or 3, 32, 32) and
-            (1 or 3, 64, 64) for that of DCGAN.
+        shape: (D,) for an MLP; (1 or 3, 28, 28) for the ColorMNIST generator of DMVI Table 7; (1 or 3, side, side),
+            side 32, 64 or 128, for that of DCGAN.
         width, layers: Units and number of the hidden layers; MLP only.
         copies: Numbers for each value of a data point, side by side in the first dimension: 2 for means and spreads.
         batch_norm: Normalise after the hidden layers; MLP only, the convolutions always do.
@@ -127,8 +132,8 @@ def discriminator(
     """Network from data of one shape to one logit; all but its last layer are its features, a vector.
 
     Args:
-        shape: (D,) for an MLP; 28 x 28 pixels for the ColorMNIST discriminator (DMVI Table 6), 32 x 32 and 64 x 64 for
-            that of DCGAN.
+        shape: (D,) for an MLP; 28 x 28 pixels for the ColorMNIST discriminator (DMVI Table 6), 32 x 32, 64 x 64
+            and 128 x 128 for that of DCGAN.
         width, layers: Units and number of the hidden layers; MLP only.
         batch_norm: Normalise after the convolutions, the first one of DCGAN's excepted. An MLP never does: on 2-D toys
             a whole batch would give itself away by its statistics.
@@ -322,7 +327,8 @@ def _check(shape: Sequence[int]) -> None:
     if not (vector or image):
         raise InputError(
             f"No network fits data of shape {tuple(shape)}. What fits: vectors (D,), and images of 1 or 3 channels and "
-            f"28 x 28, 32 x 32 or 64 x 64 pixels. Resize or pad the images, or flatten them to vectors of {math.prod(shape)}."
+            f"28 x 28, 32 x 32, 64 x 64 or 128 x 128 pixels. Resize or pad the images, or flatten them to vectors of "
+            f"{math.prod(shape)}."
         )
 
 

@@ -14,7 +14,7 @@ from klprobe.networks import (
 )
 from klprobe.types import InputError
 
-SHAPES = [(2,), (64,), (1, 28, 28), (3, 28, 28), (3, 32, 32), (1, 64, 64)]
+SHAPES = [(2,), (64,), (1, 28, 28), (3, 28, 28), (3, 32, 32), (1, 64, 64), (3, 128, 128)]
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ BUILDERS = {
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 def test_a_shape_that_does_not_fit_is_told_which_do(build, shape):
     with pytest.raises(
-        InputError, match=r"What fits: vectors \(D,\), and images of 1 or 3 channels and 28 x 28, 32 x 32 or 64 x 64"
+        InputError, match=r"What fits: vectors \(D,\), and images of 1 or 3 channels and 28 x 28, 32 x 32, 64 x 64 or 128 x 128"
     ):
         build(shape)
 
