@@ -46,26 +46,35 @@ class Ivom:
             CapabilityError: no generator.
             InputError: settings below 1.
         """
-        if min(self.steps, self.restarts, self.points) < 1 or not self.lr > 0:
-            raise InputError("ivom needs steps, restarts and points of at least 1, and lr above 0.")
         x = data[torch.randperm(len(data), generator=generator)[: self.points]].float()
-        best = torch.full((len(x),), torch.inf, dtype=torch.float64)
-        for start in range(self.restarts):
-            z = sample_prior(model.prior, len(x), generator).float()
-            best = torch.minimum(best, self._descend(model, x, z))
-            progress(start + 1, self.restarts, f"{float(best.mean()):.4g}")
+        _, best = self.search(model, x, generator, progress)
         details = {"points": len(x), "restarts": self.restarts, "optimiser": self.optimiser, "steps": self.steps}
         return (Score("ivom", float(best.mean()), mean_error(best), "lower", details=details),)
 
-    def _descend(self, model: Model, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Least squared error of each point on the way from its z, shape (m,)."""
+    def search(
+        self, model: Model, x: torch.Tensor, generator: torch.Generator, progress: Progress = no_progress
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best code of every point of x, shape (m, D), and its squared error, shape (m,), float64; `points` plays no part.
+
+        Raises:
+            CapabilityError: no generator.
+            InputError: settings below 1.
+        """
+        if min(self.steps, self.restarts, self.points) < 1 or not self.lr > 0:
+            raise InputError("ivom needs steps, restarts and points of at least 1, and lr above 0.")
+        best = _Best(len(x))
+        for start in range(self.restarts):
+            self._descend(model, x, sample_prior(model.prior, len(x), generator).float(), best)
+            progress(start + 1, self.restarts, f"{float(best.errors.mean()):.4g}")
+        return best.codes, best.errors
+
+    def _descend(self, model: Model, x: torch.Tensor, z: torch.Tensor, best: _Best) -> None:
+        """Go down from z, and keep what is better on the way than the best so far."""
         z = z.requires_grad_()
-        best = torch.full((len(x),), torch.inf, dtype=torch.float64)
 
         def errors() -> torch.Tensor:
-            nonlocal best
             found = (model.decode(z) - x).square().flatten(1).mean(1)
-            best = torch.minimum(best, found.detach().double().nan_to_num(torch.inf))
+            best.keep(z.detach(), found.detach().double().nan_to_num(torch.inf))
             return found
 
         def slope() -> float:
@@ -84,4 +93,17 @@ class Ivom:
                 slower.step()
         with torch.no_grad():
             errors()
-        return best
+
+
+class _Best:
+    """The least error of each of m points so far, infinite at first, and the code that has it."""
+
+    def __init__(self, num: int) -> None:
+        self.errors = torch.full((num,), torch.inf, dtype=torch.float64)
+        self.codes = torch.empty(num, 0)
+
+    def keep(self, codes: torch.Tensor, errors: torch.Tensor) -> None:
+        """Take over the codes, shape (m, D), that are better."""
+        better = errors < self.errors
+        self.codes = codes.where(better[:, None], self.codes) if self.codes.numel() else codes.clone()
+        self.errors = errors.where(better, self.errors)

@@ -62,6 +62,15 @@ def test_points_that_the_generator_makes_are_rebuilt():
     assert score.details["points"] == 20
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
+def test_the_codes_that_are_found_have_the_errors_that_are_said(optimiser):
+    """Also where another start than the last was best, as is the case for most of the points here."""
+    x = points()
+    z, errors = Ivom(optimiser=optimiser, steps=20, restarts=4).search(Wavy(), x, torch.Generator().manual_seed(1))
+    again = (Wavy().decode(z) - x).square().mean(1)
+    torch.testing.assert_close(errors, again.double(), rtol=1e-6, atol=0)
+
+
 def test_settings_that_search_nothing_are_refused():
     with pytest.raises(InputError, match="at least 1"):
         Ivom(steps=0).measure(Linear(), points(), torch.Generator())
