@@ -24,6 +24,7 @@ import torch
 from joblib.parallel import get_active_backend
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from klprobe.datasets._shared import data_root
 from klprobe.experiments.records import keep_record, read_records
 from klprobe.provenance import commit, versions
 from klprobe.types import InputError
@@ -119,8 +120,8 @@ def finished(work: Callable[[Cell], Result], cells: Sequence[Cell], jobs: int | 
 
 
 def label(cell: Cell) -> str:
-    """A cell in a line: its values, without those of the model it looks at."""
-    return ", ".join(f"{name} {value}" for name, value in cell.items() if name != "model")
+    """A cell in a line: its values, without those of the models it looks at."""
+    return ", ".join(f"{name} {value}" for name, value in cell.items() if name not in ("model", "models"))
 
 
 def record_of(work: Callable[[Cell], Result], cell: Cell) -> Record:
@@ -133,7 +134,7 @@ def record_of(work: Callable[[Cell], Result], cell: Cell) -> Record:
         result = finite(result, "", odd)
         failed = f"not finite: {', '.join(odd)}" if odd else None
     except InputError as error:
-        failed = str(error)
+        failed = str(error).replace(str(data_root(None).resolve()), "KLPROBE_DATA")  # no path of this machine in a record
     except Exception:
         failed = traceback.format_exc(limit=-1).strip().splitlines()[-1]
     return {
