@@ -1,7 +1,8 @@
 """Players, and the one loop that plays them all; over several processes where there are some.
 
 An algorithm is a list of players; each owns some of its networks. In every step each player in turn takes fresh
-mini-batches, computes its loss, differentiates it with respect to its own parameters alone, and lets its optimiser act.
+mini-batches, or that of the player before, computes its loss, differentiates it with respect to its own parameters alone, and
+lets its optimiser act.
 The randomness of a step depends on (seed, step) and nothing else, so a resumed run repeats an uninterrupted one bit by bit.
 Several processes (klprobe.parallel) share every mini-batch, and average gradients and batch statistics.
 """
@@ -62,7 +63,9 @@ class Player:
         networks: Names of the networks it owns; every network has exactly one owner.
         loss: From a mini-batch and a generator (on the training device) to what it minimises.
         optimizer: From its parameters to its optimiser.
-        updates: How many updates it makes in each step, each on a fresh mini-batch.
+        updates: How many updates it makes in each step.
+        fresh: Whether each update takes a fresh mini-batch; otherwise the last one of the player before, whose loss may have
+            left it, detached, what it computed there.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Player:
     loss: Callable[[Batch, torch.Generator], Loss]
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     updates: int = 1
+    fresh: bool = True
 
 
 class Algorithm(Protocol):
@@ -123,12 +127,17 @@ class TrainingData(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Seat:
-    """A player at the table: its parameters, its optimiser, and the buffers that its moves must leave alone."""
+    """A player at the table: its parameters, its optimiser, and the buffers that its moves must leave alone.
+
+    `alone`: nobody else has parameters. `kept`: room for the values of the others' buffers, `foreign`.
+    """
 
     player: Player
     parameters: list[nn.Parameter]
+    alone: bool
     statistics: list[torch.Tensor]
     foreign: list[torch.Tensor]
+    kept: list[torch.Tensor]
     optimizer: torch.optim.Optimizer
 
 
@@ -191,7 +200,8 @@ def train(
         state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
         start = _begin(path, resume, steps, state)
         parallel.wait_for_all()
-        indices = _shuffled(len(data), algorithm.batch_size, seed, start * sum(s.player.updates for s in seats))
+        per_step = sum(s.player.updates for s in seats if s.player.fresh)
+        indices = _shuffled(len(data), algorithm.batch_size, seed, start * per_step, rank, size)
         data = data.to(torch.device(device))
         if hasattr(algorithm, "view"):
             data = algorithm.view(data, _seed(seed, 4))
@@ -205,7 +215,9 @@ def train(
             layers.manual_seed(_seed(seed, 2, step, *([rank] if rank else [])))
             for seat in seats:
                 for _ in range(seat.player.updates):
-                    values = _move(seat, data.batch(next(indices)[rank::size]), noise, step, path, precision)
+                    if seat.player.fresh:
+                        batch = data.batch(next(indices))
+                    values = _move(seat, batch, noise, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
             stop = _any(interrupted())
@@ -261,11 +273,13 @@ def _move(
     seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path, precision: Precision
 ) -> dict[str, torch.Tensor]:
     """One update of one player. Whatever it runs of the others' networks, their buffers (batch statistics) come back."""
-    before = [buffer.clone() for buffer in seat.foreign]
+    if seat.foreign:
+        torch._foreach_copy_(seat.kept, seat.foreign)
     with torch.autocast(batch.x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
         loss, logged = seat.player.loss(batch, noise)
-    # into .grad, and not returned: laid out as the parameters are, which torch's fused optimisers rely on; and faster
-    loss.backward(inputs=seat.parameters)
+    # into .grad, and not returned: laid out as the parameters are, which torch's fused optimisers rely on; and faster, the
+    # more so where the engine need not look for the player's own parameters
+    loss.backward(inputs=None if seat.alone else seat.parameters)
     value = loss.detach()
     parallel.average([value, *_gradients(seat), *seat.statistics])
     if not math.isfinite(value.item()):  # the same for all processes: none waits for one that has stopped
@@ -276,8 +290,8 @@ def _move(
     seat.optimizer.step()
     for parameter in seat.parameters:
         parameter.grad = None  # frees the memory while it is still in the cache; zero_grad does too, and takes ten times longer
-    if before:
-        torch._foreach_copy_(seat.foreign, before)
+    if seat.foreign:
+        torch._foreach_copy_(seat.foreign, seat.kept)
     return {"loss": value, **logged}
 
 
@@ -299,23 +313,26 @@ def _seats(players: Sequence[Player], networks: nn.ModuleDict) -> list[_Seat]:
     owned = [name for player in players for name in player.networks]
     if sorted(owned) != sorted(networks.keys()):
         raise ValueError(f"Every network needs exactly one owner: networks {sorted(networks.keys())}, owned {sorted(owned)}.")
+    if not players[0].fresh:
+        raise ValueError(f"The first player, {players[0].name!r}, has no mini-batch of a player before it to play on.")
     seats = []
     for player in players:
         parameters = [p for name in player.networks for p in networks[name].parameters()]
         foreign = [b for name, network in networks.items() if name not in player.networks for b in network.buffers()]
         statistics = [b for name in player.networks for b in networks[name].buffers() if b.is_floating_point()]
-        seats.append(_Seat(player, parameters, statistics, foreign, player.optimizer(parameters)))
+        kept = [torch.empty_like(buffer) for buffer in foreign]
+        seats.append(_Seat(player, parameters, len(players) == 1, statistics, foreign, kept, player.optimizer(parameters)))
     return seats
 
 
-def _shuffled(num_points: int, batch_size: int, seed: int, start: int) -> Iterator[torch.Tensor]:
-    """Indices of the mini-batches from number `start` on; the order of an epoch depends on (seed, epoch) alone."""
+def _shuffled(num_points: int, batch_size: int, seed: int, start: int, rank: int, size: int) -> Iterator[torch.Tensor]:
+    """Indices of one process's share of the mini-batches from number `start` on; an epoch's order depends on (seed, epoch)."""
     per_epoch = num_points // batch_size
     epoch, first = divmod(start, per_epoch)
     while True:
         order = torch.randperm(num_points, generator=torch.Generator().manual_seed(_seed(seed, 3, epoch)))
-        for i in range(first, per_epoch):
-            yield order[i * batch_size : (i + 1) * batch_size]
+        batches = order[: per_epoch * batch_size].view(per_epoch, batch_size)
+        yield from batches[first:, rank::size]
         epoch, first = epoch + 1, 0
 
 

@@ -232,6 +232,42 @@ def test_the_fused_optimiser_gets_gradients_in_the_layout_of_its_parameters(data
     torch.testing.assert_close(fused["networks.only.weight"], plain["networks.only.weight"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_player_plays_on_fresh_mini_batches_or_on_the_last_one_of_the_player_before(fresh, data, tmp_path):
+    """The critic moves twice a step, then the maker; no point is left out because of a batch that nobody looked at."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Game):
+        def players(self, networks):
+            def watch(player):
+                def loss(batch, noise):
+                    seen.append(batch.x)
+                    return player.loss(batch, noise)
+
+                return dataclasses.replace(player, loss=loss, fresh=fresh or player.name == "critic")
+
+            return tuple(watch(p) for p in super().players(networks))
+
+    train(Watched(batch_size=5), data, steps=5, out=tmp_path)
+    batches = seen if fresh else [x for i, x in enumerate(seen) if i % 3 != 2]
+    assert fresh or all(torch.equal(seen[i], seen[i - 1]) for i in range(2, 15, 3))
+    first_epoch = torch.cat(batches[:10])
+    assert torch.equal(first_epoch.sort(0).values, data.x.sort(0).values)
+    assert torch.equal(first_epoch.unique(dim=0), data.x.unique(dim=0))
+
+
+def test_the_first_player_cannot_play_on_the_mini_batch_of_one_before(data, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Headless(Game):
+        def players(self, networks):
+            critic, maker = super().players(networks)
+            return dataclasses.replace(critic, fresh=False), maker
+
+    with pytest.raises(ValueError, match="first player, 'critic', has no mini-batch"):
+        train(Headless(), data, steps=1, out=tmp_path)
+
+
 @pytest.mark.parametrize("owners", [("maker",), ("maker", "critic", "critic")])
 def test_a_network_without_exactly_one_owner_is_refused(owners, data, tmp_path):
     @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from klprobe.losses import fake_loss, l1, real_loss, reverse_kl
 from klprobe.networks import code_discriminator
-from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
+from klprobe.trainers._shared import PosteriorKind, System, draw, encode, make_encoder
 from klprobe.training import Batch, Loss, Player
 
 __all__ = ["AAE"]
@@ -20,9 +20,11 @@ __all__ = ["AAE"]
 class AAE(System):
     """Adversarial auto-encoder: KL[q(z)||p(z)] through a code discriminator in place of the average KL.
 
-    A step: encoder and generator together lower |x - G(z)|_1 + R_C(z), z ~ q(z|x), on one mini-batch; then the code
-    discriminator C takes p(z) as real and z as fake. R_C = -logit C, the reverse KL (AGAN section 3), where Makhzani et al.
-    have -log C; the norm is a sum over pixels. DMVI leaves open the likelihood of its AAE: l1 is that of its AAE++.
+    A step: encoder and generator together lower |x - G(z)|_1 + R_C(z), z ~ q(z|x); then the code discriminator C takes p(z)
+    as real and the same z as fake: a step takes one mini-batch, as both phases of Makhzani et al. (section 2) do, and encodes
+    it once, before the encoder's move; every player of AAE++ and AAE-GAN takes a fresh one. R_C = -logit C, the reverse KL
+    (AGAN section 3), where Makhzani et al. have -log C; the norm is a sum over pixels. DMVI leaves open the likelihood of its
+    AAE: l1 is that of its AAE++.
 
     Reference: Makhzani et al. (2015); set up as in DMVI appendix K.
     """
@@ -53,20 +55,22 @@ class AAE(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The auto-encoder, then the code discriminator."""
         encoder, generate, judge = (networks[name] for name in ("encoder", "generator", "code_discriminator"))
+        codes: list[torch.Tensor] = []  # of the mini-batch that both play on
 
         def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
             z = draw(self, encoder, batch.x, noise)
+            codes[:] = [z.detach()]
             reconstruction, marginal = l1(batch.x, generate(z)), reverse_kl(judge(z))
             logged = {"reconstruction": reconstruction.detach(), "marginal_kl": marginal.detach()}
             return self.reconstruction_weight * reconstruction + marginal, logged
 
         def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
+            (z,) = codes
             return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
 
         return (
             Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr)),
-            Player("code_discriminator", ("code_discriminator",), code_loss, self.adam(self.code_lr)),
+            Player("code_discriminator", ("code_discriminator",), code_loss, self.adam(self.code_lr), fresh=False),
         )
 
     def encode(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator | None = None) -> Distribution:

@@ -45,6 +45,9 @@ def test_the_page_shows_overhead_and_ratios_of_a_measurement(quick, monkeypatch)
     with torch.random.fork_rng():
         found = benchmark.measure(SMALL, 1)
     assert {row["threads"] for row in found["pythae"]} == {1, 2}
-    text = benchmark.page({"date": "2026-01-01", "versions": {"torch": "2", "pythae": "0.1.2"}, "rounds": 1, **found})
+    text = benchmark.page(
+        {"date": "2026-01-01", "versions": {"torch": "2", "pythae": "0.1.2"}, "rounds": 1, "machine": {"cores": 2, "load": 1.0}}
+        | found
+    )
     assert f"| {SMALL[0].label} |" in text
     assert "pythae's loader" in text

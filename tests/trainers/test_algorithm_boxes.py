@@ -92,8 +92,9 @@ def test_wgan_gp_moves_the_critic_apart_and_the_generator_up():
     close(heavier[0], loss + 7 * heavier[1]["penalty"])
 
 
-def test_aae():
+def test_aae_whose_two_players_share_mini_batch_and_codes():
     box = Box("aae", reconstruction_weight=3.0)
+    assert [player.fresh for player in box.players.values()] == [True, False]
     z, (p,) = box.encoder(box.x), box.normals(1)
     close(box.loss("autoencoder")[0], 3 * norm1(box.x, box.generator(z)) + reverse(box.code_discriminator(z)))
     close(box.loss("code_discriminator")[0], -log_d(box.code_discriminator(p)) - log_not_d(box.code_discriminator(z)))
