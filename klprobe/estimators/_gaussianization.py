@@ -1,7 +1,9 @@
 """An invertible map after which pooled codes look normal: whiten, turn to independent components, bend each marginal.
 
 KL[q||p] is that of the images, whatever the map; what it changes is how far a quadratic form goes. Latents that are bent one
-by one, or bent and then mixed linearly, come out straight.
+by one, or bent and then mixed linearly, come out straight. Where q and p hardly overlap, though, their pooled codes are two
+lumps that such a map presses together and bends towards each other; the map is then one of either side's codes alone, or the
+whitening, whichever makes both sides most nearly normal.
 
 Reference: Chen and Gopinath (2000), Gaussianization; Laparra, Camps-Valls and Malo (2011), Iterative Gaussianization; Choi,
 Liao and Ermon (2021), Featurized density ratio estimation, for ratios after an invertible map.
@@ -9,6 +11,7 @@ Liao and Ermon (2021), Featurized density ratio estimation, for ratios after an 
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -24,6 +27,8 @@ CELLS, REACH = 2048, 1e-3
 either end of them."""
 LEAST_SLOPE = 1e-2
 """Added to the curve's slope, per standard deviation: keeps the map invertible where there are no codes."""
+Codes = tuple[torch.Tensor, torch.Tensor]
+"""Codes of q and codes of p."""
 SMALLEST = 1e-9
 """Least range of a component, in standard deviations."""
 ROUNDS = 30
@@ -70,6 +75,14 @@ class Gaussianization(NamedTuple):
         beyond = (place - place.clamp(0, CELLS)) * self.width[:, None]
         return (left + share * (self.curve.gather(1, cell + 1) - left) + beyond).T
 
+    def log_volume(self, z: torch.Tensor) -> torch.Tensor:
+        """log |det of the map's derivative|, shape (m,), float64."""
+        place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
+        cell = place.long().clamp_(0, CELLS - 1)
+        slope = (self.curve.gather(1, cell + 1) - self.curve.gather(1, cell)) / self.width[:, None]
+        inside = (place >= 0) & (place <= CELLS)
+        return torch.where(inside, slope, 1.0).log().sum(0) + torch.linalg.slogdet(self.rotation).logabsdet
+
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Images, float32, as networks take them."""
         return self.white(z).float()
@@ -77,6 +90,35 @@ class Gaussianization(NamedTuple):
 
 Preparation = Whitening | Gaussianization
 """The invertible maps that codes may go through before a network."""
+
+
+def most_normal(fit: Codes, stop: Codes, seed: int) -> Preparation:
+    """Of the whitening and the Gaussianizations of pooled codes, of q's and of p's, the one of most likely held-out codes.
+
+    The likelihood of a side's codes is that of a normal density of their images, with the moments of the images of its own
+    other codes, times the map's volume: it can be compared among maps, however far apart q and p lie, where a log-loss
+    cannot, because any map tells the sides apart.
+
+    Args:
+        fit, stop: Codes of q and of p to fit and to choose by, shapes (m, D), float64.
+        seed: Starts the searches for components.
+    """
+    pooled = torch.cat(fit)
+    found: list[Preparation] = [Whitening.of(pooled), *(Gaussianization.of(z, seed) for z in (pooled, *fit))]
+    return max(found, key=lambda each: sum(_likelihood(each, *side) for side in zip(fit, stop, strict=True)))
+
+
+def _likelihood(through: Preparation, fit: torch.Tensor, stop: torch.Tensor) -> float:
+    """Mean log-density in nats of one side's held-out codes; -inf where its images have no volume."""
+    u = through.white(fit)
+    mean, count = u.mean(0), len(u)
+    centred, dim = u - mean, u.shape[1]
+    factor, info = torch.linalg.cholesky_ex(centred.T @ centred / count)
+    if int(info):
+        return -math.inf
+    white = torch.linalg.solve_triangular(factor, (through.white(stop) - mean).T, upper=False)
+    density = -0.5 * white.square().sum(0) - factor.diagonal().log().sum() - 0.5 * dim * math.log(2 * math.pi)
+    return float((density + through.log_volume(stop)).mean())
 
 
 def _independent_components(u: torch.Tensor, seed: int) -> torch.Tensor:

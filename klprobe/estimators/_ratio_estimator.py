@@ -11,14 +11,13 @@ import torch
 from torch.distributions import Distribution
 
 from klprobe.estimators._calibration import calibrated
-from klprobe.estimators._gaussianization import Preparation
+from klprobe.estimators._gaussianization import Codes, Preparation
 from klprobe.estimators._ratio import Activation, RatioSettings
-from klprobe.estimators._ratio_fit import learn_ratio
+from klprobe.estimators._ratio_fit import learn_ratio, whitened
 from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._shared import FIT_LEFT_OUT
 from klprobe.estimators._sides import Sides, evaluate
-from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
@@ -94,9 +93,9 @@ class RatioEstimator(abc.ABC):
         """These settings, with a preset's numbers where there is one."""
         return self
 
-    def prepare(self, z: torch.Tensor, generator: torch.Generator) -> Preparation:
-        """The invertible map of the codes before the network, from pooled codes of both sides."""
-        return Whitening.of(z)
+    def prepare(self, fit: Codes, stop: Codes, generator: torch.Generator) -> Preparation:
+        """The invertible map of the codes before the network, from codes to fit and to choose by, of both sides."""
+        return whitened(fit, stop)
 
     @abc.abstractmethod
     def loss(self) -> Loss:
@@ -133,7 +132,7 @@ class RatioEstimator(abc.ABC):
             progress,
             method=self.method,
             loss=chosen.loss(),
-            prepare=lambda z: chosen.prepare(z, generator),
+            prepare=lambda fit, stop: chosen.prepare(fit, stop, generator),
         )
 
         log_ratio = learned.network.log_ratio

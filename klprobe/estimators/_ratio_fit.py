@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from klprobe.estimators._descent import Fitted, Schedule, descend
-from klprobe.estimators._gaussianization import Preparation
+from klprobe.estimators._gaussianization import Codes, Preparation
 from klprobe.estimators._ratio import CHUNK, RatioNetwork, RatioSettings
 from klprobe.estimators._ratio_losses import Loss, logistic
 from klprobe.estimators._ratio_start import start
@@ -17,6 +17,11 @@ from klprobe.types import Progress
 
 MOMENT_DRAWS = 20_000
 """Codes of each side that the whitening is computed from."""
+
+
+def whitened(fit: Codes, stop: Codes) -> Preparation:
+    """The whitening by the moments of both sides' codes."""
+    return Whitening.of(torch.cat(fit))
 
 
 def learn_ratio(
@@ -30,7 +35,7 @@ def learn_ratio(
     *,
     method: str,
     loss: Loss = logistic,
-    prepare: Callable[[torch.Tensor], Preparation] = Whitening.of,
+    prepare: Callable[[Codes, Codes], Preparation] = whitened,
 ) -> Fitted[RatioNetwork]:
     """Learn log q/p from fresh draws; keep the weights that do best on the stop draws.
 
@@ -39,12 +44,12 @@ def learn_ratio(
         stop_q, stop_p: Codes to stop by, of other data points, shapes (m, D) and (n, D).
         method: Who asks, for messages.
         loss: What is minimised; its optimum must be the log-ratio.
-        prepare: From pooled codes to the invertible map before the network.
+        prepare: From codes to fit and codes to choose by, of both sides, to the invertible map before the network.
 
     Raises:
         InputError: the loss is not finite.
     """
-    whitening = prepare(torch.cat([draw_q(MOMENT_DRAWS), draw_p(MOMENT_DRAWS)]))
+    whitening = prepare((draw_q(MOMENT_DRAWS), draw_p(MOMENT_DRAWS)), (stop_q, stop_p))
     network = RatioNetwork(whitening, settings, generator)
     stop = whitening(stop_q), whitening(stop_p)
     if settings.quadratic:

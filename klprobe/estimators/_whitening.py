@@ -36,6 +36,10 @@ class Whitening(NamedTuple):
         """Whitened codes, float64."""
         return ((z - self.mean) / self.std) @ self.rotation
 
+    def log_volume(self, z: torch.Tensor) -> torch.Tensor:
+        """log |det of the map's derivative|, the same everywhere, shape (m,), float64."""
+        return (torch.linalg.slogdet(self.rotation).logabsdet - self.std.log().sum()).expand(len(z))
+
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Whitened codes, float32, as networks take them."""
         return self.white(z).float()

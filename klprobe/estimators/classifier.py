@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from klprobe.estimators._gaussianization import Codes, Preparation
 from klprobe.estimators._ratio_estimator import RatioEstimator
+from klprobe.estimators._ratio_fit import whitened
 from klprobe.estimators._ratio_losses import Loss, logistic
 from klprobe.estimators._whitening import Whitening
 
@@ -51,6 +53,6 @@ class Classifier(RatioEstimator):
         """Cross-entropy of the label, q's draws 1."""
         return logistic
 
-    def prepare(self, z: torch.Tensor, generator: torch.Generator) -> Whitening:
+    def prepare(self, fit: Codes, stop: Codes, generator: torch.Generator) -> Preparation:
         """Whitening, or nothing."""
-        return Whitening.of(z) if self.whiten else Whitening.none(z)
+        return whitened(fit, stop) if self.whiten else Whitening.none(fit[0])

@@ -14,7 +14,7 @@ from klprobe.estimators import _ratio_losses as losses
 from klprobe.estimators._calibration import best_temperature, calibrated
 from klprobe.estimators._chain import waymark_moments, waymarks
 from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
-from klprobe.estimators._gaussianization import Gaussianization
+from klprobe.estimators._gaussianization import Gaussianization, most_normal
 from klprobe.estimators._moments import Moments, moments, quadratic_ratio
 from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._whitening import Whitening
@@ -138,6 +138,28 @@ def test_gaussianization_is_one_to_one_and_makes_bent_and_mixed_codes_normal(dim
     assert (u.mean(0)).abs().max() < 0.03
     line = bend.mean + torch.linspace(-60, 60, 3001, dtype=torch.float64)[:, None] * torch.linalg.inv(bend.rotation)[0]
     assert (bend.white(line)[1:, 0] > bend.white(line)[:-1, 0]).all(), "along one component the image rises everywhere"
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_volume_of_either_map_is_the_determinant_of_its_derivative(dim):
+    z = torch.sinh(torch.randn(40_000, dim, generator=seeded(), dtype=torch.float64)) * 3 - 1
+    for bend in (Whitening.of(z), Gaussianization.of(z, 0)):
+        at = z[:20]
+        step = 1e-6 * torch.eye(dim, dtype=torch.float64)
+        slopes = torch.stack([(bend.white(at + h) - bend.white(at - h)) / 2e-6 for h in step], -1)
+        expected = torch.linalg.slogdet(slopes).logabsdet
+        close = (bend.log_volume(at) - expected).abs() < 1e-4
+        assert close.double().mean() >= 0.9, "but where a step crosses the end of a cell"
+
+
+@pytest.mark.parametrize(
+    ("kl", "name", "kind"), [(1, None, Whitening), (50, None, Whitening), (1, "asinh-mix", Gaussianization)]
+)
+def test_normal_sides_are_whitened_however_far_apart_and_bent_ones_gaussianized(kl, name, kind):
+    pair = shifted_gaussians(5, kl)
+    pair = warped(pair, name) if name else pair
+    fit, stop = (tuple(sample_with(side, 8000, seeded(i)) for side in (pair.q, pair.p)) for i in (1, 2))
+    assert isinstance(most_normal(fit, stop, 0), kind)
 
 
 def test_the_linear_denoiser_is_the_conditional_mean_of_a_gaussian_and_levels_add_up_to_the_integral():
@@ -275,6 +297,13 @@ def test_gaussianizing_helps_on_bent_codes_where_a_quadratic_form_is_not_enough(
     )
     assert after > before - 0.02
     assert after < pair.kl + 0.1
+
+
+@pytest.mark.parametrize("dim", [1, 10])
+def test_gaussianizing_does_not_blow_up_where_two_normal_sides_never_meet(dim):
+    """A map of their pooled codes pressed them together, and said 220 nats of 20."""
+    found = run(SMALL["gaussianized"], shifted_gaussians(dim, 20.0))
+    assert found["mean-logit"].value == pytest.approx(20.0, rel=0.15)
 
 
 def test_the_relative_ratio_is_inverted_before_the_logarithm():
