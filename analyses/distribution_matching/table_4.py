@@ -55,8 +55,32 @@ def write(records: list[Record], folder: Path) -> list[Path]:
         ours = [f"{mean:.2f} ± {error:.2f}" for mean, error in (train["average_kl"], exact, train["mutual_information"], least)]
         lines.append([str(cell["lambda"]), f"{average:g}", ours[0], f"{kl:g}", ours[1], ours[2], ours[3], made])
     path = folder / "table_4.md"
-    path.write_text(f"# DMVI Table 4\n\n{SAID}\n\n{markdown(head, lines)}\n")
+    parts = ["# DMVI Table 4", SAID, markdown(head, lines), *reading(records)]
+    path.write_text("\n\n".join(parts) + "\n")
     return [path]
+
+
+def reading(records: list[Record]) -> list[str]:
+    """What the columns say of the least and the greatest lambda: how far the average KL, Monte Carlo and the bound fell."""
+    done = sorted((r for r in records if r["result"]), key=lambda r: r["cell"]["lambda"])
+    if len(done) < 2:
+        return []
+    fell = []
+    for name in ("average KL", "Monte Carlo", "bound"):
+        values = []
+        for result in (done[0]["result"], done[-1]["result"]):
+            of_train, of_test = look_up(result["train"], "monte-carlo", target="empirical"), look_up(result["test"], "gmm")
+            values.append({"average KL": result["train"]["average_kl"], "Monte Carlo": of_train, "bound": of_test}[name])
+        fell.append((values[0][0] - values[1][0], (values[0][1] ** 2 + values[1][1] ** 2) ** 0.5))
+    lambdas = done[0]["cell"]["lambda"], done[-1]["cell"]["lambda"]
+    (average, _), (exact, _), (bound, error) = fell
+    moved = "moved" if bound > 3 * error else "is not seen to move"
+    return [
+        f"From lambda {lambdas[0]} to {lambdas[1]} the average KL falls by {average:.2f} nats and Monte Carlo by {exact:.2f}, "
+        "because the mutual information stays at its ceiling: as in the paper, Monte Carlo repeats the average KL less log N "
+        f"and cannot tell whether q(z) came nearer to p(z). The mixture's lower bound falls by {bound:.2f} ± {error:.2f} nats: "
+        f"lambda {moved} q(z) itself."
+    ]
 
 
 ITEM = Item("DMVI Table 4", HERE, "table_4.jsonl", cells, work, write)
