@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 PAPER_LIKE = {name: value for name, value in Classifier.PAPER.items() if name not in ("width", "steps", "check_every")}
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 8, "steps": 4, "num_samples": 1000, "num_prior_samples": 1000},
-    "quick": {"width": 512, "steps": 4000, "check_every": 400},
+    "quick": {"width": 512, "steps": 4000, "check_every": 400, "num_samples": 50_000, "num_prior_samples": 200_000},
     "paper": {"width": 5000, "steps": 500_000, "check_every": 5000},
 }
 """Tenth of the units and a hundredth of the steps, in quick."""
@@ -50,7 +50,7 @@ def cells(preset: Preset) -> list[Cell]:
 def work(cell: Cell) -> Result:
     """One classifier on the points trained on, beside Monte Carlo."""
     settings = cell["classifier"] if cell["row"] == OWN else PAPER_LIKE | cell["classifier"]
-    draws = 20 if cell["preset"] == "tiny" else 2000
+    draws = {"tiny": 20, "quick": 500, "paper": 2000}[cell["preset"]]
     return probe(cell["model"], "train", [MonteCarlo(num_samples=draws), Classifier(**settings)])
 
 
