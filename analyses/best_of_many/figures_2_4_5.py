@@ -7,20 +7,20 @@ python -m analyses.best_of_many.figures_2_4_5 --preset quick    # training and p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from analyses import models
-from analyses.best_of_many.image_models import model, of_last_preset, reason, tiles
+from analyses.best_of_many.image_models import model, of_last_preset, reason, save_small, tiles
 from analyses.best_of_many.image_settings import COMPARED, SHOWN_FACES, Row
 from analyses.cells import Cell, Item, Preset, Record, Result, main
-from analyses.drawing import save
 from klprobe.pictures import sample
 
 HERE = Path(__file__).parent
-TILES = 36
+TILES = {"cifar-10": 36, "celeba": 16}
 FILES = {"celeba": ("figure_2_4.png", "Figures 2 and 4: CelebA"), "cifar-10": ("figure_5.png", "Figure 5: CIFAR-10")}
 ABOUT = """Random samples, not chosen. Figure 4 shows BEGAN and Dist-GAN too, which klprobe does not have; who is in Figure
 2 is our reading of section 4.3. Figure 5 has the standard CNN and T = 30 in the paper, and no SN-GAN."""
@@ -45,7 +45,7 @@ def cells(preset: Preset) -> list[Cell]:
 def work(cell: Cell) -> Result:
     """Train, and draw samples."""
     loaded, noise = models.trained(cell["model"]), torch.Generator().manual_seed(cell["model"]["seed"])
-    return {"samples": tiles(sample(loaded.algorithm, loaded.networks, TILES, noise))}
+    return {"samples": tiles(sample(loaded.algorithm, loaded.networks, TILES[cell["data"]], noise))}
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -57,9 +57,14 @@ def write(records: list[Record], folder: Path) -> list[Path]:
         done = [record for record in mine if record["result"]]
         parts.append(f"## {title}")
         if done:
-            written.append(save(folder / name, (3.0 * len(done), 3.3), lambda figure, done=done: panels(figure, done)))
-            parts.append(f"![Samples of {', '.join(record['cell']['row'] for record in done)}]({name})")
-        parts += [f"No {record['cell']['row']}: {reason(record)}." for record in mine if record["failed"]]
+            written.append(save_small(folder / name, (3.0 * len(done), 3.3), partial(panels, done=done)))
+            parts.append(f"![Samples of {'; '.join(record['cell']['row'] for record in done)}]({name})")
+        failed = {
+            reason(record): [r["cell"]["row"] for r in mine if r["failed"] == record["failed"]]
+            for record in mine
+            if record["failed"]
+        }
+        parts += [f"No samples of {'; '.join(names)}: {why}." for why, names in failed.items()]
         if not mine:
             parts.append("Not run yet.")
         quick = [record["cell"]["model"] for record in done if record["cell"]["preset"] == "quick"]
@@ -72,7 +77,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
 def panels(figure: Figure, done: Sequence[Record]) -> None:
     """A grid of samples for each system."""
     for axes, record in zip(figure.subplots(1, len(done), squeeze=False)[0], done, strict=True):
-        axes.imshow(models.picture(record["result"]["samples"]))
+        axes.imshow(models.picture(record["result"]["samples"]), interpolation="nearest")
         axes.set_title(record["cell"]["row"], fontsize=8)
         axes.set_axis_off()
 

@@ -56,11 +56,11 @@ def part(preset: Preset, rows: Sequence[Row], quoted: Sequence[tuple[str, float]
     lines = [line(row, last.get(row.name)) for row in rows]
     lines += [[f"{name} (quoted)", f"{fid:g}", *("" for _ in head[2:])] for name, fid in quoted]
     parts = [f"## Preset {preset}", markdown(head, lines)]
-    if preset == "quick":
+    done = {name: record["result"] for name, record in last.items() if record["result"]}
+    if preset == "quick" and done:
         model = records[0]["cell"]["model"]
         batch = model["settings"]["batch_size"]
         parts.append(SHORT.format(steps=model["steps"], batch=batch, iterations=STEPS[rows[0].data]))
-    done = {name: record["result"] for name, record in last.items() if record["result"]}
     ranked = [row for row in rows if row.name in done and row.fid is not None]
     if ranked:
         by_paper, by_ours = (

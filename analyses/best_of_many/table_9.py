@@ -98,7 +98,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
         head = ["data, system", "paper", "ours", "real images", "net", "made"]
         lines = [line(data, row, found.get((data, row.name))) for data, some in rows(preset).items() for row in some]
         parts += [f"## Preset {preset}", markdown(head, lines)]
-        if preset == "quick":
+        if preset == "quick":  # CIFAR-10's come first
             trained = next(iter(found.values()))["cell"]["model"]
             parts.append(SHORT.format(steps=trained["steps"], batch=trained["settings"]["batch_size"]))
     path = folder / "table_9.md"
