@@ -52,17 +52,19 @@ def test_a_cell_runs_and_what_it_keeps_makes_a_page_and_a_figure(system, small, 
     assert figure.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_page_says_by_each_bound_who_matches_better_beyond_the_error():
+def test_the_page_says_by_each_bound_and_seed_who_matches_better_beyond_the_error():
     records = [
-        record("vae", 0, 2.0, average=20.0),
-        record("aae", 0, 1.0),
-        record("aae-plus", 0, 2.1),
+        *(record("vae", seed, 2.0, average=20.0) for seed in (0, 1)),
+        *(record("aae", seed, 1.0) for seed in (0, 1, 2)),
+        *(record("aae-plus", seed, low) for seed, low in ((0, 2.1), (1, 3.0))),
         record("aae-gan", 0, 5.0),
     ]
     text = page.page(records)
-    assert "- aae, seed 0, maf: 1.00 against 2.00 ± 0.14 nats: better than the VAE." in text
-    assert "- aae-plus, seed 0, classifier: 1.10 against 1.00 ± 0.14 nats: no different from the VAE." in text
-    assert "- aae-gan, seed 0, maf: 5.00 against 2.00 ± 0.14 nats: worse than the VAE." in text
+    assert "- aae by maf: 1.00, 1.00 against 2.00, 2.00 nats: better in 2 of 2." in text  # seed 2 has no VAE
+    assert "- aae-plus by classifier: 1.10, 2.00 against 1.00, 1.00 nats: no different in 1, worse in 1 of 2." in text
+    assert "- aae-gan by maf: 5.00 against 2.00 nats: worse in 1 of 1." in text
+    seeds = {row.split(" | ")[0].strip("| "): row.split(" | ")[3] for row in text.splitlines() if row.startswith("| ")}
+    assert (seeds["system"], seeds["vae"], seeds["aae"], seeds["aae-gan"]) == ("seeds", "2", "3", "1")
 
 
 def test_a_page_without_records_says_so():
