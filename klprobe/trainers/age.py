@@ -28,7 +28,8 @@ class AGE(System):
     mini-batch's codes, a step: the encoder lowers KL(e(x)) - KL(e(s)) + mu mean|x - G(e(x))|; then the generator lowers
     KL(e(s)) + lambda (1 - cos(p, e(s))), `generator_steps` times, each on a fresh mini-batch. AGAN speaks of the unit ball,
     the authors' code uses the sphere. Deviations: codes are scaled by sqrt(latent_dim) inside the KL, so that a uniform
-    code has the unit variances it is compared with; learning rate and weights stay constant, as in AGAN.
+    code has the unit variances it is compared with; the encoder is that of the other systems, with ReLUs, where AGAN H.4 has
+    the authors', with leaky units; learning rate and weights stay constant, as in AGAN.
 
     Reference: Ulyanov et al. (2018), It takes (only) two; set up as in AGAN appendix H.
     """
@@ -36,10 +37,11 @@ class AGE(System):
     lr: float = 2e-4
     """Adam's learning rate of both networks, constant (AGAN Table 2: 1e-4, 2e-4, 5e-4)."""
     reconstruction_weight: float = 1000.0
-    """Weight mu of the data's reconstruction, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000; the authors'
-    published command for CelebA has 10, and 1000 for the codes)."""
+    """Weight mu of the data's reconstruction, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000; the authors' published
+    commands: 10, on pixels of twice the range beside a KL of twice the size, which is 10 here as well)."""
     code_reconstruction_weight: float = 10.0
-    """Weight lambda of the codes' reconstruction (AGAN H.1)."""
+    """Weight lambda of the codes' reconstruction (AGAN H.1; the 1000 of the authors' commands multiplies a cosine that their
+    code also averages over the latents, 64 or 128: here some 8 or 4)."""
     generator_steps: int = 2
     """Generator updates per encoder update (AGAN section 6: "multiple times"; the number is ours)."""
 
