@@ -26,9 +26,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "draw": {"glances": 5, "memory": 128},
 }
 """What differs from a system's defaults besides `COMMON`: sizes, and learning rates raised for so few steps. AGE takes the
-least of AGAN's weights of the reconstruction: with the authors' 10 the encoder soon gave all samples one code, and the generator
-had no slope left to leave it by. It goes without batch normalisation, which spreads the codes of any batch, noise included: with
-it in the encoder, its first layer excepted or not, samples did not even get the data's mean."""
+least of AGAN's weights of the reconstruction: with the authors' 10 the encoder soon gave all samples one code, which left the
+generator no slope to leave it by. It goes without batch normalisation, which spreads the codes of any batch, even of noise:
+with it in the encoder, its first layer excepted or not, samples did not even get the data's mean."""
 STEPS: dict[str, int] = {"wgan-gp": 1000, "draw": 750}
 """Where a step costs more than several of the others: five critic updates, five glances."""
 DEAR = ("draw",)
