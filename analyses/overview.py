@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.cells import Item, Record, markdown
+from analyses.cells import Item, Record, markdown, results
 from analyses.models import look_up
 from analyses.sweep.box_plots import scores_of
 from klprobe.experiments.records import read_records
@@ -208,13 +208,14 @@ def scores(rows: list[Record]) -> str:
 
 
 def side_by_side(rows: list[Record]) -> str:
-    """The lower bound of each system."""
-    said = []
+    """The lower bound of each system, the median over its seeds."""
+    lows: dict[str, list[float]] = {}
     for record in rows:
         if record["result"].get("kl"):
             low = record["result"]["kl"]["brackets"]["population"]["lower"]
-            said.append(f"{record['cell']['model']['system']} {low[0]:.1f}")
-    return "KL[q(z)] from p(z) at least, nats: " + "; ".join(said)
+            lows.setdefault(record["cell"]["model"]["system"], []).append(low[0])
+    said = "; ".join(f"{name} {statistics.median(found):.1f}" for name, found in lows.items())
+    return f"KL[q(z)] from p(z) at least, nats: {said}"
 
 
 ROWS = (
@@ -311,14 +312,15 @@ PAGES = (
 
 
 def line(row: Row) -> list[str]:
-    """One line: of the quick preset's records where there are some."""
+    """One line: of the last record of each of the quick preset's cells, where there are some; not of earlier settings'."""
     item: Item = importlib.import_module(f"analyses.{row.module}").ITEM
     path = item.folder / "records" / item.records
-    quick = [record for record in read_records(path) if record["cell"].get("preset") == "quick"]
+    cells = item.cells("quick")
+    quick = [record for _, record in results(cells, read_records(path))]
     done, failed = [r for r in quick if r["result"]], [r for r in quick if not r["result"]]
     said = row.ours(done) if done else "none" if failed else LATER
-    missing = len(item.cells("quick")) - len(quick)
-    notes = [f"{missing} of {len(item.cells('quick'))} cells {LATER}"] * bool(missing and done)
+    missing = len(cells) - len(quick)
+    notes = [f"{missing} of {len(cells)} cells {LATER}"] * bool(missing and done)
     notes += [f"failed: {record['failed'].split('. ')[0].rstrip('.')}" for record in failed[:1]]
     notes += sorted({record["date"] for record in done})[-1:]
     minutes = sum(record["cpu_seconds"] for record in quick) / 120

@@ -1,11 +1,12 @@
 """The comparison of all systems: a cell of it on small data, and its page from made-up records."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from analyses import models
+from analyses import models, overview
 from analyses.cells import record_of
 from analyses.systems import page, settings, table, vae_mnist
 from klprobe.experiments.records import read_records
@@ -65,6 +66,20 @@ def test_the_page_says_by_each_bound_and_seed_who_matches_better_beyond_the_erro
     assert "- aae-gan by maf: 5.00 against 2.00 nats: worse in 1 of 1." in text
     seeds = {row.split(" | ")[0].strip("| "): row.split(" | ")[3] for row in text.splitlines() if row.startswith("| ")}
     assert (seeds["system"], seeds["vae"], seeds["aae"], seeds["aae-gan"]) == ("seeds", "2", "3", "1")
+
+
+def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(monkeypatch, tmp_path):
+    """Of three records one is of settings that are no cell any more, and one is of a cell that was run again."""
+    old, first, again = record("age", 0, 8.0), record("age", 0, 3.0), record("age", 0, 4.0)
+    old["cell"]["model"]["settings"] = {"lr": 1.0}
+    (tmp_path / "records").mkdir()
+    lines = [json.dumps(found | {"date": "2026-01-01"}) for found in (old, first, again)]
+    (tmp_path / "records" / table.ITEM.records).write_text("\n".join(lines))
+    monkeypatch.setattr(table, "ITEM", dataclasses.replace(table.ITEM, folder=tmp_path))
+    monkeypatch.setattr(overview, "HERE", tmp_path)
+    (row,) = [row for row in overview.ROWS if row.module == "systems.table"]
+    cells = len(table.cells("quick"))
+    assert f"at least, nats: age 4.0. {cells - 1} of {cells} cells not recorded yet" in overview.line(row)[4]
 
 
 def test_a_page_without_records_says_so():
