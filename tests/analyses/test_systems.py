@@ -73,8 +73,8 @@ def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(mo
     old, first, again = record("age", 0, 8.0), record("age", 0, 3.0), record("age", 0, 4.0)
     old["cell"]["model"]["settings"] = {"lr": 1.0}
     (tmp_path / "records").mkdir()
-    lines = [json.dumps(found | {"date": "2026-01-01"}) for found in (old, first, again)]
-    (tmp_path / "records" / table.ITEM.records).write_text("\n".join(lines))
+    lines = [json.dumps(found | {"date": "2026-01-01"}) + "\n" for found in (old, first, again)]
+    (tmp_path / "records" / table.ITEM.records).write_text("".join(lines))
     monkeypatch.setattr(table, "ITEM", dataclasses.replace(table.ITEM, folder=tmp_path))
     monkeypatch.setattr(overview, "HERE", tmp_path)
     (row,) = [row for row in overview.ROWS if row.module == "systems.table"]
