@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each kind, taken in turns")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, for the comparison with pythae")
     flags = parser.parse_args()
     if not flags.page:
         record = {
@@ -76,23 +77,23 @@ def main() -> None:
             "versions": versions() | _pythae.versions(),
             "commit": commit(),
             "rounds": flags.rounds,
-            **measure(CASES, flags.rounds),
+            **measure(CASES, flags.rounds, flags.threads),
         }
         with RECORDS.open("a") as file:
             file.write(json.dumps(record) + "\n")
     (HERE / "training.md").write_text(page(json.loads(RECORDS.read_text().splitlines()[-1])))
 
 
-def measure(cases: tuple[Case, ...], rounds: int) -> dict[str, Any]:
-    """Overhead over a loop by hand with one thread; ratios to pythae with one thread and with two."""
+def measure(cases: tuple[Case, ...], rounds: int, threads: list[int]) -> dict[str, Any]:
+    """Overhead over a loop by hand with one thread; ratios to pythae with each of these numbers of threads."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         overheads = [{"case": case.label, **overhead(case, rounds)} for case in cases]
         ratios = []
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            ratios += [{"case": case.label, "threads": threads, **against_pythae(case, rounds)} for case in cases]
+        for number in threads:
+            torch.set_num_threads(number)
+            ratios += [{"case": case.label, "threads": number, **against_pythae(case, rounds)} for case in cases]
         torch.set_num_threads(1)
         return {"overhead": overheads, "pythae": ratios, "batches_per_second": batches_per_second(rounds)}
     finally:

@@ -43,7 +43,7 @@ def test_the_page_shows_overhead_and_ratios_of_a_measurement(quick, monkeypatch)
     pytest.importorskip("pythae")
     monkeypatch.setattr(benchmark, "CASES", (*SMALL, dataclasses.replace(benchmark.CASES[2], steps=2)))
     with torch.random.fork_rng():
-        found = benchmark.measure(SMALL, 1)
+        found = benchmark.measure(SMALL, 1, [1, 2])
     assert {row["threads"] for row in found["pythae"]} == {1, 2}
     text = benchmark.page(
         {"date": "2026-01-01", "versions": {"torch": "2", "pythae": "0.1.2"}, "rounds": 1, "machine": {"cores": 2, "load": 1.0}}
