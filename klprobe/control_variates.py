@@ -22,6 +22,10 @@ Index = NDArray[np.int64]
 FOLDS = 10
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, relative to a standardised control's own variance."""
+MOST_CONTROLS = 2048
+"""Their covariance takes D^2 memory, and a regression on them D^3 time: seconds where they are so many."""
+DRAWS_A_CONTROL = 2
+"""Fewer draws than that for each control, and its coefficients are chance: such a subset was never the best."""
 
 
 class Regression(NamedTuple):
@@ -62,8 +66,8 @@ def cross_fit(
         between: The same controls averaged over all draws of a point, shape (m, c).
         points: Data point of each draw, shape (m,), in the order drawn: draws at one point share a fold.
         num_points: N.
-        subsets: Index sets of controls to choose among by the held-out residual of the first target; an empty one
-            leaves the targets as they are.
+        subsets: Index sets of controls to choose among by the held-out residual of the first target, those left out that have
+            more than one control for `DRAWS_A_CONTROL` draws; an empty one leaves the targets as they are.
 
     Returns:
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
@@ -95,6 +99,8 @@ def _cross_fit(
     whole = functools.reduce(_Moments.plus, parts)
     best: tuple[float, Adjusted, Regression] | None = None
     for subset in subsets:
+        if DRAWS_A_CONTROL * len(subset) > len(targets):
+            continue
         for ridge in RIDGES if len(subset) else (0.0,):
             adjusted = Adjusted(targets.copy(), np.zeros_like(targets))
             for mask, part, constant in zip(inside, parts, shift / scale, strict=True):
@@ -142,13 +148,23 @@ class GaussianControls:
     """Functions of a draw (n, z) of a diagonal Gaussian whose mean under q_N is exactly zero.
 
     Within a point: z, z^2, log q(z|x_n) and log p(z), less their means under q(z|x_n). Between points: those means,
-    and log std, less their means over the N points.
+    and log std, less their means over the N points. Of very many latents, log q and log p alone.
     """
 
     q: DiagonalGaussian
     prior: tuple[torch.Tensor, torch.Tensor] | None
     centre: torch.Tensor
     between: torch.Tensor
+
+    @property
+    def scalars(self) -> int:
+        """Densities that have a control: q's, and p's where it is Gaussian."""
+        return 1 if self.prior is None else 2
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether single latents have controls."""
+        return 2 * self.scalars + 5 * self.q.dim <= MOST_CONTROLS
 
     @staticmethod
     def of(q: Posterior, prior: Distribution) -> GaussianControls | None:
@@ -162,12 +178,14 @@ class GaussianControls:
         return dataclasses.replace(controls, between=_mean(controls._of_point(mean, std) for mean, std in q.blocks()))
 
     def _of_point(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-        shifted, log_std = mean - self.centre, std.log()
-        second = shifted.square() + std.square()
-        columns = [log_std.sum(1, keepdim=True), shifted, second, log_std]
+        log_std = std.log()
+        columns = [log_std.sum(1, keepdim=True)]
         if self.prior is not None:
             p_mean, p_std = self.prior
-            columns.insert(1, (((mean - p_mean).square() + std.square()) / p_std.square()).sum(1, keepdim=True))
+            columns.append((((mean - p_mean).square() + std.square()) / p_std.square()).sum(1, keepdim=True))
+        if self.has_latents:
+            shifted = mean - self.centre
+            columns += [shifted, shifted.square() + std.square(), log_std]
         return torch.cat(columns, 1)
 
     def at(self, z: torch.Tensor, points: torch.Tensor) -> tuple[Array, Array]:
@@ -178,7 +196,8 @@ class GaussianControls:
         if self.prior is not None:
             p_mean, p_std = self.prior
             within.append(((noise.square() - std.square() + 2 * noise * (mean - p_mean)) / p_std.square()).sum(1, keepdim=True))
-        within += [noise, noise.square() - std.square() + 2 * noise * (mean - self.centre)]
+        if self.has_latents:
+            within += [noise, noise.square() - std.square() + 2 * noise * (mean - self.centre)]
         columns = torch.cat(within, 1)
         between = torch.cat([torch.zeros_like(columns), self._of_point(mean, std) - self.between], 1)
         controls = between.clone()
@@ -187,11 +206,12 @@ class GaussianControls:
 
     @property
     def subsets(self) -> list[Index]:
-        """Columns to choose among: none, the densities alone, all."""
-        scalars = 1 if self.prior is None else 2
-        width = scalars + 2 * self.q.dim
-        densities = np.r_[0:scalars, width : width + scalars]
-        return [densities[:0], densities, np.arange(width + scalars + 3 * self.q.dim)]
+        """Columns to choose among: none, the densities alone, and all where latents have controls."""
+        of_latents = self.q.dim if self.has_latents else 0
+        width = self.scalars + 2 * of_latents
+        densities = np.r_[0 : self.scalars, width : width + self.scalars]
+        everything = [np.arange(width + self.scalars + 3 * of_latents)] if of_latents else []
+        return [densities[:0], densities, *everything]
 
 
 def _mean(blocks: Iterable[torch.Tensor]) -> torch.Tensor:

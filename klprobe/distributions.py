@@ -22,8 +22,23 @@ PRODUCT_TOLERANCE = 5e-10
 """Largest a-priori rounding error, in nats, at which squared distances are computed as a matrix product."""
 UNIT_ROUNDOFF = 2.0**-53
 """A sum of K products is off by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
+DEPTH = 128
+"""Terms of a sum of products that are added up at once where all of them at once would lose too many digits."""
 ROWS_AT_ONCE = 8192
 """Rows converted to float64 at a time when a whole data set is visited: bounds memory, not results."""
+
+
+def exact_depth(magnitude: float, terms: int) -> int:
+    """How many terms of a sum of products to add up at once, so that it is right to `PRODUCT_TOLERANCE`: all, few, or 0.
+
+    Args:
+        magnitude: What the terms' absolute values add up to at most.
+        terms: Their number. Each factor may itself be off by a rounding.
+    """
+    for depth in (terms, min(DEPTH, terms)):
+        if magnitude * (depth + math.ceil(terms / depth) + 1) * UNIT_ROUNDOFF <= PRODUCT_TOLERANCE:
+            return depth
+    return 0
 
 
 class ConditionalDistribution(Distribution):
@@ -161,7 +176,7 @@ class DiagonalGaussian(ConditionalDistribution):
     def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_n) of every pair, shape (len(z), len(indices)).
 
-        As one matrix product where its rounding error, bounded beforehand, is below 5e-10 nats, else by differences.
+        As matrix products where their rounding error, bounded beforehand, is below 5e-10 nats, else by differences.
         """
         mean, std = self.rows(indices)
         precision = std.reciprocal().square()
@@ -171,9 +186,12 @@ class DiagonalGaussian(ConditionalDistribution):
         norm = -std.log().sum(1) - 0.5 * self.dim * LOG_2PI
         weights = torch.cat([-0.5 * precision, linear, (norm - 0.5 * (shifted * linear).sum(1))[:, None]], 1).T
         features = torch.cat([moved.square(), moved, torch.ones_like(z[:, :1])], 1)
-        bound = (features.abs().amax(0) @ weights.abs()).max() * (len(weights) + 2) * UNIT_ROUNDOFF
-        if bound <= PRODUCT_TOLERANCE:
-            return features @ weights
+        most = min((features.abs().amax(0) @ weights.abs()).max(), (features.abs() @ weights.abs().amax(1)).max())
+        if depth := exact_depth(float(most), len(weights)):
+            product = features[:, :depth] @ weights[:depth]
+            for start in range(depth, len(weights), depth):
+                product.addmm_(features[:, start : start + depth], weights[start : start + depth])
+            return product
         total = torch.zeros(len(z), len(mean), dtype=torch.float64, device=z.device)
         for d in range(self.dim):
             total += ((z[:, d, None] - mean[:, d]) / std[:, d]).square()

@@ -2,8 +2,8 @@
 
 Diagonal Gaussians take one of three ways to the same number, chosen tile by tile from a-priori error bounds:
 
-- *product*: the squared distances of a tile as one float64 matrix product, where its rounding error, bounded before
-  anything is computed, stays below `PRODUCT_TOLERANCE`;
+- *product*: the squared distances of a tile as one float64 matrix product, or, of very many latents, as a sum of products
+  over few of them, where its rounding error, bounded before anything is computed, stays below `PRODUCT_TOLERANCE`;
 - *screen*: the product in float32, whose value plus its rounding error bounds a log-density from above. What lies more
   than `log N + CUT` below a term already found is left out, which costs less than exp(-CUT) of the sum; the survivors
   are evaluated by differences in float64;
@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from klprobe import parallel
-from klprobe.distributions import LOG_2PI, PRODUCT_TOLERANCE, UNIT_ROUNDOFF, DiagonalGaussian
+from klprobe.distributions import LOG_2PI, DiagonalGaussian, exact_depth
 from klprobe.types import CapabilityError, Posterior, Progress, no_progress
 
 Array = NDArray[np.float64]
@@ -319,6 +319,7 @@ class _Chunk:
             self.weights = np.concatenate([(-0.5 * precision).T, linear.T, constant[None], np.ones((1, len(constant)))])
             self.weights32 = self.weights[:-1].astype(np.float32)  # its constants are set anew for each block
         self.magnitude = np.abs(self.weights[:-1])
+        self.heaviest = self.magnitude.max(1)
         self.tile = np.empty((ROWS, len(self.mean)))  # written anew for each block: fresh memory costs as much as a product
         self.tile32 = np.empty((ROWS, len(self.mean)), np.float32)
 
@@ -386,10 +387,11 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
     shape = (len(floor), len(chunk.mean))
     with np.errstate(over="ignore", invalid="ignore"):
         magnitude = largest @ chunk.magnitude
-        rounding = (magnitude.max() + np.abs(_finite(floor)).max()) * (len(largest) + 3) * UNIT_ROUNDOFF
-        exact_enough = rounding <= PRODUCT_TOLERANCE
-        if exact_enough and not screen:
-            return _dense(chunk, rows, block, floor)
+        # the largest features of any row with each column, or each row with the largest weights of any column
+        most = min(magnitude.max(), (np.abs(rows.features[block]) @ chunk.heaviest).max())
+        depth = exact_depth(most + np.abs(_finite(floor)).max(), len(largest) + 1)
+        if depth and not screen:
+            return _dense(chunk, rows, block, floor, depth)
         slack = magnitude * (len(largest) + 6) * UNIT_ROUNDOFF_32
     own = rows.own[block] - chunk.start
     if not slack.max() < 1e30 or largest.max() > LARGEST_32:
@@ -404,8 +406,8 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
         found = chunk.evaluate(rows.z[block], np.arange(shape[0]), best)
         floor = np.maximum(floor, np.where((own == best[:, None]).any(1), -np.inf, found))
         survives = upper > np.nextafter((floor - rows.cut).astype(np.float32), np.float32(-np.inf))[:, None]
-        if exact_enough and np.count_nonzero(survives) > DENSE_SHARE * survives.size:
-            return _dense(chunk, rows, block, floor)
+        if depth and np.count_nonzero(survives) > DENSE_SHARE * survives.size:
+            return _dense(chunk, rows, block, floor, depth)
         row, column = np.divmod(np.flatnonzero(survives), shape[1])
     values = chunk.evaluate(rows.z[block], row, column)
     reference = floor.copy()
@@ -413,19 +415,26 @@ def _tile(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, screen: bool) 
     return _Tile(shape, reference, np.exp(values - reference[row]), row, column)
 
 
-def _dense(chunk: _Chunk, rows: _Rows, block: slice, floor: Array) -> _Tile:
-    """All terms of a tile by one product, the reference taken off inside it."""
+def _product(features: Array, weights: Array, depth: int, out: Array) -> Array:
+    """features @ weights into `out`, `depth` terms of each sum at a time."""
+    np.matmul(features[:, :depth], weights[:depth], out=out)
+    for start in range(depth, len(weights), depth):
+        out += features[:, start : start + depth] @ weights[start : start + depth]
+    return out
+
+
+def _dense(chunk: _Chunk, rows: _Rows, block: slice, floor: Array, depth: int) -> _Tile:
+    """All terms of a tile by products of that depth, the reference taken off inside them."""
     own = rows.own[block] - chunk.start
     if np.isfinite(floor).all():
-        matrix = np.matmul(
-            np.concatenate([rows.features[block], -floor[:, None]], 1), chunk.weights, out=chunk.tile[: len(own)]
-        )
+        features = np.concatenate([rows.features[block], -floor[:, None]], 1)
+        matrix = _product(features, chunk.weights, depth, chunk.tile[: len(own)])
         _leave_out(matrix, own)
         with np.errstate(over="ignore"):
             tile = _Tile(matrix.shape, floor, np.exp(matrix, out=matrix))
         if np.isfinite(tile.row_sums).all():
             return tile
-    matrix = np.matmul(rows.features[block], chunk.weights[:-1], out=chunk.tile[: len(own)])
+    matrix = _product(rows.features[block], chunk.weights[:-1], depth, chunk.tile[: len(own)])
     _leave_out(matrix, own)
     reference = np.maximum(floor, matrix.max(1))
     matrix -= _finite(reference)[:, None]

@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe import mixture
-from klprobe.distributions import DiagonalGaussian, as_posterior
+from klprobe.distributions import DEPTH, DiagonalGaussian, as_posterior, exact_depth
 from klprobe.mixture import log_sum_others, removal_losses
 
 
@@ -74,6 +74,22 @@ def test_the_screen_and_the_product_give_the_same_density(monkeypatch, screen_ev
     q = posterior(5000, 8, seed=2)
     z, own = draw(q, 300)
     torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+
+
+def test_sums_over_very_many_latents_are_added_up_in_parts_that_keep_their_digits():
+    """A worst case of 2,002 terms at once would lose more than 5e-10 nats, and differences took 40 times as long."""
+    assert exact_depth(2.0, 102) == 102
+    assert exact_depth(4500.0, 2002) == DEPTH
+    assert exact_depth(1e7, 2002) == 0
+    q = posterior(300, 1000, seed=6, log_std=(0.0, 0.1), reach=0.05)
+    z, own = draw(q, 60)
+    rows = mixture._Rows(q, z, own.numpy())
+    tile = mixture._tile(mixture._Chunk(q, 0, rows), rows, slice(0, 60), np.full(60, -np.inf), False)
+    assert tile.is_dense
+    expected = brute_force(q, z, own)
+    torch.testing.assert_close(torch.from_numpy(tile.reference + np.log(tile.row_sums)), expected, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(log_sum_others(q, z, own), expected, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(q.log_prob_matrix(z, own).diagonal(), q.log_prob_at(z, own), rtol=1e-12, atol=1e-9)
 
 
 def test_no_bit_depends_on_the_number_of_threads():
