@@ -334,7 +334,8 @@ def page(record: dict[str, Any]) -> str:
                 f"Goal, under {100 * GOAL:.0f} % by both: {_reached(late)}.",
                 "## klprobe against pythae\n\n"
                 "pythae's own trainers with klprobe's networks inside, blocks of steps taken in turns. A ratio above 1 says "
-                "that pythae takes longer; those of wall time hold what other work on the machine took as well. klprobe gives networks without convolutions one thread, however many there are.",
+                "that pythae takes longer; those of wall time hold what other work on the machine took as well. "
+                "klprobe gives networks without convolutions one thread, however many there are.",
                 "\n".join(table),
                 f"Goal, at least as fast as pythae by CPU time, whichever Adam it has: {_reached(slow)}.",
                 f"## The data path\n\nBatches of 64 points of 784 bytes a second: klprobe {rates['klprobe']:,.0f}, pythae's "
