@@ -44,7 +44,7 @@ def work(cell: Cell) -> Result:
     """Fit on half of the training points' codes, and report on the rest of them."""
     method, preset = cell["method"], cell["preset"]
     more: dict[str, Any] = {"tiny": {"steps": 3}, "quick": QUICK[method], "paper": {"preset": "paper"}}[preset]
-    exact = MonteCarlo(num_samples=20 if preset == "tiny" else 2000)
+    exact = MonteCarlo(num_samples={"tiny": 20, "quick": 500, "paper": 2000}[preset])
     return probe(cell["model"], "train", [exact, registry.load("estimators", method)(**cell["size"], **more)])
 
 
