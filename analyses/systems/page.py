@@ -125,8 +125,8 @@ def _claim(rows: dict[str, Sequence[Record]]) -> list[str]:
         return ["No VAE to compare with yet."]
     said = [
         "DMVI argues that matching the marginals brings q(z) nearer to p(z). By the same lower bound on the same test points, "
-        "seed by seed; better or worse is by more than two standard errors of the difference, and of the bounds alone, which may "
-        "be looser for one system than for another:"
+        "seed by seed. Better or worse is by more than two standard errors of the difference, and speaks of the bounds alone, "
+        "which may be looser for one system than for another:"
     ]
     vaes = {record["cell"]["model"]["seed"]: lower_bounds(record) for record in rows["vae"]}
     lines = []
