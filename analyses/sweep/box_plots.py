@@ -19,8 +19,8 @@ BEST = 10
 SAID = """A job is one setting of one system; each box is over the jobs of its system. The best diversity is the one nearest to
 test data's; the critic's distance is plotted with a minus, as in the papers. Scores under different nets are not comparable."""
 
-SHORT = """Learning rates and weights are the papers', chosen for convolutions and a hundred thousand steps: with two hidden layers
-and this few steps, systems whose scores lie far from all others' have not begun to draw (see the pictures)."""
+SHORT = """Learning rates and weights are the papers', chosen for convolutions and a hundred thousand steps: with two hidden
+layers and this few steps, systems whose scores lie far from all others' have not begun to draw (see the pictures)."""
 
 
 def scores_of(record: Record) -> dict[str, float]:
