@@ -22,8 +22,9 @@ AVERAGE = 0.99
 """Decay a step of the running mean of the weights, which is what is judged and kept: 0.3 nats better on 1,800 points."""
 GRADIENT_NORM = 5.0
 """Longer gradients are shortened to this: a code far out must not throw the fit."""
-ROWS = 1024
-"""Codes evaluated together: bounds the memory of a recurrent net in float64, not the results."""
+ROWS, NUMBERS = 1024, 2**18
+"""Codes evaluated together at most, and numbers: they bound the memory of a recurrent net in float64, about 4 kB a number,
+not the results."""
 SHRINKAGES = (0.0, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the identity tried in the correlation matrix; 1 standardises each latent by itself."""
 SMALLEST_EIGENVALUE = 1e-12
@@ -163,8 +164,9 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 def log_density(model: nn.Module, u: torch.Tensor) -> torch.Tensor:
     """log t(u) of many codes in the model's precision, without gradients; shape (m,), float64."""
+    size = max(min(ROWS, NUMBERS // u.shape[1]), 1)
     with torch.no_grad():
-        return torch.cat([model(rows.to(dtype_of(model))).double() for rows in u.split(ROWS)])
+        return torch.cat([model(rows.to(dtype_of(model))).double() for rows in u.split(size)])
 
 
 def mean_log_density(model: nn.Module, u: torch.Tensor) -> float:

@@ -102,6 +102,34 @@ def test_with_the_true_density_both_reports_are_right_within_four_errors(dim, st
         assert max(map(abs, scores_of_the_true_density(dim, num_points, std, seed, num_samples))) <= 4
 
 
+def test_wide_codes_are_drawn_and_evaluated_in_blocks(monkeypatch):
+    dim, num_points, sizes = 7, 50, []
+
+    class Counting(Exactly):
+        def forward(self, u):
+            sizes.append(len(u))
+            return super().forward(u)
+
+    prior = standard_normal(dim)
+    mean = torch.randn(num_points, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    posterior = DiagonalGaussian(mean, std=torch.full_like(mean, 1e-9))  # draws are the means, whatever the random numbers
+
+    def both():
+        wide = Independent(Normal(torch.zeros(dim, dtype=torch.float64), 2.0), 1)
+        density = handed_in(wide, prior)._replace(model=Counting(wide))
+        generator = torch.Generator().manual_seed(1)
+        of_q = population(density, posterior, torch.arange(num_points), 200, generator)
+        return (of_q.value, empirical(density, posterior, 200, generator).value)
+
+    whole = both()
+    assert max(sizes) == 200
+    sizes.clear()
+    monkeypatch.setattr("klprobe.estimators._density.NUMBERS", 30 * dim)
+    monkeypatch.setattr("klprobe.estimators._density_fit.NUMBERS", 20 * dim)
+    assert both() == pytest.approx(whole, rel=1e-6)
+    assert (max(sizes), sum(sizes)) == (20, 400)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_points", "num_samples"), [(200, 2000), (300, 330), (2000, 400)])
 def test_standard_errors_are_honest_over_many_data_sets(num_points, num_samples):
