@@ -1,10 +1,11 @@
 import torch
 
+from klprobe.cli.estimate import _say_left_out
 from klprobe.distributions import SampleOnly, as_posterior, standard_normal
 from klprobe.estimation import choose_methods
 from klprobe.priors import Cloud
 from klprobe.problems import linear_gaussian_encoder
-from klprobe.recommendation import recommended
+from klprobe.recommendation import recommended, too_wide
 
 BOTH = frozenset({"posterior-density", "prior-density"})
 
@@ -26,6 +27,15 @@ def test_two_clouds_get_methods_for_samples_by_dimension_and_number():
     assert recommended(200, 300, frozenset()) == ("classifier", "gaussianized"), "300 points teach no 200 x 200 weights"
 
 
+def test_wide_codes_are_spared_what_takes_hours_but_not_the_bounds_that_are_cheap():
+    for able in (BOTH, frozenset({"prior-density"})):
+        assert set(recommended(256, 1000, able)) >= {"classifier", "gmm", "maf", "lstm"}
+        assert set(recommended(256, 1000, able)) - set(recommended(257, 1000, able)) == {"lstm"}
+        assert too_wide(4096, able) == ("lstm", "classifier", "maf", "telescoping")
+    assert recommended(4096, 1000, BOTH) == ("closed-form", "monte-carlo", "gmm")
+    assert recommended(4096, 1000, frozenset()) == ("classifier", "gaussianized"), "two clouds have nothing cheaper"
+
+
 def test_auto_names_methods_that_the_input_allows():
     problem = linear_gaussian_encoder(3, 100, 0.4, generator=torch.Generator().manual_seed(0))
     cloud = Cloud(torch.zeros(100, 3))
@@ -37,3 +47,13 @@ def test_auto_names_methods_that_the_input_allows():
         chosen = choose_methods(["auto"], as_posterior(q), p)
         everything = choose_methods(["all"], as_posterior(q), p)
         assert {name for name, _ in chosen} < {name for name, _ in everything}
+
+
+def test_the_command_line_says_what_auto_leaves_out_and_only_then(capsys):
+    def said(names, dim):
+        _say_left_out(names, SampleOnly(torch.zeros(50, dim)), standard_normal(dim))
+        return capsys.readouterr().err
+
+    assert "auto leaves out lstm: with 300 latents" in said(["auto"], 300)
+    assert "auto leaves out classifier, maf, telescoping" in said(["auto", "lstm"], 4096)
+    assert said(["auto"], 256) == said(["gmm"], 4096) == said(["auto", "all"], 4096) == ""

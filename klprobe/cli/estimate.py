@@ -15,12 +15,13 @@ from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
 from klprobe.distributions import as_posterior
 from klprobe.encoders._shared import Encoded
-from klprobe.estimation import choose_methods, estimate
+from klprobe.estimation import capabilities, choose_methods, estimate
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.recommendation import too_wide
 from klprobe.report import Report
 from klprobe.report.files import save
 from klprobe.report.terminal import print_report
-from klprobe.types import Estimator, InputError
+from klprobe.types import Estimator, InputError, Posterior
 
 PARTIAL = "monte-carlo.partial.npz"
 """Where a run keeps its draws under --out until it is done."""
@@ -123,4 +124,17 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     names = [name for words in common.methods for name in words.split(",") if name]
     if not names:
         raise InputError("--methods needs at least one name, or auto, or all; klprobe list shows them.")
-    return [configured[name] for name, _ in choose_methods(names, as_posterior(encoded.posterior), prior)]
+    q = as_posterior(encoded.posterior)
+    _say_left_out(names, q, prior)
+    return [configured[name] for name, _ in choose_methods(names, q, prior)]
+
+
+def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
+    """Say which methods `auto` spares the user with codes this wide, and how to have them."""
+    left_out = [name for name in too_wide(q.dim, capabilities(q, prior)) if name not in names]
+    if "auto" in names and "all" not in names and left_out:
+        print(
+            f"klprobe: auto leaves out {', '.join(left_out)}: with {q.dim:,} latents each takes a CPU from half an hour to "
+            f"many hours. To run one all the same: --methods auto {left_out[0]}",
+            file=sys.stderr,
+        )
