@@ -15,6 +15,8 @@ SLACK = 4.0
 LEVEL = 0.95
 NEAR_CEILING = 0.5
 """Nats below log N at which mutual information counts as being at its ceiling."""
+MOSTLY = 0.5
+"""Share of codes cut by a bound's ceiling at which the ceiling decides, and not the KL."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,8 @@ def verdict(
         why += " and its mutual information is infinite. " if facts.deterministic else ". "
         if certain:
             least = population.interval[0] if population.interval and population.interval[0] else low.value
-            return "resolved", f"{why}q(z) differs from p(z) by at least {least:.3g} nats, with 95 % confidence ({low.method})."
+            why += f"q(z) differs from p(z) by at least {least:.3g} nats, with 95 % confidence ({low.method})."
+            return "resolved", why + _cut(estimates, low)
         return "floor-limited", f"{why}No method finds a difference from p(z) with {facts.num_points} points."
     information = facts.mutual_information.value
     if information is None:
@@ -226,6 +229,18 @@ def verdict(
     if information > facts.log_n - NEAR_CEILING:
         return "floor-limited", _ceiling(facts, population)
     return "resolved", _resolved(facts, brackets)
+
+
+def _cut(estimates: Sequence[Estimate], low: Side) -> str:
+    """That the best lower bound says nothing of how far the KL lies above it, where its ceiling cuts most codes."""
+    best = next((e.details for e in estimates if e.value == low.value and e.target == "population"), {})
+    if best.get("clipped_share_q", 0.0) <= MOSTLY:
+        return ""
+    return (
+        f" Such bounds end at about log n - 4 = {best['ceiling'] + 1:.3g} with n = {best['prior_samples']:,} prior samples, and "
+        f"that cuts {best['clipped_share_q']:.0%} of the codes: the KL may be many times larger. Samples of p raise the end by the "
+        "logarithm of their number."
+    )
 
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
