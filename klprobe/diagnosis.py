@@ -236,10 +236,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
     best = next((e.details for e in estimates if e.value == low.value and e.target == "population"), {})
     if best.get("clipped_share_q", 0.0) <= MOSTLY:
         return ""
+    most, share = best["ceiling"] + 1, best["clipped_share_q"]
     return (
-        f" Such bounds end at about log n - 4 = {best['ceiling'] + 1:.3g} with n = {best['prior_samples']:,} prior samples, and "
-        f"that cuts {best['clipped_share_q']:.0%} of the codes: the KL may be many times larger. Samples of p raise the end by the "
-        "logarithm of their number."
+        f" Such bounds end near log n - 4 = {most:.3g}, n = {best['prior_samples']:,} prior samples, which cuts {share:.0%} "
+        "of the codes: the KL may be many times larger. Ten times the samples show 2.3 nats more."
     )
 
 
