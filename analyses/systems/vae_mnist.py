@@ -7,6 +7,7 @@ python -m analyses.systems.vae_mnist --page      # from the records alone
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,9 +122,11 @@ def _verdicts(by: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _compared(bernoulli: dict[str, Any], other: dict[str, Any], name: str) -> str:
-    """DMVI section 4.2 claims better reconstructions and a larger KL term."""
-    errors = [(other["reconstruction_errors"][e][0], bernoulli["reconstruction_errors"][e][0]) for e in ("l1", "rms")]
-    better = " and ".join(e for e, (a, b) in zip(("l1", "rms"), errors, strict=True) if a < b)
+    """DMVI section 4.2 claims better reconstructions, here by more than two standard errors, and a larger KL term."""
+    pairs = [(other["reconstruction_errors"][e], bernoulli["reconstruction_errors"][e]) for e in ("l1", "rms")]
+    errors = [(a[0], b[0]) for a, b in pairs]
+    clear = [b[0] - a[0] > 2 * math.hypot(a[1], b[1]) for a, b in pairs]
+    better = " and ".join(e for e, found in zip(("l1", "rms"), clear, strict=True) if found)
     which = f"better reconstructions by {better}" if better else "no better reconstructions"
     return (
         f"{name} has {which} than Bernoulli (l1 {errors[0][0]:.4f} against "
