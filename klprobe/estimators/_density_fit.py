@@ -61,6 +61,8 @@ def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) 
         return float((power / spectrum(shrinkage) + spectrum(shrinkage).log()).sum())
 
     shrinkage = min(SHRINKAGES, key=misfit) if correlations else 1.0
+    if shrinkage == 1:
+        return Whitening(mean, std, torch.eye(len(std), dtype=std.dtype, device=std.device), float(-std.log().sum()), 1.0)
     scale = spectrum(shrinkage).rsqrt()
     return Whitening(mean, std, (vectors * scale) @ vectors.T, float(scale.log().sum() - std.log().sum()), shrinkage)
 

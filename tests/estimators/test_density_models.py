@@ -386,7 +386,11 @@ def test_whitening_has_the_exact_log_determinant_and_unit_covariance():
 def test_whitening_leaves_correlations_alone_that_are_chance():
     draws = torch.randn(60, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert whiten(draws[:40], draws[40:]).shrinkage >= 0.3
-    assert torch.allclose(whiten(draws[:40], draws[40:], correlations=False).rotation, torch.eye(30, dtype=torch.float64))
+    alone = whiten(draws[:40], draws[40:], correlations=False)
+    assert torch.equal(alone.rotation, torch.eye(30, dtype=torch.float64))
+    assert torch.equal(alone(draws), (draws - draws[:40].mean(0)) / draws[:40].std(0)), "a product by the identity is spared"
+    assert alone.log_det == pytest.approx(-float(draws[:40].std(0).log().sum()), rel=1e-12)
+    assert torch.allclose(alone.undo(alone(draws)), draws)
 
 
 @quick
