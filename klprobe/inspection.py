@@ -32,7 +32,7 @@ def check_posterior(posterior: Posterior) -> list[Check]:
     """
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
-        return [_duplicates([posterior.samples])]
+        return [_duplicates([posterior.samples]), _flat(posterior.samples)]
     if not isinstance(posterior, DiagonalGaussian):
         return []
     _need_finite("mean", posterior.mean)
@@ -65,6 +65,16 @@ def _duplicates(columns: list[torch.Tensor]) -> Check:
     count = len(columns[0]) - len(np.unique(np.concatenate(hashes)))
     message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
     return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+
+
+def _flat(samples: torch.Tensor) -> Check:
+    """Latents that are the same number in every sample: no ratio of densities is there to be learned."""
+    flat = (samples.amin(0) == samples.amax(0)).nonzero().flatten().tolist()
+    message = (
+        f"the same number at every point in latents {_some(flat)}: q(z) has no density, and its KL is infinite unless p "
+        "is that number too: estimates from samples do not show it. Drop these latents from q and p"
+    )
+    return Check("latents-vary", "warning", not flat, message if flat else "every latent varies over the points")
 
 
 def _spreads(q: DiagonalGaussian) -> list[Check]:
