@@ -101,9 +101,9 @@ def _row(name: str, found: Sequence[Record]) -> list[str]:
         sides = [r["kl"]["brackets"]["population"] for r in results]
         bounds = [lower_bounds(record) for record in found]
         columns += [
-            _shown([r["kl"]["average_kl"] for r in results], 2),
-            *(_shown([side[which][:2] for side in sides], 2) for which in ("lower", "upper")),
-            *(_shown([bound[method] for bound in bounds], 2) for method in ("maf", "classifier")),
+            _shown([r["kl"]["average_kl"] for r in results], 3),
+            *(_shown([side[which][:2] for side in sides], 3) for which in ("lower", "upper")),
+            *(_shown([bound[method] for bound in bounds], 3) for method in ("maf", "classifier")),
             *(_shown([r["reconstruction_errors"][error] for r in results], 4) for error in ("l1", "rms")),
         ]
     return [*columns, *(_shown([r["quality"][q][:2] for r in results], d) for q, d in (("fid", 1), ("inception-score", 2)))]
