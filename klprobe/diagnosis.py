@@ -222,7 +222,7 @@ def verdict(
             least = population.interval[0] if population.interval and population.interval[0] else low.value
             why += f"q(z) differs from p(z) by at least {least:.3g} nats, with 95 % confidence ({low.method})."
             return "resolved", why + _cut(estimates, low)
-        return "floor-limited", f"{why}No method finds a difference from p(z) with {facts.num_points} points."
+        return "floor-limited", f"{why}No lower bound shows a difference from p(z) with {facts.num_points} points."
     information = facts.mutual_information.value
     if information is None:
         return "floor-limited", "The aggregate posterior's density was not computed: add monte-carlo to --methods."

@@ -132,3 +132,10 @@ def test_a_lower_bound_at_its_own_ceiling_is_not_mistaken_for_the_size_of_the_kl
         _, advice = conclude(case, [say("critic", "population", "lower", 1.6, quantity="nwj", clipped_share_q=share, **limits)])
         assert ("log n - 4 = 2.68, n = 800 prior samples" in advice) is told
     assert "log n" not in conclude(case, [say("gmm", "population", "lower", 1.6)])[1], "a density model has none"
+
+
+def test_an_estimate_that_bounds_nothing_is_not_contradicted():
+    case = Facts(4000, NOTHING, NOTHING, NOTHING, has_density=False)
+    verdict, advice = conclude(case, [say("denoising", "population", "none", 1.0)])
+    assert verdict == "floor-limited"
+    assert "No lower bound shows a difference" in advice, "denoising did find one"
