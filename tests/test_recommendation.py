@@ -5,7 +5,7 @@ from klprobe.distributions import SampleOnly, as_posterior, standard_normal
 from klprobe.estimation import choose_methods
 from klprobe.priors import Cloud
 from klprobe.problems import linear_gaussian_encoder
-from klprobe.recommendation import recommended, too_wide
+from klprobe.recommendation import left_out, recommended
 
 BOTH = frozenset({"posterior-density", "prior-density"})
 
@@ -31,9 +31,11 @@ def test_wide_codes_are_spared_what_takes_hours_but_not_the_bounds_that_are_chea
     for able in (BOTH, frozenset({"prior-density"})):
         assert set(recommended(256, 1000, able)) >= {"classifier", "gmm", "maf", "lstm"}
         assert set(recommended(256, 1000, able)) - set(recommended(257, 1000, able)) == {"lstm"}
-        assert too_wide(4096, able) == ("lstm", "classifier", "maf", "telescoping")
+        assert left_out(4096, 1000, able) == ("classifier", "maf", "lstm")
     assert recommended(4096, 1000, BOTH) == ("closed-form", "monte-carlo", "gmm")
-    assert recommended(4096, 1000, frozenset()) == ("classifier", "gaussianized"), "two clouds have nothing cheaper"
+    assert recommended(4096, 1000, frozenset()) == ("classifier",), "two clouds have nothing cheaper"
+    assert left_out(1000, 10_000, frozenset()) == ("gaussianized", "telescoping")
+    assert recommended(1000, 10_000, frozenset()) == ("classifier", "denoising")
 
 
 def test_auto_names_methods_that_the_input_allows():
@@ -55,5 +57,5 @@ def test_the_command_line_says_what_auto_leaves_out_and_only_then(capsys):
         return capsys.readouterr().err
 
     assert "auto leaves out lstm: with 300 latents" in said(["auto"], 300)
-    assert "auto leaves out classifier, maf, telescoping" in said(["auto", "lstm"], 4096)
+    assert "auto leaves out classifier, maf: with" in said(["auto", "lstm"], 4096)
     assert said(["auto"], 256) == said(["gmm"], 4096) == said(["auto", "all"], 4096) == ""

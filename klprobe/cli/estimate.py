@@ -17,7 +17,7 @@ from klprobe.distributions import as_posterior
 from klprobe.encoders._shared import Encoded
 from klprobe.estimation import capabilities, choose_methods, estimate
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.recommendation import too_wide
+from klprobe.recommendation import left_out
 from klprobe.report import Report
 from klprobe.report.files import save
 from klprobe.report.terminal import print_report
@@ -131,10 +131,10 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
 
 def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
     """Say which methods `auto` spares the user with codes this wide, and how to have them."""
-    left_out = [name for name in too_wide(q.dim, capabilities(q, prior)) if name not in names]
-    if "auto" in names and "all" not in names and left_out:
+    spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
+    if "auto" in names and "all" not in names and spared:
         print(
-            f"klprobe: auto leaves out {', '.join(left_out)}: with {q.dim:,} latents each takes a CPU from half an hour to "
-            f"many hours. To run one all the same: --methods auto {left_out[0]}",
+            f"klprobe: auto leaves out {', '.join(spared)}: with {q.dim:,} latents each takes a CPU from half an hour to "
+            f"many hours. To run one all the same: --methods auto {spared[0]}",
             file=sys.stderr,
         )
