@@ -6,6 +6,7 @@ python -m analyses.overview
 from __future__ import annotations
 
 import importlib
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -325,9 +326,15 @@ def line(row: Row) -> list[str]:
     notes += sorted({record["date"] for record in done})[-1:]
     minutes = sum(record["cpu_seconds"] for record in quick) / 120
     where = path.relative_to(HERE)
-    folder = item.folder.relative_to(HERE)
-    ours = ". ".join([said, *notes])
-    return [row.item, f"`{row.module}`", f"{minutes:.0f} min", row.paper, f"{ours} ([pages]({folder}))", f"`{where}`"]
+    ours = ". ".join([said, *notes, *pages(item.folder, row.module.split(".")[-1])])
+    return [row.item, f"`{row.module}`", f"{minutes:.0f} min", row.paper, ours, f"`{where}`"]
+
+
+def pages(folder: Path, name: str) -> list[str]:
+    """A link to what an item wrote: its page, or else its pictures; none where nothing was recorded."""
+    pattern = re.compile(rf"{name}\.(md|svg|png)")
+    found = sorted((path for path in folder.iterdir() if pattern.fullmatch(path.name)), key=lambda path: path.suffix)
+    return [f"[Page]({found[0].relative_to(HERE)})"] if found else []
 
 
 def spent(path: Path) -> str:
