@@ -20,8 +20,12 @@ RESOLVED = 1e-14
 """Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
+LOOKED_AT, FEW_VALUES = 4096, 256
+"""Points among which a latent's different values are counted, and how few of them make a lattice of it."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
+NUMBERS = 4_000_000
+"""Drawn together for the radii: bounds memory."""
 
 
 def check_posterior(posterior: Posterior) -> list[Check]:
@@ -68,11 +72,13 @@ def _duplicates(columns: list[torch.Tensor]) -> Check:
 
 
 def _flat(samples: torch.Tensor) -> Check:
-    """Latents that are the same number in every sample: no ratio of densities is there to be learned."""
-    flat = (samples.amin(0) == samples.amax(0)).nonzero().flatten().tolist()
+    """Latents that take few values: no ratio of densities is there to be learned."""
+    some = samples[:LOOKED_AT].sort(0).values
+    distinct = 1 + (some[1:] != some[:-1]).sum(0)
+    flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
     message = (
-        f"the same number at every point in latents {_some(flat)}: q(z) has no density, and its KL is infinite unless p "
-        "is that number too: estimates from samples do not show it. Drop these latents from q and p"
+        f"few different numbers in latents {_some(flat)}: q(z) has no density there, and its KL is infinite unless p is as "
+        "coarse: estimates from samples do not show it. Drop these latents from q and p, or give them unrounded"
     )
     return Check("latents-vary", "warning", not flat, message if flat else "every latent varies over the points")
 
@@ -144,9 +150,9 @@ def active_units(posterior: Posterior) -> int | None:
 
 def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
     """|z| of draws from q(z) and from p(z), as densities over common bins."""
-    indices = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator)
-    q = posterior.sample_at(indices, generator).norm(dim=1).cpu().numpy()
-    p = sample_prior(prior, RADIUS_DRAWS, generator).norm(dim=1).cpu().numpy()
+    blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
+    q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
+    p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()
     low, high = min(q.min(), p.min()), max(np.quantile(q, 0.999), np.quantile(p, 0.999))
     edges = np.linspace(low, high if high > low else low + 1.0, RADIUS_BINS + 1)
     densities = [np.histogram(r, edges)[0] / (len(r) * np.diff(edges)) for r in (q, p)]
