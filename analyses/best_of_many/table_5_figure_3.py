@@ -20,7 +20,7 @@ from analyses.best_of_many.image_scores import with_error
 from analyses.best_of_many.image_settings import COMPARED
 from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
 from klprobe.metrics._statistics import mean_error
-from klprobe.metrics.ivom import Ivom
+from klprobe.metrics.ivom import Ivom, nearest_codes
 from klprobe.trained import Trained
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def work(cell: Cell) -> Result:
     search, errors, found = Ivom(points=count, steps=steps, restarts=restarts), {}, {"data": x}
     for name, wanted in systems.items():
         loaded = Trained(models.trained(wanted))
-        codes, errors[name] = search.search(loaded, x, torch.Generator().manual_seed(wanted["seed"]))
+        codes, errors[name] = nearest_codes(search, loaded, x, torch.Generator().manual_seed(wanted["seed"]))
         with torch.no_grad():
             found[name] = loaded.decode(codes)
     ours = errors[list(systems)[-1]]

@@ -47,26 +47,9 @@ class Ivom:
             InputError: settings below 1.
         """
         x = data[torch.randperm(len(data), generator=generator)[: self.points]].float()
-        _, best = self.search(model, x, generator, progress)
+        _, best = nearest_codes(self, model, x, generator, progress)
         details = {"points": len(x), "restarts": self.restarts, "optimiser": self.optimiser, "steps": self.steps}
         return (Score("ivom", float(best.mean()), mean_error(best), "lower", details=details),)
-
-    def search(
-        self, model: Model, x: torch.Tensor, generator: torch.Generator, progress: Progress = no_progress
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best code of every point of x, shape (m, D), and its squared error, shape (m,), float64; `points` plays no part.
-
-        Raises:
-            CapabilityError: no generator.
-            InputError: settings below 1.
-        """
-        if min(self.steps, self.restarts, self.points) < 1 or not self.lr > 0:
-            raise InputError("ivom needs steps, restarts and points of at least 1, and lr above 0.")
-        best = _Best(len(x))
-        for start in range(self.restarts):
-            self._descend(model, x, sample_prior(model.prior, len(x), generator).float(), best)
-            progress(start + 1, self.restarts, f"{float(best.errors.mean()):.4g}")
-        return best.codes, best.errors
 
     def _descend(self, model: Model, x: torch.Tensor, z: torch.Tensor, best: _Best) -> None:
         """Go down from z, and keep what is better on the way than the best so far."""
@@ -93,6 +76,30 @@ class Ivom:
                 slower.step()
         with torch.no_grad():
             errors()
+
+
+def nearest_codes(
+    search: Ivom, model: Model, x: torch.Tensor, generator: torch.Generator, progress: Progress = no_progress
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best code of every point of x, shape (m, D), and its squared error, shape (m,), float64.
+
+    Args:
+        search: Settings; its `points` plays no part.
+        model: Whose generator is searched.
+        x: Data points, shape (m, *shape).
+        generator: Draws the starts.
+        progress: Told the starts done.
+    Raises:
+        CapabilityError: no generator.
+        InputError: settings below 1.
+    """
+    if min(search.steps, search.restarts, search.points) < 1 or not search.lr > 0:
+        raise InputError("ivom needs steps, restarts and points of at least 1, and lr above 0.")
+    best = _Best(len(x))
+    for start in range(search.restarts):
+        search._descend(model, x, sample_prior(model.prior, len(x), generator).float(), best)
+        progress(start + 1, search.restarts, f"{float(best.errors.mean()):.4g}")
+    return best.codes, best.errors
 
 
 class _Best:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from klprobe.distributions import standard_normal
-from klprobe.metrics.ivom import Ivom
+from klprobe.metrics.ivom import Ivom, nearest_codes
 from klprobe.types import InputError
 
 WEIGHTS = torch.tensor([[1.0, 0.5, -0.3, 0.2], [0.2, -1.0, 0.8, 0.1]])
@@ -66,7 +66,7 @@ def test_points_that_the_generator_makes_are_rebuilt():
 def test_the_codes_that_are_found_have_the_errors_that_are_said(optimiser):
     """Also where another start than the last was best, as is the case for most of the points here."""
     x = points()
-    z, errors = Ivom(optimiser=optimiser, steps=20, restarts=4).search(Wavy(), x, torch.Generator().manual_seed(1))
+    z, errors = nearest_codes(Ivom(optimiser=optimiser, steps=20, restarts=4), Wavy(), x, torch.Generator().manual_seed(1))
     again = (Wavy().decode(z) - x).square().mean(1)
     torch.testing.assert_close(errors, again.double(), rtol=1e-6, atol=0)
 
