@@ -25,7 +25,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 MOST_CONTROLS = 2048
 """Their covariance takes D^2 memory, and a regression on them D^3 time: seconds where they are so many."""
 DRAWS_A_CONTROL = 2
-"""Fewer draws than that for each control, and its coefficients are chance: such a subset was never the best."""
+"""Fewer draws than that for each control, and its coefficients are mostly chance."""
 
 
 class Regression(NamedTuple):

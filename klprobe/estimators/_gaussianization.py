@@ -66,10 +66,14 @@ class Gaussianization(NamedTuple):
         bent = torch.from_numpy(curve) + LEAST_SLOPE * ends.T
         return cls(whitening.mean, rotation, low.to(z), width.to(z), bent.to(z).contiguous())
 
+    def _place(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each component's place among its cells, in cells, and the cell it is in or next to; shapes (D, m)."""
+        place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
+        return place, place.long().clamp_(0, CELLS - 1)
+
     def white(self, z: torch.Tensor) -> torch.Tensor:
         """Images, float64: straight lines in the cells, and beyond them the line of slope one."""
-        place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
-        cell = place.long().clamp_(0, CELLS - 1)
+        place, cell = self._place(z)
         left = self.curve.gather(1, cell)
         share = (place - cell).clamp(0, 1)
         beyond = (place - place.clamp(0, CELLS)) * self.width[:, None]
@@ -77,8 +81,7 @@ class Gaussianization(NamedTuple):
 
     def log_volume(self, z: torch.Tensor) -> torch.Tensor:
         """log |det of the map's derivative|, shape (m,), float64."""
-        place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
-        cell = place.long().clamp_(0, CELLS - 1)
+        place, cell = self._place(z)
         slope = (self.curve.gather(1, cell + 1) - self.curve.gather(1, cell)) / self.width[:, None]
         inside = (place >= 0) & (place <= CELLS)
         return torch.where(inside, slope, 1.0).log().sum(0) + torch.linalg.slogdet(self.rotation).logabsdet
