@@ -140,6 +140,38 @@ class DRAWPosterior(ConditionalDistribution):
         """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
         return self._run(indices, z, given=True)[1]
 
+    def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """log q(z_i|x_n) of every pair, shape (len(z), len(indices)).
+
+        The canvas depends on the code alone and the data enter the encoder linearly, so that without attention a pair costs
+        a step of the recurrent part only; the products with all pixels are done once for each code and for each point.
+        """
+        if self.system.attention != "none":
+            return super().log_prob_matrix(z, indices)
+        x = self.x[indices.to(self.x.device)]
+        return torch.cat([self._matrix(codes, x) for codes in z.split(max(1, PAIRS_AT_ONCE // len(x)))])
+
+    @torch.no_grad()
+    def _matrix(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Every code with every data point, the gates of the encoder's LSTM as a sum of what either gives."""
+        encoder = cast(Any, self.networks["encoder"])
+        cell = encoder["cell"]
+        pixels = math.prod(x.shape[1:])
+        of_data, of_error, of_memory = cell.weight_ih.split([pixels, pixels, self.system.memory], 1)
+        from_point = x.flatten(1) @ (of_data + of_error).T + cell.bias_ih + cell.bias_hh
+        painting = _Painting(self.system, self.networks, None, z.to(x))
+        hidden = kept = x.new_zeros(len(z), len(x), self.system.memory)
+        density = torch.zeros(len(z), len(x), dtype=torch.float64)
+        for step in z.double().chunk(self.system.glances, 1):
+            from_code = painting.made[0] @ of_memory.T - mean(self.system, painting.canvas).flatten(1) @ of_error.T
+            gates = from_code[:, None] + from_point + hidden @ cell.weight_hh.T
+            take, keep, new, show = gates.chunk(4, 2)
+            kept = keep.sigmoid() * kept + take.sigmoid() * new.tanh()
+            hidden = show.sigmoid() * kept.tanh()
+            density += _log_normal(step[:, None], *encoder["code"](hidden).double().cpu().chunk(2, 2))
+            painting.paint(step.to(x))
+        return density
+
     def select(self, indices: torch.Tensor) -> DRAWPosterior:
         """The posterior of a subset of the points, in the order of `indices`."""
         return DRAWPosterior(self.system, self.networks, self.x[indices.to(self.x.device)])
@@ -154,12 +186,17 @@ class DRAWPosterior(ConditionalDistribution):
             for step in part.double().chunk(self.system.glances, 1):
                 center, logvar = (t.double().cpu() for t in painting.look())
                 z = step if given else center + torch.exp(0.5 * logvar) * step
-                density -= 0.5 * ((z - center).square() * torch.exp(-logvar) + logvar + LOG_2PI).sum(1)
+                density += _log_normal(z, center, logvar)
                 painting.paint(z.to(self.x))
                 steps.append(z)
             codes.append(torch.cat(steps, 1))
             densities.append(density)
         return torch.cat(codes), torch.cat(densities)
+
+
+def _log_normal(z: torch.Tensor, center: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """log N(z; center, diag(exp(logvar))), summed over the last axis."""
+    return -0.5 * ((z - center).square() * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
 
 
 class _Painting:

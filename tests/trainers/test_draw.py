@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -58,6 +59,18 @@ def test_the_density_of_a_point_integrates_to_one():
         z = proposal.sample((100_000,))
     weights = torch.exp(q.log_prob_at(z, torch.full((len(z),), 2)) - proposal.log_prob(z).sum(1))
     assert abs(float(weights.mean()) - 1) < 4 * float(weights.std()) / math.sqrt(len(z))
+
+
+@pytest.mark.parametrize("settings", [{}, {"visible": "quantized_normal"}, {"attention": "both"}])
+def test_the_matrix_of_densities_holds_what_each_pair_gives(settings):
+    """Also where a tile is larger than the pairs that are taken together."""
+    system = dataclasses.replace(SMALL, **settings)
+    networks, x = small((1, 8, 8) if settings else (5,), system)
+    q = system.encode(networks, x)
+    points = torch.arange(700) % 12
+    z = q.sample_at(points[:9], torch.Generator().manual_seed(0))
+    each = torch.stack([q.log_prob_at(code.expand(700, 6), points) for code in z])
+    torch.testing.assert_close(q.log_prob_matrix(z, points), each, rtol=1e-5, atol=1e-5)
 
 
 def test_monte_carlo_takes_the_general_path_and_its_identity_holds():
