@@ -68,6 +68,12 @@ def test_an_estimation_that_diverges_is_an_error_with_step_and_remedy_and_is_rec
     assert record["diverged"]["step"] <= 50
 
 
+@pytest.mark.parametrize(("lr", "warned"), [("1e6", True), ("3e-3", False)])
+def test_a_classifier_that_is_worse_than_a_coin_on_fresh_draws_is_said_to_be(lr, warned, capsys):
+    assert main(["synthetic", "estimate", *TINY, "--classifier-lr", lr, "--steps", "300"]) == 0
+    assert ("worse than a coin" in capsys.readouterr().out) == warned
+
+
 def test_a_minimisation_that_diverges_is_a_result(tmp_path, capsys):
     assert main(["synthetic", "minimize", *WILD, "--out", str(tmp_path)]) == 0
     assert "1 of 1" in capsys.readouterr().out

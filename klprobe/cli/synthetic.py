@@ -60,7 +60,9 @@ def run(arguments: list[str]) -> int:
     records = _run(experiment, runs, settings)
     changed = sorted({name for record in records for name in record["changed"]})
     title = f"Synthetic Gaussians, {experiment}, preset {runs.preset}" + (f" but {', '.join(changed)}" if changed else "")
-    lines = [title, *columns(report.table(records, experiment)), "", *textwrap.wrap(report.MEANING[experiment], WIDTH)]
+    said = [report.MEANING[experiment], report.remark(records)]
+    lines = [title, *columns(report.table(records, experiment)), ""]
+    lines += [line for text in said if text for line in textwrap.wrap(text, WIDTH)]
     emit(lambda: print(printable("\n".join(lines))))
     if runs.out is not None:
         plot = report.draw(records, experiment, title)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.distributions import kl_divergence
 
+from klprobe.estimators._ratio_losses import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.experiments._players import Classifier, Learned, Sampler, Stop, Weights
 from klprobe.experiments.records import Record
@@ -83,7 +84,7 @@ def estimate(
     at_q = RatioOnQ("population", on_q, torch.arange(len(on_q)), len(on_q))
     found = ratio_estimates("classifier", at_q, on_p, log_normaliser(tuning))
     values = {e.quantity: {"value": _finite(e.value), "std_error": _finite(e.std_error), "bound": e.bound} for e in found}
-    return record(estimates=values, diverged=None)
+    return record(estimates=values, held_out_loss=_finite(float(logistic(on_q, on_p))), diverged=None)
 
 
 def minimize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,18 @@ def _minimisation_table(records: Sequence[Record]) -> list[tuple[str, ...]]:
         cells = (start, *map(_spread, ends), f"{diverged} of {len(runs)}" if diverged else "none")
         rows.append((str(dim), str(len(runs)), f"{runs[0]['truth']:.4g}", *cells))
     return rows
+
+
+def remark(records: Iterable[Record]) -> str | None:
+    """What a reader must know of classifiers that tell fresh draws apart worse than a coin does, if there are any."""
+    losses = [record.get("held_out_loss") for record in records if record["experiment"] == "estimate"]
+    lost = [loss for loss in losses if loss is not None and loss > math.log(2)]
+    if not lost:
+        return None
+    return (
+        f"{len(lost)} of {len(losses)} classifiers tell fresh draws apart worse than a coin does, whose loss is log 2 = 0.693 "
+        f"nats (theirs: up to {max(lost):.3g}): what they say means nothing. Try a lower --classifier-lr, or more --steps."
+    )
 
 
 def final(runs: Iterable[Record], quantity: str) -> list[float]:
