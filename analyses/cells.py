@@ -182,6 +182,11 @@ def backend(name: Backend, address: str | None) -> Iterator[None]:
             yield
 
 
+def reason(record: Record) -> str:
+    """Why a cell has no value, in a sentence."""
+    return str(record["failed"]).split(". ")[0].rstrip(".")
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; columns after the first are numbers, to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]

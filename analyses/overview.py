@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.cells import Item, Record, markdown, results
+from analyses.cells import Item, Record, markdown, reason, results
 from analyses.models import look_up
 from analyses.sweep.box_plots import scores_of
 from klprobe.experiments.records import read_records
@@ -322,7 +322,7 @@ def line(row: Row) -> list[str]:
     said = row.ours(done) if done else "none" if failed else LATER
     missing = len(cells) - len(quick)
     notes = [f"{missing} of {len(cells)} cells {LATER}"] * bool(missing and done)
-    notes += [f"failed: {record['failed'].split('. ')[0].rstrip('.')}" for record in failed[:1]]
+    notes += [f"failed: {reason(record)}" for record in failed[:1]]
     notes += sorted({record["date"] for record in done})[-1:]
     minutes = sum(record["cpu_seconds"] for record in quick) / 120
     where = path.relative_to(HERE)

@@ -14,9 +14,9 @@ import torch
 from matplotlib.figure import Figure
 
 from analyses import models
-from analyses.best_of_many.image_models import model, of_last_preset, reason, save_small, tiles
+from analyses.best_of_many.image_models import model, of_last_preset, save_small, tiles
 from analyses.best_of_many.image_settings import COMPARED, SHOWN_FACES, Row
-from analyses.cells import Cell, Item, Preset, Record, Result, main
+from analyses.cells import Cell, Item, Preset, Record, Result, main, reason
 from klprobe.pictures import sample
 
 HERE = Path(__file__).parent

@@ -68,8 +68,3 @@ def of_last_preset(records: list[Record]) -> list[Record]:
     """Those of the preset of the last record, of each cell the last one."""
     kept = [record for record in records if record["cell"]["preset"] == records[-1]["cell"]["preset"]]
     return [r for i, r in enumerate(kept) if r["cell"] not in [later["cell"] for later in kept[i + 1 :]]]
-
-
-def reason(record: Record) -> str:
-    """Why a cell has no value, in a sentence."""
-    return str(record["failed"]).split(". ")[0].rstrip(".")

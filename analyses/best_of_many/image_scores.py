@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from analyses import models
-from analyses.best_of_many.image_models import held_out, reason
+from analyses.best_of_many.image_models import held_out
 from analyses.best_of_many.image_settings import IMAGES, STEPS, Row
-from analyses.cells import Cell, Preset, Record, Result, markdown
+from analyses.cells import Cell, Preset, Record, Result, markdown, reason
 from klprobe.judge import own_net
 from klprobe.loading import dataset
 from klprobe.metrics._features import FeatureNet

@@ -15,10 +15,10 @@ import torch
 from matplotlib.figure import Figure
 
 from analyses import models
-from analyses.best_of_many.image_models import held_out, model, of_last_preset, reason, save_small, strip
+from analyses.best_of_many.image_models import held_out, model, of_last_preset, save_small, strip
 from analyses.best_of_many.image_scores import with_error
 from analyses.best_of_many.image_settings import COMPARED
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
+from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from klprobe.metrics._statistics import mean_error
 from klprobe.metrics.ivom import Ivom, nearest_codes
 from klprobe.trained import Trained

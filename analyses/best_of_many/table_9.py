@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from analyses import models
-from analyses.best_of_many.image_models import as_images, held_out, model, reason
+from analyses.best_of_many.image_models import as_images, held_out, model
 from analyses.best_of_many.image_scores import with_error
 from analyses.best_of_many.image_settings import BMS_10, COMPARED, DIVERSITY, DIVERSITY_SAMPLES, Row
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
+from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from klprobe.datasets._shared import data_root
 from klprobe.metrics.lpips import LPIPS
 from klprobe.pictures import sample

@@ -45,8 +45,8 @@ def work(cell: Cell) -> Result:
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
-    """figure_11.svg: a panel for each system; figure_11.md: how far each bound moved in either half of the training."""
-    rows = [r for r in records if r["result"]]
+    """figure_11.svg: a panel for each system, of its last record; figure_11.md: how far the bound moved in either half."""
+    rows = list({r["cell"]["system"]: r for r in records if r["result"]}.values())
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
+from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from analyses.distribution_matching.settings import TABLE_4, model
 from analyses.models import look_up, probe
 from klprobe.estimators.gmm import Gmm
@@ -48,7 +48,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
         average, kl = next((a, k) for weight, a, k in TABLE_4 if weight == cell["lambda"])
         made = f"{cell['preset']}: {cell['model']['steps']:,} steps, seed {cell['model']['seed']}, {record['date']}"
         if not record["result"]:
-            lines.append([str(cell["lambda"]), f"{average:g}", "none", f"{kl:g}", "none", "none", "none", record["failed"]])
+            lines.append([str(cell["lambda"]), f"{average:g}", "none", f"{kl:g}", "none", "none", "none", reason(record)])
             continue
         train, test = record["result"]["train"], record["result"]["test"]
         exact, least = look_up(train, "monte-carlo", target="empirical"), look_up(test, "gmm")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
+from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from analyses.models import look_up, probe
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
@@ -56,7 +56,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     for record in sorted(records, key=lambda r: r["cell"]["latents"]):
         cell, theirs = record["cell"], dict(PRINTED)[record["cell"]["latents"]]
         if record["result"] is None:
-            lines.append([str(cell["latents"]), f"{theirs:g}", *["none"] * 4, record["failed"]])
+            lines.append([str(cell["latents"]), f"{theirs:g}", *["none"] * 4, reason(record)])
             continue
         train, test = record["result"]["train"], record["result"]["test"]
         exact = look_up(train, "monte-carlo", target="empirical")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown
+from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from analyses.models import facts
 from analyses.ours.posteriors import FILES, open_posterior
 from klprobe.estimation import estimate
@@ -48,7 +48,7 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     for record in records:
         kept = record["result"]
         if kept is None:
-            lines.append([record["cell"]["file"], *["none"] * 6, record["failed"]])
+            lines.append([record["cell"]["file"], *["none"] * 6, reason(record)])
             continue
         average, sides = kept["average_kl"][0], kept["brackets"]
         empirical, population = (sides[target] for target in ("empirical", "population"))

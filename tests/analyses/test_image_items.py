@@ -80,7 +80,7 @@ def test_without_celeba_every_cell_says_so_and_names_no_folder_of_this_machine(t
                 record = cells.record_of(module.work, cell)
                 assert record["failed"].startswith("celeba is read from KLPROBE_DATA/celeba, which lacks")
                 assert str(tmp_path) not in record["failed"]
-                assert image_models.reason(record).endswith("lacks img_align_celeba.zip, list_eval_partition.txt")
+                assert cells.reason(record).endswith("lacks img_align_celeba.zip, list_eval_partition.txt")
 
 
 @pytest.mark.parametrize("row", [*image_settings.TABLES, *image_settings.FACES], ids=lambda row: f"{row.data}, {row.name}")
