@@ -7,7 +7,6 @@ python -m analyses.benchmarks.loading --data-root DIR --quick     # one batch an
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from klprobe.datasets._shared import Data
+from klprobe.experiments.records import keep_record
 from klprobe.loading import dataset
 from klprobe.provenance import commit, versions
 from klprobe.registry import load
@@ -63,8 +63,7 @@ def main() -> None:
     }
     print(table(record))
     if not flags.quick:
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        keep_record(RECORDS, record)
 
 
 def measure(root: Path | None, batches: int, steps: int) -> dict[str, Any]:

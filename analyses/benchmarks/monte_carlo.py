@@ -8,7 +8,6 @@ python -m analyses.benchmarks.monte_carlo_page       # monte_carlo.md from the l
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -24,6 +23,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from analyses.machine import processor
 from klprobe.distributions import DiagonalGaussian, standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.experiments.records import keep_record
 from klprobe.mixture import log_sum_others
 from klprobe.provenance import commit, versions
 
@@ -250,9 +250,7 @@ def main() -> None:
         gains += efficiency(name, mean, logvar, num_latents)
     record |= {"table": table, "efficiency": gains, "scaling": (rates := scaling(quick))}
     if not quick:
-        RECORDS.parent.mkdir(exist_ok=True)
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        keep_record(RECORDS, record)
         plot(rates, HERE / "monte_carlo.svg")
 
 

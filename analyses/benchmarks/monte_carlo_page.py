@@ -5,11 +5,11 @@ python -m analyses.benchmarks.monte_carlo_page
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from analyses.benchmarks.monte_carlo import HERE, RECORDS
 from klprobe.estimators.monte_carlo import BATCH
+from klprobe.experiments.records import read_records
 
 BILLION, LATENTS, FLOAT32 = 10**9, 10_000, 4
 EXACT = 1e6
@@ -91,7 +91,7 @@ can be pruned, and the float64 product with its exponentials is all there is."""
 
 def main() -> None:
     """Write the page."""
-    record = json.loads(RECORDS.read_text().splitlines()[-1])
+    record = read_records(RECORDS)[-1]
     (HERE / "monte_carlo.md").write_text(page(record))
 
 

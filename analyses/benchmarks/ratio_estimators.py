@@ -13,7 +13,6 @@ Gaussian twice. No method is told a density. Each cell is one fit with the packa
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -25,6 +24,7 @@ import torch
 
 from analyses.machine import machine
 from klprobe import registry
+from klprobe.experiments.records import keep_record, read_records
 from klprobe.problems import Pair, paper_gaussian, paper_pair, two_samples, warped
 from klprobe.provenance import commit, versions
 from klprobe.types import InputError
@@ -113,11 +113,6 @@ def run(case: str, method: str, seed: int, **settings: Any) -> dict[str, Any]:
     return record | {"settings": settings, "facts": facts} | made
 
 
-def recorded() -> list[dict[str, Any]]:
-    """All records."""
-    return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
-
-
 def headline(record: dict[str, Any]) -> dict[str, Any] | None:
     """The number that a method is judged by: its plain estimate, `kl` or `mean-logit`."""
     estimates = record["estimates"]
@@ -178,17 +173,15 @@ def main() -> None:
         small = {"knn": {"num_samples": 500}, "classifier": {"steps": 100, "num_samples": 1000, "num_prior_samples": 5000}}
         print(table([run("paper-1", method, 0, **settings) | {"settings": {}} for method, settings in small.items()]))
         return
-    done = {(r["case"], r["method"], r["seed"]) for r in recorded() if not r["settings"]}
+    done = {(r["case"], r["method"], r["seed"]) for r in read_records(RECORDS) if not r["settings"]}
     wanted = [c for c in cells(flags.seeds) if c not in done and (not flags.only or _named(c, flags.only))]
-    RECORDS.parent.mkdir(exist_ok=True)
     for i, cell in enumerate([] if flags.table else wanted):
         record = run(*cell)
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        keep_record(RECORDS, record)
         head = headline(record) or {"value": math.nan}
         said = f"{head['value']:.4g} for {record['truth']:.4g} in {record['cpu_seconds']:.0f} s"
         print(f"{i + 1}/{len(wanted)} {'/'.join(map(str, cell))}: {said}", flush=True)
-    print(table(recorded()))
+    print(table(read_records(RECORDS)))
 
 
 def _named(cell: tuple[str, str, int], only: list[str]) -> bool:

@@ -16,9 +16,9 @@ from analyses.benchmarks.ratio_estimators import (
     RECORDS,
     SLOW,
     headline,
-    recorded,
     table,
 )
+from klprobe.experiments.records import read_records
 
 Record = dict[str, Any]
 
@@ -92,7 +92,7 @@ def _made(records: Sequence[Record]) -> str:
 
 def main() -> None:
     """Write the page."""
-    RECORDS.parent.with_name("ratio_estimators.md").write_text(page(recorded()))
+    RECORDS.parent.with_name("ratio_estimators.md").write_text(page(read_records(RECORDS)))
 
 
 if __name__ == "__main__":

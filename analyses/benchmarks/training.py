@@ -7,7 +7,6 @@ python -m analyses.benchmarks.training --page      # training.md from the last r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ import torch
 
 from analyses.benchmarks import _pythae
 from klprobe.datasets._shared import Data
+from klprobe.experiments.records import keep_record, read_records
 from klprobe.losses import bernoulli_nll, fake_loss, gaussian_kl, l1, real_loss, reverse_kl
 from klprobe.provenance import commit, versions
 from klprobe.registry import load
@@ -81,9 +81,8 @@ def main() -> None:
             "rounds": flags.rounds,
             **measure(CASES, flags.rounds, flags.threads),
         }
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-    (HERE / "training.md").write_text(page(json.loads(RECORDS.read_text().splitlines()[-1])))
+        keep_record(RECORDS, record)
+    (HERE / "training.md").write_text(page(read_records(RECORDS)[-1]))
 
 
 def measure(cases: tuple[Case, ...], rounds: int, threads: list[int]) -> dict[str, Any]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from klprobe.experiments.settings import Experiment, Settings
 from klprobe.types import InputError
+
+if sys.platform != "win32":
+    import fcntl
 
 Record = dict[str, Any]
 
@@ -28,10 +33,17 @@ def read_records(path: Path) -> list[Record]:
 
 
 def keep_record(path: Path, record: Record) -> None:
-    """Append one line, after removing what a killed run may have left of its own."""
+    """Append one line, after removing what a killed run may have left of its own; of two processes one waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.read_bytes() if path.exists() else b""
-    with path.open("r+b" if whole else "wb") as file:
-        file.truncate(whole.rfind(b"\n") + 1)
-        file.seek(0, 2)
+    with path.open("a+b") as file:
+        _lock(file)
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
         file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+
+def _lock(file: BinaryIO) -> None:
+    """Until the file is closed, where the system and the disk know locks."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
