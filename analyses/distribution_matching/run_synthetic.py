@@ -2,6 +2,7 @@
 
 python -m analyses.distribution_matching.run_synthetic                  # d = 1, 10, 100, three seeds: 15 minutes of one core
 python -m analyses.distribution_matching.run_synthetic --dims 1000 --seeds 1 --figures 2
+python -m analyses.distribution_matching.run_synthetic --long
 python -m analyses.distribution_matching.run_synthetic --preset paper --device cuda --dims 100 --seeds 10
 """
 
@@ -21,13 +22,16 @@ from klprobe.experiments.synthetic import run_one
 RECORDS = Path(__file__).parent / "records" / "synthetic.jsonl"
 THOUSAND = {"steps": 1000, "logged": 21}
 """Ours, at d = 1000 of the quick preset: W has ten million entries, and a step of it takes a fifth of a second."""
+LONG = {100: 100_000, 1000: 4000}
+"""Steps of the runs that show what comes later, for the page."""
 Cell = tuple[Experiment, int, int, Settings]
 
 
-def settings_of(figure: int, dim: int, preset: Preset) -> Settings:
-    """What the figure's runs at one dimension are made with."""
+def settings_of(figure: int, dim: int, preset: Preset, steps: int | None = None) -> Settings:
+    """What the figure's runs at one dimension are made with, or longer ones."""
     smaller = THOUSAND if (preset, dim) == ("quick", 1000) else {}
-    return Settings(**{**PRESETS[preset], **smaller, **SYNTHETIC_FIGURES[figure]})
+    longer = {} if steps is None else {"steps": steps}
+    return Settings(**{**PRESETS[preset], **smaller, **SYNTHETIC_FIGURES[figure], **longer})
 
 
 def cells(figures: list[int], dims: list[int], seeds: int, preset: Preset) -> Iterator[Cell]:
@@ -37,6 +41,12 @@ def cells(figures: list[int], dims: list[int], seeds: int, preset: Preset) -> It
             for dim in dims:
                 for experiment in ("estimate", "minimize"):
                     yield experiment, dim, seed, settings_of(figure, dim, preset)  # type: ignore[misc]
+
+
+def long_cells() -> Iterator[Cell]:
+    """Figure 2's minimisation at one seed, quick's net and many more steps."""
+    for dim, steps in LONG.items():
+        yield "minimize", dim, 0, settings_of(2, dim, "quick", steps)
 
 
 def of_figure(figure: int, preset: Preset = "quick") -> list[Record]:
@@ -55,10 +65,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--long", action="store_true", help="run the longer ones alone: half an hour of one core")
     flags = parser.parse_args()
     torch.set_num_threads(1)
     done = read_records(RECORDS)
-    for cell in cells(flags.figures, flags.dims, flags.seeds, flags.preset):
+    for cell in long_cells() if flags.long else cells(flags.figures, flags.dims, flags.seeds, flags.preset):
         if any(is_cell(record, *cell) for record in done):
             continue
         record = run_one(*cell, preset=flags.preset, device=flags.device)
