@@ -9,6 +9,7 @@ import pytest
 
 import analyses
 from analyses import cells, models, overview
+from analyses.distribution_matching import synthetic_page
 
 MODULES = [
     name
@@ -43,6 +44,10 @@ def test_a_committed_page_is_what_its_committed_records_say(name, tmp_path):
     for page in item.write(records, tmp_path):
         if page.suffix == ".md":
             assert page.read_text() == (item.folder / page.name).read_text()
+
+
+def test_the_page_of_the_synthetic_figures_is_what_the_records_say():
+    assert synthetic_page.page() == (synthetic_page.HERE / "synthetic.md").read_text()
 
 
 def test_the_overview_is_what_the_records_say_and_has_no_empty_cell():

@@ -1,0 +1,69 @@
+"""synthetic.md: figures 2, 8, 9 and 10 as tables beside what the paper found, and the longer runs, from the records alone.
+
+python -m analyses.distribution_matching.synthetic_page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from analyses.cells import markdown
+from analyses.distribution_matching.run_synthetic import RECORDS, long_cells, of_figure
+from analyses.distribution_matching.settings import SYNTHETIC_FIGURES, SYNTHETIC_FINDINGS
+from klprobe.experiments.records import Record, is_cell, read_records
+from klprobe.report.synthetic import MEANING, table
+
+HERE = Path(__file__).parent
+HEAD = """# DMVI Figures 2, 8, 9 and 10
+
+Made by `python -m analyses.distribution_matching.synthetic_page` from the records of `run_synthetic`. Two Gaussians, x = W^T z
++ b with k = 10 d; a classifier is trained between them, and the second one's W and b learn from it by the reverse-KL loss. True
+KL is KL[learned || fixed] in closed form. Ours, for the paper does not say: entries of W and b are drawn from N(0, 1)."""
+LONGER = """## What comes later
+
+Figure 2's minimisation with one seed and more steps."""
+
+
+def page() -> str:
+    """Markdown."""
+    parts = [HEAD, MEANING["minimize"]]
+    for number, settings in SYNTHETIC_FIGURES.items():
+        records = of_figure(number)
+        parts += [f"## Figure {number}", f"{_said(settings, records)} The paper: {SYNTHETIC_FINDINGS[number]}."]
+        head, *rows = table(records, "minimize")
+        parts += [markdown(head, rows), f"![figure {number}](figure_{number}.svg)"]
+    if longer := _longer():
+        parts += [LONGER, longer]
+    return "\n\n".join(parts) + "\n"
+
+
+def _said(settings: dict[str, Any], records: list[Record]) -> str:
+    """A figure's settings in a sentence."""
+    dims: dict[tuple[int, int], list[str]] = {}
+    for dim, width, steps in sorted({(r["dim"], r["settings"]["classifier_width"], r["settings"]["steps"]) for r in records}):
+        dims.setdefault((width, steps), []).append(str(dim))
+    made = (f"{width} units a layer and {steps:,} steps at d = {', '.join(at)}" for (width, steps), at in dims.items())
+    updates = settings["classifier_steps_per_generator_step"]
+    return (
+        f"Classifier of {settings['classifier_layers']} layers at learning rate {settings['classifier_lr']:g}, {updates} "
+        f"update{'s' * (updates > 1)} for each of the Gaussian; here {'; '.join(made)} (paper: 100 million weights, 1,000,000 "
+        "steps)."
+    )
+
+
+def _longer() -> str:
+    """How far the true KL fell and where it went from there; empty where no longer run is recorded."""
+    records, rows = read_records(RECORDS), []
+    for cell in long_cells():
+        for record in (r for r in records if is_cell(r, *cell)):
+            steps, values = record["curve"]["step"], record["curve"]["true_kl"]
+            low = min(range(len(values)), key=values.__getitem__)
+            end = record["diverged"]["reason"] if record["diverged"] else f"{values[-1]:.4g}"
+            lowest = f"{values[low]:.4g} at step {steps[low]:,}"
+            rows.append([str(record["dim"]), f"{steps[-1]:,}", f"{record['truth']:.4g}", lowest, end])
+    return markdown(["d", "steps", "true KL at start", "least", "at the end"], rows) if rows else ""
+
+
+if __name__ == "__main__":
+    (HERE / "synthetic.md").write_text(page())
