@@ -71,16 +71,21 @@ def main(item: Item, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
     parser.add_argument("--out", type=Path, default=item.folder, help="folder of the page; records lie in its records/")
     flags = parser.parse_args(argv)
+    if flags.jobs == 0 or (flags.first is not None and flags.first < 1):
+        parser.error("--jobs must be at least 1 (or -1: as many as there are cores), and --first at least 1.")
     path = flags.out / "records" / item.records
-    if flags.preset:
-        todo = missing(item.cells(flags.preset), read_records(path), retry=flags.retry)[: flags.first]
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if flags.preset:
+            todo = missing(item.cells(flags.preset), read_records(path), retry=flags.retry)[: flags.first]
             with backend(flags.backend, flags.address):
                 run(item, todo, path, jobs=flags.jobs)
-        except InputError as error:
-            parser.error(str(error))
-    for written in item.write(read_records(path), flags.out):
-        print(written)
+        if not (records := read_records(path)):
+            raise InputError(f"nothing is recorded in {path}: --preset quick runs the cells.")
+        for written in item.write(records, flags.out):
+            print(written)
+    except (InputError, OSError) as error:
+        parser.error(str(error))
 
 
 def missing(cells: Sequence[Cell], records: Sequence[Record], *, retry: bool = False) -> list[Cell]:

@@ -94,6 +94,30 @@ def test_a_cluster_whose_package_is_missing_is_an_error_in_a_line(tmp_path, monk
     assert "pip install ray" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--preset", "tiny", "--jobs", "0"], "--jobs must be at least 1"),
+        (["--preset", "tiny", "--first", "-1"], "--first at least 1"),
+        ([], "nothing is recorded in"),
+        (["--out", __file__], "Not a directory"),
+    ],
+)
+def test_an_item_that_cannot_run_says_why_in_a_line(flags, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cells.main(ITEM, ["--out", str(tmp_path), *flags])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_records_file_that_is_none_is_said_to_be(tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / ITEM.records).write_text('{"broken": \n{}\n')
+    with pytest.raises(SystemExit):
+        cells.main(ITEM, ["--out", str(tmp_path)])
+    assert "is not a file of klprobe's records" in capsys.readouterr().err
+
+
 def test_cells_run_in_several_processes_too(tmp_path):
     path = tmp_path / "squares.jsonl"
     with cells.backend("loky", None):
