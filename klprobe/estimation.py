@@ -18,7 +18,7 @@ from klprobe import diagnosis, registry
 from klprobe.categorical import Classes
 from klprobe.distributions import DiagonalGaussian, SampleOnly, as_posterior, check_prior, standard_normal
 from klprobe.holes import share_in_holes
-from klprobe.inspection import active_units, check_posterior, radius_histogram
+from klprobe.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.marginals import dimensionwise_kl
 from klprobe.parts import check_parts, compare_parts, report_parts
 from klprobe.provenance import commit, versions
@@ -95,7 +95,7 @@ def estimate(
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
     check_prior(q, prior)
     check_parts(parts, q)
-    data_checks = check_posterior(q)
+    data_checks = [*check_posterior(q), *check_clouds(q, prior)]
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)

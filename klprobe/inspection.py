@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, sample_prior
+from klprobe.priors import Cloud
 from klprobe.report.document import RadiusHistogram
 from klprobe.types import Check, InputError, Posterior
 
@@ -55,8 +57,27 @@ def _need_finite(name: str, tensor: torch.Tensor) -> None:
         raise InputError(f"{name} holds {bad} values that are NaN or infinite, the first at index {first}.")
 
 
+def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
+    """A warning about samples of q that are also among the prior's; nothing where either is no cloud of samples."""
+    if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
+        return []
+    count = int(np.isin(_row_hashes([posterior.samples]), _row_hashes([prior.samples])).sum())
+    message = (
+        f"{count} of {posterior.num_points} samples of q are among the prior's, bit by bit: errors and bounds take the two "
+        "clouds for independent draws. Hand over samples that were drawn apart"
+    )
+    return [Check("clouds-apart", "warning", count == 0, message if count else "no sample of q is among the prior's")]
+
+
 def _duplicates(columns: list[torch.Tensor]) -> Check:
-    """Points whose rows are equal bit by bit, found by a 64-bit hash of each row."""
+    """Points whose rows are equal bit by bit."""
+    count = len(columns[0]) - len(np.unique(_row_hashes(columns)))
+    message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
+    return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+
+
+def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
+    """64 bits for each row of tensors of shape (N, ...), the same for rows that are equal bit by bit as float64."""
     hashes = []
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
@@ -66,9 +87,7 @@ def _duplicates(columns: list[torch.Tensor]) -> Check:
             mixed = (bits ^ (bits >> np.uint64(29))) * keys
             total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
         hashes.append(total)
-    count = len(columns[0]) - len(np.unique(np.concatenate(hashes)))
-    message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
-    return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+    return np.concatenate(hashes)
 
 
 def _flat(samples: torch.Tensor) -> Check:

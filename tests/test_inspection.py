@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
-from klprobe.inspection import active_units, check_posterior, radius_histogram
+from klprobe.inspection import active_units, check_clouds, check_posterior, radius_histogram
+from klprobe.priors import Cloud
 from klprobe.types import InputError
 
 
@@ -27,6 +28,18 @@ def test_duplicate_points_are_counted():
     assert not check.passed
     assert check.message.startswith("3 of 400")
     assert not verdicts(SampleOnly(mean))["duplicate-points"].passed
+
+
+def test_samples_that_are_in_both_clouds_are_counted():
+    codes, _ = gaussian()
+    other = codes.flip(0) + 1e-9
+    (check,) = check_clouds(SampleOnly(codes), Cloud(other))
+    assert check.passed
+    other[:5] = codes[7:12]
+    (check,) = check_clouds(SampleOnly(codes), Cloud(other))
+    assert not check.passed
+    assert check.message.startswith("5 of 400 samples of q are among the prior's")
+    assert check_clouds(SampleOnly(codes), standard_normal(3)) == []
 
 
 def test_a_latent_that_takes_few_values_is_named_for_its_infinite_kl():
