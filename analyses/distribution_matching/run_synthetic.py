@@ -2,15 +2,16 @@
 
 python -m analyses.distribution_matching.run_synthetic                  # d = 1, 10, 100, three seeds: 15 minutes of one core
 python -m analyses.distribution_matching.run_synthetic --dims 1000 --seeds 1 --figures 2
-python -m analyses.distribution_matching.run_synthetic --long
+python -m analyses.distribution_matching.run_synthetic --larger
 python -m analyses.distribution_matching.run_synthetic --preset paper --device cuda --dims 100 --seeds 10
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -22,16 +23,15 @@ from klprobe.experiments.synthetic import run_one
 RECORDS = Path(__file__).parent / "records" / "synthetic.jsonl"
 THOUSAND = {"steps": 1000, "logged": 21}
 """Ours, at d = 1000 of the quick preset: W has ten million entries, and a step of it takes a fifth of a second."""
-LONG = {100: 100_000, 1000: 4000}
-"""Steps of the runs that show what comes later, for the page."""
+LARGER = ((100, {"steps": 100_000}), (1000, {"steps": 4000}), (100, {"classifier_width": 1024}))
+"""d, and what differs from figure 2's quick runs, of those that show what more steps and a larger classifier do."""
 Cell = tuple[Experiment, int, int, Settings]
 
 
-def settings_of(figure: int, dim: int, preset: Preset, steps: int | None = None) -> Settings:
-    """What the figure's runs at one dimension are made with, or longer ones."""
+def settings_of(figure: int, dim: int, preset: Preset, larger: Mapping[str, int] = MappingProxyType({})) -> Settings:
+    """What the figure's runs at one dimension are made with, or larger ones."""
     smaller = THOUSAND if (preset, dim) == ("quick", 1000) else {}
-    longer = {} if steps is None else {"steps": steps}
-    return Settings(**{**PRESETS[preset], **smaller, **SYNTHETIC_FIGURES[figure], **longer})
+    return Settings(**{**PRESETS[preset], **smaller, **SYNTHETIC_FIGURES[figure], **larger})
 
 
 def cells(figures: list[int], dims: list[int], seeds: int, preset: Preset) -> Iterator[Cell]:
@@ -43,10 +43,10 @@ def cells(figures: list[int], dims: list[int], seeds: int, preset: Preset) -> It
                     yield experiment, dim, seed, settings_of(figure, dim, preset)  # type: ignore[misc]
 
 
-def long_cells() -> Iterator[Cell]:
-    """Figure 2's minimisation at one seed, quick's net and many more steps."""
-    for dim, steps in LONG.items():
-        yield "minimize", dim, 0, settings_of(2, dim, "quick", steps)
+def larger_cells() -> Iterator[Cell]:
+    """Figure 2's minimisation at one seed, with many more steps or a larger classifier."""
+    for dim, larger in LARGER:
+        yield "minimize", dim, 0, settings_of(2, dim, "quick", larger)
 
 
 def of_figure(figure: int, preset: Preset = "quick") -> list[Record]:
@@ -65,11 +65,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--long", action="store_true", help="run the longer ones alone: half an hour of one core")
+    parser.add_argument("--larger", action="store_true", help="run the larger ones alone: forty minutes of one core")
     flags = parser.parse_args()
     torch.set_num_threads(1)
     done = read_records(RECORDS)
-    for cell in long_cells() if flags.long else cells(flags.figures, flags.dims, flags.seeds, flags.preset):
+    for cell in larger_cells() if flags.larger else cells(flags.figures, flags.dims, flags.seeds, flags.preset):
         if any(is_cell(record, *cell) for record in done):
             continue
         record = run_one(*cell, preset=flags.preset, device=flags.device)

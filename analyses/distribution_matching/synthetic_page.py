@@ -1,4 +1,4 @@
-"""synthetic.md: figures 2, 8, 9 and 10 as tables beside what the paper found, and the longer runs, from the records alone.
+"""synthetic.md: figures 2, 8, 9 and 10 as tables beside what the paper found, and the larger runs, from the records alone.
 
 python -m analyses.distribution_matching.synthetic_page
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.cells import markdown
-from analyses.distribution_matching.run_synthetic import RECORDS, long_cells, of_figure
+from analyses.distribution_matching.run_synthetic import RECORDS, larger_cells, of_figure
 from analyses.distribution_matching.settings import SYNTHETIC_FIGURES, SYNTHETIC_FINDINGS
 from klprobe.experiments.records import Record, is_cell, read_records
 from klprobe.report.synthetic import MEANING, table
@@ -20,9 +20,9 @@ HEAD = """# DMVI Figures 2, 8, 9 and 10
 Made by `python -m analyses.distribution_matching.synthetic_page` from the records of `run_synthetic`. Two Gaussians, x = W^T z
 + b with k = 10 d; a classifier is trained between them, and the second one's W and b learn from it by the reverse-KL loss. True
 KL is KL[learned || fixed] in closed form. Ours, for the paper does not say: entries of W and b are drawn from N(0, 1)."""
-LONGER = """## What comes later
+LARGER = """## More steps, and a larger classifier
 
-Figure 2's minimisation with one seed and more steps."""
+Figure 2's minimisation again, with one seed."""
 
 
 def page() -> str:
@@ -33,8 +33,8 @@ def page() -> str:
         parts += [f"## Figure {number}", f"{_said(settings, records)} The paper: {SYNTHETIC_FINDINGS[number]}."]
         head, *rows = table(records, "minimize")
         parts += [markdown(head, rows), f"![figure {number}](figure_{number}.svg)"]
-    if longer := _longer():
-        parts += [LONGER, longer]
+    if larger := _larger():
+        parts += [LARGER, larger]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,17 +52,19 @@ def _said(settings: dict[str, Any], records: list[Record]) -> str:
     )
 
 
-def _longer() -> str:
-    """How far the true KL fell and where it went from there; empty where no longer run is recorded."""
+def _larger() -> str:
+    """How far the true KL fell and where it went from there; empty where no larger run is recorded."""
     records, rows = read_records(RECORDS), []
-    for cell in long_cells():
+    for cell in larger_cells():
         for record in (r for r in records if is_cell(r, *cell)):
             steps, values = record["curve"]["step"], record["curve"]["true_kl"]
             low = min(range(len(values)), key=values.__getitem__)
             end = record["diverged"]["reason"] if record["diverged"] else f"{values[-1]:.4g}"
             lowest = f"{values[low]:.4g} at step {steps[low]:,}"
-            rows.append([str(record["dim"]), f"{steps[-1]:,}", f"{record['truth']:.4g}", lowest, end])
-    return markdown(["d", "steps", "true KL at start", "least", "at the end"], rows) if rows else ""
+            size, said = f"{record['settings']['classifier_width']:,}", f"{record['curve']['estimate'][-1]:.3g}"
+            rows.append([str(record["dim"]), size, f"{steps[-1]:,}", f"{record['truth']:.4g}", lowest, end, said])
+    head = ["d", "units a layer", "steps", "true KL at start", "least", "at the end", "estimated online"]
+    return markdown(head, rows) if rows else ""
 
 
 if __name__ == "__main__":
