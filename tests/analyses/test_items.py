@@ -9,7 +9,8 @@ import pytest
 
 import analyses
 from analyses import cells, models, overview
-from analyses.distribution_matching import synthetic_page
+from analyses.distribution_matching import run_synthetic, synthetic_page
+from klprobe.experiments.records import is_cell
 
 MODULES = [
     name
@@ -48,6 +49,17 @@ def test_a_committed_page_is_what_its_committed_records_say(name, tmp_path):
 
 def test_the_page_of_the_synthetic_figures_is_what_the_records_say():
     assert synthetic_page.page() == (synthetic_page.HERE / "synthetic.md").read_text()
+
+
+def test_what_is_said_of_the_larger_synthetic_runs_is_what_they_did():
+    learned = [record for record in cells.read_records(run_synthetic.RECORDS) if record["experiment"] == "minimize"]
+    assert not any(record["diverged"] for record in learned)
+    cell = ("minimize", 100, 0, run_synthetic.settings_of(2, 100, "quick"))
+    (quick,) = [record["curve"]["true_kl"][-1] for record in learned if is_cell(record, *cell)]
+    larger = [r for larger in run_synthetic.larger_cells() for r in learned if is_cell(r, *larger)]
+    ends = [record["curve"]["true_kl"][-1] for record in larger if record["dim"] == 100]
+    assert len(ends) == 2
+    assert max(ends) < quick
 
 
 def test_the_overview_is_what_the_records_say_and_has_no_empty_cell():
