@@ -1,4 +1,7 @@
-"""What the records of each item say, in the few words that stand in analyses/README.md."""
+"""What the records of each item say, in the few words that stand in analyses/README.md.
+
+± is one standard deviation over the seeds where there are several, and one standard error where there is one.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,13 @@ def table_1(rows: list[Record]) -> str:
 
 
 def table_2(rows: list[Record]) -> str:
-    """Mean logits by classifier."""
-    found = [(r["cell"]["row"], look_up(r["result"], "classifier", "mean-logit", "empirical")) for r in rows]
-    return "; ".join(f"{name} {kl[0]:.3g}" for name, kl in found if kl)
+    """Mean logits by classifier, for either table, with a link to the second's page."""
+    said = []
+    for number, data in sorted({(r["cell"]["table"], r["cell"]["model"]["dataset"].partition(":")[0]) for r in rows}):
+        mine = [r for r in rows if r["cell"]["table"] == number]
+        found = [(r["cell"]["row"], look_up(r["result"], "classifier", "mean-logit", "empirical")) for r in mine]
+        said.append(f"{number}, {data}: " + "; ".join(f"{name} {kl[0]:.2f} ± {kl[1]:.2f}" for name, kl in found if kl))
+    return ". ".join(said) + ". [Table 3](distribution_matching/table_3.md)"
 
 
 def table_4(rows: list[Record]) -> str:
@@ -48,14 +55,15 @@ def table_4(rows: list[Record]) -> str:
 
 def figure_6(rows: list[Record]) -> str:
     """The best of each family."""
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}
     for record in rows:
         method = record["cell"]["method"]
         kl = look_up(record["result"], method, target="empirical")
         if kl:
-            best[method] = max(best.get(method, kl[0]), kl[0])
-    exact = look_up(rows[0]["result"], "monte-carlo", target="empirical")
-    return "; ".join(f"{name} {kl:.1f}" for name, kl in best.items()) + (f"; Monte Carlo {exact[0]:.1f}" if exact else "")
+            best[method] = max(best.get(method, kl), kl)
+    if exact := look_up(rows[0]["result"], "monte-carlo", target="empirical"):
+        best["Monte Carlo"] = exact
+    return "; ".join(f"{name} {kl:.2f} ± {error:.2f}" for name, (kl, error) in best.items())
 
 
 def figure_7(rows: list[Record]) -> str:
@@ -111,7 +119,7 @@ def verdicts(rows: list[Record]) -> str:
 def elbo_surgery(rows: list[Record]) -> str:
     """Marginal KL by latents."""
     found = [(r["cell"]["latents"], look_up(r["result"]["train"], "monte-carlo", target="empirical")) for r in rows]
-    return "; ".join(f"{latents}: {kl[0]:.2f}" for latents, kl in found if kl)
+    return "; ".join(f"{latents}: {kl[0]:.3f} ± {kl[1]:.3f}" for latents, kl in found if kl)
 
 
 def modes(rows: list[Record]) -> str:
@@ -121,8 +129,9 @@ def modes(rows: list[Record]) -> str:
         for row, called in (("bms-vae-gan", "BMS-VAE-GAN"), ("true samples", "true samples")):
             mine = [r["result"] for r in rows if (r["cell"]["row"], r["cell"]["dataset"]) == (row, name)]
             if mine:
-                share = 100 * statistics.mean(kept["high_quality"] for kept in mine)
-                said.append(f"{name}, {called}: {statistics.mean(kept['modes'] for kept in mine):.1f} modes, {share:.0f} %")
+                share = _over_seeds([100 * kept["high_quality"] for kept in mine], ".1f")
+                found = _over_seeds([kept["modes"] for kept in mine], ".1f")
+                said.append(f"{name}, {called}: {found} modes, {share} %")
     return "; ".join(said)
 
 
@@ -134,7 +143,9 @@ def holes(rows: list[Record]) -> str:
 
 def images(rows: list[Record]) -> str:
     """FID of every row."""
-    return "FID under our own small net: " + "; ".join(f"{r['cell']['row']} {r['result']['fid'][0]:.0f}" for r in rows)
+    return "FID under our own small net: " + "; ".join(
+        "{} {:.0f} ± {:.0f}".format(r["cell"]["row"], *r["result"]["fid"][:2]) for r in rows
+    )
 
 
 def closest(rows: list[Record]) -> str:
@@ -170,8 +181,8 @@ def bounds(rows: list[Record]) -> str:
             }
             seeds = [seed for model, seed in elbo if model == plain and (activated, seed) in elbo]
             if seeds:
-                gain = statistics.mean(elbo[activated, seed] - elbo[plain, seed] for seed in seeds)
-                said.append(f"{activated} over {plain}, {percent} %: {gain:+.2f}")
+                gain = _over_seeds([elbo[activated, seed] - elbo[plain, seed] for seed in seeds], "+.2f")
+                said.append(f"{activated} over {plain}, {percent} %: {gain}")
     return "; ".join(said)
 
 
@@ -182,17 +193,20 @@ def scores(rows: list[Record]) -> str:
         kept, model = record["result"], record["cell"]["model"]
         found = kept["accuracy" if "CGAN" in model else "inception-score"]
         said.setdefault(model, []).append(found[0])
-    return "; ".join(f"{model} {statistics.mean(found):.3g}" for model, found in said.items())
+    return "; ".join(f"{model} {_over_seeds(found, '.3g')}" for model, found in said.items())
 
 
 def side_by_side(rows: list[Record]) -> str:
-    """The lower bound of each system, the median over its seeds."""
+    """The lower bound of each system, the median over its seeds and their range."""
     lows: dict[str, list[float]] = {}
     for record in rows:
         if record["result"].get("kl"):
             low = record["result"]["kl"]["brackets"]["population"]["lower"]
             lows.setdefault(record["cell"]["model"]["system"], []).append(low[0])
-    said = "; ".join(f"{name} {statistics.median(found):.1f}" for name, found in lows.items())
+    said = "; ".join(
+        f"{name} {statistics.median(found):.2f}" + (f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else "")
+        for name, found in lows.items()
+    )
     return f"KL[q(z)] from p(z) at least, nats: {said}"
 
 
@@ -221,3 +235,9 @@ def goals() -> str:
     rows = [line.strip("| ").split(" | ") for line in goal_table(plain).splitlines()[2:]]
     said = "; ".join(f"{case} {method} {median} ({seeds} seeds)" for case, _, method, seeds, median, *_ in rows)
     return f"{said}. [Page](benchmarks/ratio_estimators.md)"
+
+
+def _over_seeds(values: list[float], form: str) -> str:
+    """Mean ± standard deviation of several, or the one there is."""
+    mean = format(statistics.mean(values), form)
+    return f"{mean} ± {format(statistics.stdev(values), form.lstrip('+'))}" if len(values) > 1 else mean

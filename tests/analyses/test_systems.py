@@ -79,7 +79,7 @@ def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(mo
     monkeypatch.setattr(overview, "HERE", tmp_path)
     (row,) = [row for row in overview.ROWS if row.module == "systems.table"]
     cells = len(table.cells("quick"))
-    assert f"at least, nats: age 4.0. {cells - 1} of {cells} cells not recorded yet" in overview.line(row)[4]
+    assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line(row)[4]
 
 
 def test_a_page_without_records_says_so():
