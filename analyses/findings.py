@@ -26,7 +26,8 @@ def table_1(rows: list[Record]) -> str:
     said = []
     for record in rows:
         train, test = record["result"]["train"], record["result"]["test"]
-        system, data, latents = record["cell"]["row"]
+        system, data, _ = record["cell"]["row"]
+        latents = record["cell"]["model"]["settings"]["latent_dim"]
         exact, average = look_up(train, "monte-carlo", target="empirical"), train["average_kl"][0]
         low, high = (test["brackets"]["population"][side][0] for side in ("lower", "upper"))
         name = f"{data.partition(':')[0]} {latents}" + (f" ({system})" if system != "vae" else "")
