@@ -18,6 +18,7 @@ LEVELS = (
     ("types",),
     (
         "registry",
+        "files",
         "provenance",
         "kernels",
         "parallel",

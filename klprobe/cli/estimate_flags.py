@@ -29,6 +29,10 @@ class Source:
     """package.module:factory of the network whose weights the checkpoint holds; imports and runs that code."""
     allow_pickle: bool = False
     """Open a whole pickled torch module, or checkpoint, that you trust: opening it runs whatever code it holds."""
+    file_memory: float | None = None
+    """Memory in GB that a file may use where klprobe runs it in a process of its own; by default half of the machine's."""
+    file_seconds: float = 600.0
+    """Seconds that opening such a file, or one answer of its program, may take."""
     outputs: str | None = None
     """What the encoder returns, as mean,logvar or mean,_,std (_ is ignored); by default looked at and said."""
     data: str | None = None

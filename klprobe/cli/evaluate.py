@@ -22,6 +22,7 @@ from klprobe.cli.source import read_dataset
 from klprobe.datasets._shared import has_validation
 from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
 from klprobe.evidence import Evidence, generator_of
+from klprobe.files.child import Limits
 from klprobe.inspection import radius_histogram
 from klprobe.judge import own_net
 from klprobe.loading import dataset
@@ -62,6 +63,10 @@ class Judging:
     """Input of a TorchScript net, as 3x299x299; images are brought to it."""
     net_range: Literal["0,1", "-1,1", "0,255"] = "0,1"
     """Range of its input. Write --net-range=-1,1."""
+    file_memory: float | None = None
+    """Memory in GB that a TorchScript net may use in its process of its own; by default half of the machine's."""
+    file_seconds: float = 600.0
+    """Seconds that opening it, or one answer of it, may take."""
     lpips_weights: Path | None = None
     """Folder with the state dicts of AlexNet and of LPIPS, which lpips needs."""
     cache: Path | None = None
@@ -185,7 +190,9 @@ def _net(judging: Judging, training: Any, device: str) -> FeatureNet:
         print(f"klprobe: {said}", file=sys.stderr)
         return net
     low, high = map(float, judging.net_range.split(","))
-    return read_net(Path(judging.net), device, _shape(judging.net_shape), (low, high))
+    return read_net(
+        Path(judging.net), device, _shape(judging.net_shape), (low, high), Limits(judging.file_memory, judging.file_seconds)
+    )
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets._shared import Data, Split
 from klprobe.encoders._shared import Encoded, Request
+from klprobe.files.child import Limits
 from klprobe.images import parse_size
 from klprobe.loading import dataset, load
 from klprobe.types import Progress
@@ -60,4 +61,5 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         gray=source.gray,
         flatten=source.flatten,
         allow_pickle=source.allow_pickle,
+        limits=Limits(source.file_memory, source.file_seconds),
     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.distributions import Distribution
 
 from klprobe.encoders._inputs import open_inputs
@@ -98,20 +97,6 @@ def _encode(encoder: Encoder, points: Points, request: Request) -> tuple[Latents
         reading, channels = _probe(encoder, points, request)
         latents = _latents(encoder.label, _all_points(encoder, points, reading, request))
     return _by_channel(latents, channels), reading
-
-
-def wanted_by(module: nn.Module) -> str:
-    """What a network's first layer wants, in words; empty when its first weight does not tell."""
-    for name, weight in module.named_parameters():
-        if name.endswith("weight") and weight.dim() == 2:
-            return (
-                f"vectors of length {weight.shape[1]} ({name.removesuffix('.weight')} is its first layer; --flatten makes them)"
-            )
-        if name.endswith("weight") and weight.dim() == 4:
-            return f"images with {weight.shape[1]} channel(s) (its first layer is {name.removesuffix('.weight')})"
-        if weight.dim() > 1:
-            break
-    return ""
 
 
 def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch.distributions import Distribution
 
 from klprobe.categorical import Classes
+from klprobe.files.child import Limits
 from klprobe.types import InputError, Progress, no_progress
 
 
@@ -31,6 +32,7 @@ class Request:
         gray: Whether colours become one grey channel.
         flatten: Whether a point becomes a vector.
         allow_pickle: Whether the file may run the code in it: the user trusts it.
+        limits: Memory and time that a file may use where it is opened or run in a confined process.
     """
 
     data: str | None = None
@@ -45,6 +47,7 @@ class Request:
     gray: bool = False
     flatten: bool = False
     allow_pickle: bool = False
+    limits: Limits = field(default_factory=Limits)
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}

@@ -16,7 +16,7 @@ import torch
 
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
-from klprobe.encoders._weights import fit, read_weights
+from klprobe.files.weights import fit, read_weights
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Diffusers"]
@@ -55,7 +55,7 @@ class Diffusers:
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path.name} has a configuration that does not fit this diffusers ({said[:200]}).") from error
-        fit(model, read_weights(path / WEIGHTS), path.name, KIND)
+        fit(model, read_weights(path / WEIGHTS, request.limits), path.name, KIND)
         model.to(request.device, torch.float32).eval()
         facts = {
             "format": "diffusers",

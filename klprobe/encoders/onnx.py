@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from klprobe.encoders._encode import Encoder, encode_data
+from klprobe.encoders._encode import SEED, Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
-from klprobe.types import CapabilityError, InputError
+from klprobe.files.programs import start
 
 __all__ = ["Onnx"]
-
-SEED = 1
-"""Of onnxruntime's random operators, which take it when the model is opened."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +28,10 @@ class Onnx:
 
         Raises:
             CapabilityError: onnxruntime is not installed.
-            InputError: a damaged file, several inputs, or data that do not fit.
+            InputError: a damaged file, weights outside its folder, several inputs, beyond the limits, or data that do not fit.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise CapabilityError(f"{path.name} needs onnxruntime: pip install 'klprobe[onnx]'.") from error
-        session = _open(onnxruntime, path)
-        (entry, *more), outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
-        if more:
-            names = ", ".join(node.name for node in (entry, *more))
-            raise InputError(f"{path.name} takes the inputs {names}, but an encoder takes the data points alone: export it so.")
-        batch, *point = entry.shape or [None]
-        sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in point)
-        dtype = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}.get(entry.type, torch.float32)
-
-        def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
-            values: list[Any] = session.run(None, {entry.name: x.to(dtype).numpy()})
-            return {name: torch.as_tensor(value) for name, value in zip(outputs, values, strict=True)}
-
-        encoder = Encoder(run, path.name, f"points of shape ({sizes})", batch if isinstance(batch, int) else None)
-        facts = {
-            "format": "onnx",
-            "file": path.name,
-            "sha256": {path.name: sha256(path)},
-            "onnxruntime": onnxruntime.__version__,
-        }
-        notes = () if encoder.batch_size is None else (f"exported for {batch} points at a time",)
-        return encode_data(encoder, request, facts, notes)
-
-
-def _open(onnxruntime: Any, path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4
-    onnxruntime.set_seed(SEED)
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path.name} is damaged, or no ONNX model that onnxruntime reads ({said[:200]}): export it again."
-        ) from error
+        program = start("onnx", path, request.limits, seed=SEED)
+        facts = {"format": "onnx", "file": path.name, "sha256": {path.name: sha256(path)}, **program.facts}
+        size = program.batch_size
+        notes = () if size is None else (f"exported for {size} points at a time",)
+        return encode_data(Encoder(program.run, path.name, program.wants, size), request, facts, notes)

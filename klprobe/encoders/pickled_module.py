@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from klprobe.encoders._archive import check_archive, names_in
-from klprobe.encoders._encode import Encoder, encode_data, wanted_by
+from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.files.programs import wanted_by
+from klprobe.files.weights import load_trusted
 from klprobe.types import InputError
 
 __all__ = ["PickledModule"]
@@ -53,13 +54,11 @@ class PickledModule:
 
 
 def _unpickle(path: Path, device: str) -> nn.Module:
-    if names_in(path):
-        check_archive(path)
     if os.getcwd() not in sys.path:  # the model's class is the user's own, as with `python -m`
         sys.path.insert(0, os.getcwd())
     try:
         with torch.random.fork_rng():
-            held = torch.load(path, map_location=device, weights_only=False)
+            held = load_trusted(path, device)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"{path.name} needs code that Python does not find here ({error}): run klprobe where the model's own module can be "

@@ -14,7 +14,7 @@ import torch
 
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
-from klprobe.encoders._weights import fit, read_weights
+from klprobe.files.weights import fit, read_weights
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Pythae"]
@@ -52,7 +52,7 @@ class Pythae:
                 f"--checkpoint {path / WEIGHTS} --encoder package.module:factory."
             )
         encoder = _build(path, name, settings)
-        fit(encoder, read_weights(path / WEIGHTS), path.name, name)
+        fit(encoder, read_weights(path / WEIGHTS, request.limits), path.name, name)
         encoder.to(request.device).eval()
         facts = {
             "format": "pythae",

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from klprobe.encoders._archive import check_archive
 from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
 from klprobe.encoders._tensors import posterior_of
+from klprobe.files.child import Child
+from klprobe.files.confined import Opened
+from klprobe.files.hdf5 import read_h5ad
+from klprobe.files.weights import load_restricted
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Scvi"]
@@ -81,11 +84,21 @@ class Scvi:
             raise InputError(
                 f"{path.name} needs cells to encode: give --data cells.h5ad, or save the model with save_anndata=True."
             )
-        held = _restricted(path / MODEL)
-        name = _kind(path.name, held)
-        mean, var = _encode(path.name, held, name, cells, "gpu" if request.device == "cuda" else "cpu")
+        settings = {"folder": str(path.absolute()), "cells": str(cells.absolute()), "device": request.device}
+        with (
+            tempfile.TemporaryDirectory() as copy,
+            Child(
+                encode_cells,
+                {**settings, "copy": copy},
+                label=path.name,
+                limits=request.limits,
+                device=request.device,
+                writable=Path(copy),
+            ) as child,
+        ):
+            mean, name = child.tensors["mean"], child.facts["model"]
         return Encoded(
-            posterior_of(path.name, {"mean": mean, "var": var}),
+            posterior_of(path.name, child.tensors),
             provenance={
                 "format": "scvi",
                 "file": path.name,
@@ -100,28 +113,34 @@ class Scvi:
         )
 
 
-def _encode(label: str, held: dict[str, Any], name: str, cells: Path, accelerator: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of every cell, by scvi-tools itself."""
-    numpys = np.random.get_state()  # noqa: NPY002 (put back below: importing scvi-tools moves it)
+def encode_cells(folder: str, cells: str, device: str, copy: str) -> Opened:
+    """Mean and variance of every cell by scvi-tools itself, in a confined process.
+
+    Args:
+        folder: The model's folder.
+        cells: The file of cells.
+        device: Where the network runs.
+        copy: Folder for the copy of the model that scvi-tools opens.
+    """
+    label = Path(folder).name
+    held = _restricted(Path(folder) / MODEL)
+    name = _kind(label, held)
     try:
-        import anndata
         import scvi
     except ImportError as error:
         raise CapabilityError(f"{label} needs scvi-tools: pip install 'klprobe[scvi]'.") from error
-    verbosity = scvi.settings.verbosity
-    scvi.settings.verbosity = logging.ERROR  # it logs to stdout, where the answer goes
+    scvi.settings.verbosity = logging.ERROR
+    torch.save(held, Path(copy) / MODEL)
+    found = read_h5ad(Path(cells))
     try:
-        with torch.random.fork_rng(), tempfile.TemporaryDirectory() as copy:
-            torch.save(held, Path(copy) / MODEL)
-            model = getattr(scvi.model, name).load(copy, anndata.read_h5ad(cells), accelerator=accelerator)
-            mean, var = model.get_latent_representation(return_dist=True)
+        model = getattr(scvi.model, name).load(copy, found, accelerator="gpu" if device == "cuda" else "cpu")
+        mean, var = model.get_latent_representation(return_dist=True)
+    except MemoryError:
+        raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{label} cannot encode {cells.name} ({type(error).__name__}: {said[:300]}).") from error
-    finally:
-        scvi.settings.verbosity = verbosity
-        np.random.set_state(numpys)  # noqa: NPY002
-    return torch.as_tensor(mean), torch.as_tensor(var)
+        raise InputError(f"{label} cannot encode {Path(cells).name} ({type(error).__name__}: {said[:300]}).") from error
+    return Opened({"model": name}, {"mean": torch.as_tensor(mean), "var": torch.as_tensor(var)})
 
 
 def _mentions(path: Path, words: tuple[str, ...]) -> bool:
@@ -133,16 +152,16 @@ def _mentions(path: Path, words: tuple[str, ...]) -> bool:
 
 def _restricted(path: Path) -> dict[str, Any]:
     """What the file holds, of tensors, arrays and containers alone."""
-    check_archive(path)
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            held = torch.load(path, map_location="cpu", weights_only=True)
+        held = load_restricted(path, HARMLESS)
         size = _num_bytes(held)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path.parent.name}/{path.name} asks Python for more than arrays, which klprobe does not run. If it is yours: "
             f"{BY_HAND}."
         ) from error
+    except (InputError, OSError, MemoryError):
+        raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.parent.name}/{path.name} is damaged ({said[:200]}): save or copy it again.") from error

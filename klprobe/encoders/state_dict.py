@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from klprobe.encoders._encode import Encoder, encode_data, wanted_by
+from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._named import import_named
 from klprobe.encoders._shared import Encoded, Request, sha256
-from klprobe.encoders._weights import fit, read_weights, some_of
+from klprobe.files.programs import wanted_by
+from klprobe.files.weights import fit, read_weights, some_of
 from klprobe.types import InputError
 
 __all__ = ["StateDict"]
@@ -39,7 +40,7 @@ class StateDict:
             raise InputError(
                 f"{path.name} holds weights alone: say which network they belong to, --encoder package.module:factory."
             )
-        weights = read_weights(path, allow_pickle=request.allow_pickle)
+        weights = read_weights(path, request.limits, allow_pickle=request.allow_pickle)
         with torch.random.fork_rng():
             module = _build(request.encoder)
         prefix, leftover = fit(module, weights, path.name, request.encoder)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from klprobe.checkpoint import load_checkpoint
+from klprobe.files.archive import names_in
+from klprobe.files.child import Limits
+from klprobe.files.programs import start
 from klprobe.metrics._ranges import UNIT, range_note, to_unit, unit_range
 from klprobe.metrics._shared import Features
 from klprobe.types import InputError, Progress, no_progress
@@ -88,18 +92,23 @@ def raw_values() -> FeatureNet:
 
 
 def read_net(
-    path: Path, device: str, shape: tuple[int, ...] | None = None, value_range: tuple[float, float] = UNIT
+    path: Path,
+    device: str,
+    shape: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] = UNIT,
+    limits: Limits | None = None,
 ) -> FeatureNet:
     """A net of a file: a checkpoint of `klprobe train classifier`, or TorchScript.
 
-    TorchScript returns logits (also taken as features), or features and logits. Its code runs, in torch's own interpreter.
+    TorchScript returns logits (also taken as features), or features and logits; it runs in a confined process.
 
     Args:
         path: The file.
         device: Where it runs.
         shape, value_range: What a TorchScript net takes; a checkpoint of klprobe says that itself.
+        limits: Memory and time that a TorchScript net may use.
     Raises:
-        InputError: no such file, or no such net.
+        InputError: no such file, no such net, or one that does more than compute.
     """
     if not path.is_file():
         raise InputError(f"There is no net {path}.")
@@ -115,16 +124,30 @@ def read_net(
         algorithm, networks = trained.algorithm, trained.networks
         return FeatureNet(name, digest, lambda x: algorithm.look(networks, x), tuple(about["input_shape"]), device=device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    try:
-        script = torch.jit.load(str(path), map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is neither a checkpoint of klprobe train classifier nor TorchScript ({error}).") from error
+    if "constants.pkl" not in names_in(path):
+        raise InputError(f"{path} is neither a checkpoint of klprobe train classifier nor TorchScript.")
+    program = start("torchscript", path, limits or Limits(), device=device)
 
     def look(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        seen = script(x)
-        return (seen[0], seen[1]) if isinstance(seen, tuple | list) else (seen, seen)
+        try:
+            seen = program.run(x.cpu())
+        except RuntimeError as error:
+            raise InputError(
+                f"{path.name} cannot take points of shape {tuple(x.shape[1:])} ({error}): choose another --net."
+            ) from error
+        return _pair(seen, path.name, len(x))
 
     return FeatureNet(f"{path.name} ({digest[:8]})", digest, look, shape, value_range, device)
+
+
+def _pair(seen: Any, label: str, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and logits of what a net returned: one tensor is both."""
+    pair = seen if isinstance(seen, list) and len(seen) == 2 else [seen, seen]
+    if not all(isinstance(part, torch.Tensor) and part.dim() > 1 and len(part) == num for part in pair):
+        raise InputError(
+            f"{label} returns neither logits nor (features, logits), each with one row a point: choose another --net."
+        )
+    return pair[0], pair[1]
 
 
 def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from klprobe.files.child import Limits
+from klprobe.files.weights import read_weights as read_state_dict
 from klprobe.metrics._shared import Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import InputError
@@ -98,7 +97,7 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], bool]:
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in FILES:
-            found |= _state_dict(path)
+            found |= read_state_dict(path, Limits())
     needed = [f"features.{place}.{kind}" for place, _, _ in LAYERS for kind in ("weight", "bias")]
     missing = [name for name in needed if name not in found]
     if missing:
@@ -110,14 +109,3 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], bool]:
         given = found[f"lin{i}.model.1.weight"].float() if learned else torch.full((channels,), 1 / channels)
         weights[f"lin{i}"] = given.reshape(channels, 1, 1)
     return weights, learned
-
-
-def _state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name; nothing in the file is run."""
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises to run what is in the file
-        raise InputError(f"{path} is no state dict of tensors alone.") from error
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path} is no state dict ({error}).") from error
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from klprobe.encoders._archive import repacked
+from klprobe.files.archive import repacked
 from klprobe.types import InputError
 
 TARGET = re.compile(

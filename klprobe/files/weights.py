@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from klprobe.encoders._archive import check_archive, names_in
+from klprobe.files.archive import check_archive, names_in
+from klprobe.files.child import Child, Limits
+from klprobe.files.confined import Opened
 from klprobe.types import InputError
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
@@ -21,37 +23,73 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
 LISTED = 6
 
 
-def read_weights(path: Path, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, without running anything unless `allow_pickle`.
 
+    Files that are pickles are opened by torch's restricted unpickler, which makes tensors and containers and calls nothing
+    else, in a confined process.
+
+    Args:
+        path: `.safetensors`, or what torch.save wrote.
+        limits: Memory and time that opening a pickle may take.
+        allow_pickle: Whether the file may run the code in it, in this process: the user trusts it.
     Raises:
         InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
     """
-    try:
-        if path.suffix.lower() == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
+        try:
             return load_file(path)
-        if names_in(path):
-            check_archive(path)
-        held = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise InputError(f"{path.name} is damaged, or no safetensors file ({error}): save or copy it again.") from error
+    if allow_pickle:
+        return _unpickled(path, trusted=True)
+    with Child(open_weights, {"path": str(path.absolute())}, label=path.name, limits=limits) as child:
+        return child.tensors
+
+
+def load_restricted(path: Path, harmless: Sequence[Any] = ()) -> Any:
+    """What torch.save wrote, of tensors and containers alone: nothing else is called. Only a confined process opens files so.
+
+    Args:
+        path: The file.
+        harmless: Classes and functions that it may name beside torch's own.
+    Raises:
+        pickle.UnpicklingError: it names something else. A damaged file raises anything at all.
+    """
+    if names_in(path):
+        check_archive(path)
+    with torch.serialization.safe_globals(list(harmless)):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_trusted(path: Path, device: str) -> Any:
+    """What torch.save wrote, running whatever code it holds: only where the user gave --allow-pickle for this file."""
+    if names_in(path):
+        check_archive(path)
+    return torch.load(path, map_location=device, weights_only=False)
+
+
+def open_weights(path: str) -> Opened:
+    """The tensors of a pickle, in a confined process."""
+    return Opened(tensors=_unpickled(Path(path), trusted=False))
+
+
+def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
+    try:
+        held = load_trusted(path, "cpu") if trusted else load_restricted(path)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks Python for {asked[1]}" if asked else "is more than tensors"
+        what = f"asks Python for {asked[1][:80]}" if asked else "is more than tensors"
         raise InputError(
             f"{path.name} {what}, which klprobe does not run. If the file is yours, save its weights alone: "
             "torch.save(model.state_dict(), 'weights.pt'), for a Lightning checkpoint "
             "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt'); or let it run with --allow-pickle."
         ) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        ImportError,
-    ) as error:
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle fails in any way at all
+        if "alloc" in str(error):
+            raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.name} is damaged, or no file of weights ({said[:200]}): save or copy it again.") from error
     return _tensors(held, path.name)

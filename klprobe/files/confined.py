@@ -1,0 +1,121 @@
+"""The confined process itself: it opens one file, and answers.
+
+Order matters. It has given up its rights (`klprobe.files.rights`) before this module and torch are imported; the limit of
+memory is set when the libraries are there, so that it counts what the file takes; only then is the file opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from klprobe.files.messages import BrokenMessage, receive, send
+from klprobe.types import InputError
+
+MOST_WRITTEN = 1 << 32
+"""Bytes that a process with a writable folder may put into one file."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a function that opens a file in a confined process returns.
+
+    Attributes:
+        facts: About the file; JSON values.
+        tensors: By name.
+        run: From points, shape (m, ...), on the CPU, to tensors in tuples, lists and dictionaries; None where
+            there is nothing to run.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    run: Callable[[torch.Tensor], Any] | None = None
+
+
+def serve(descriptor: int) -> None:
+    """Open the file that the first message names, then answer messages until the other side ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's business
+    with socket.socket(fileno=descriptor) as channel, contextlib.suppress(BrokenMessage, BrokenPipeError, ConnectionError):
+        asked, _ = receive(channel, 0)
+        try:
+            _name_folders(asked["writable"] or sys.prefix)
+            module, _, name = asked["function"].partition(":")
+            function = getattr(importlib.import_module(module), name)  # klprobe's own: the other side wrote this name
+            torch.set_num_threads(asked["threads"])
+            _limit(asked["memory"], writes=bool(asked["writable"]))
+            send(channel, {"ready": True})
+            opened: Opened = function(**asked["settings"])
+            send(channel, {"facts": dict(opened.facts), "names": list(opened.tensors)}, list(opened.tensors.values()))
+        except Exception as error:
+            send(channel, _said(error))
+            return
+        torch.manual_seed(asked["seed"])
+        while opened.run is not None:
+            _, (x,) = receive(channel, float("inf"))
+            try:
+                with torch.no_grad():
+                    tensors: list[torch.Tensor] = []
+                    returned = _flat(opened.run(x), tensors)
+                send(channel, {"returned": returned}, tensors)
+            except Exception as error:
+                send(channel, _said(error))
+
+
+def _name_folders(folder: str) -> None:
+    """Name a folder to the libraries that ask for one to write to as soon as they are imported, whether they write or not."""
+    tempfile.tempdir = folder
+    os.environ |= dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), folder)
+
+
+def _said(error: Exception) -> dict[str, str]:
+    """The error as a message; of torch's long ones the last line, which says what failed."""
+    if isinstance(error, InputError):
+        return {"error": str(error), "kind": type(error).__name__}
+    lines = str(error).strip().splitlines() or [""]
+    told = next((line for line in lines if "alloc" in line or "memory" in line), lines[-1])
+    kind = f"{type(error).__name__}: " if isinstance(error, MemoryError) or not told else ""
+    return {"error": f"{kind}{told}"[:300], "kind": "Exception"}
+
+
+def _flat(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """The structure of what a program returned as JSON; its tensors go to the list."""
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return {"tensor": len(tensors) - 1}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        value = dict(zip(value._fields, value, strict=True))
+    if isinstance(value, Mapping):
+        return {"dict": [[str(key), _flat(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, tuple | list):
+        return {"list": [_flat(inner, tensors) for inner in value]}
+    return None
+
+
+def _limit(num_bytes: float | None, *, writes: bool) -> None:
+    """Bound what the process may take from here on; where a system lacks a limit, the others hold."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = MOST_WRITTEN if writes else 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    if num_bytes is not None and sys.platform == "linux":
+        most = _data_bytes() + int(num_bytes)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _data_bytes() -> int:
+    """Bytes that the process has for data already."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) << 10
+    return 0

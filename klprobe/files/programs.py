@@ -1,0 +1,177 @@
+"""Programs that a file holds: TorchScript, torch.export and ONNX, each opened by one function, in a confined process.
+
+`open_torchscript`, `open_exported` and `open_onnx` run in that process. Whoever needs a program calls `start`, which makes the
+process and gives a `Program` that answers from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from klprobe.files.archive import repacked
+from klprobe.files.child import Child, Limits
+from klprobe.files.confined import Opened
+from klprobe.files.exported_check import sanitised
+from klprobe.files.onnx_check import check_external_data
+from klprobe.types import CapabilityError, InputError
+
+Kind = Literal["torchscript", "exported", "onnx"]
+TOUCHES_FILES = re.compile(rb"\b(from_file|save)\b")
+"""aten::from_file maps any file, writable, and aten::save writes one."""
+ONNX_SEED = 1
+"""Of onnxruntime's random operators, which take it when the model is opened."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program in its confined process, as a function of points.
+
+    Attributes:
+        run: From points, shape (m, ...), on the CPU, to tensors in lists and dictionaries, on the CPU.
+        facts: What the opening function found out.
+        wants: What input it wants, in words; empty when it cannot be told.
+        batch_size: The only number of points that it takes at a time; None when it takes any.
+    """
+
+    run: Callable[[torch.Tensor], Any]
+    facts: dict[str, Any]
+    wants: str
+    batch_size: int | None
+
+
+def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method: str = "forward", seed: int = 0) -> Program:
+    """Open the program of a file in a confined process, which ends when the `Program` is no longer needed.
+
+    Args:
+        kind: Which format the file is of.
+        path: The file.
+        limits: Memory and time that it may use.
+        device: Where it runs; TorchScript alone can choose.
+        method: Of TorchScript, which method is called where the file has it, else `forward`.
+        seed: Of its random numbers.
+    Raises:
+        InputError: damaged, a program that does more than compute, or beyond the limits.
+        CapabilityError: onnxruntime is not installed.
+    """
+    openers: dict[str, Callable[..., Opened]] = {
+        "torchscript": open_torchscript,
+        "exported": open_exported,
+        "onnx": open_onnx,
+    }
+    settings = {"path": str(path.absolute())}
+    if kind == "torchscript":
+        settings |= {"device": device, "method": method}
+    child = Child(openers[kind], settings, label=path.name, limits=limits, device=device, seed=seed)
+    facts = dict(child.facts)
+    wants, batch_size = facts.pop("wants"), facts.pop("batch_size", None)
+    return Program(child, facts, wants, batch_size)
+
+
+def open_torchscript(path: str, device: str, method: str) -> Opened:
+    """The network of a TorchScript file, in eval mode.
+
+    torch's own interpreter reads the file; it knows tensors and numbers and no Python, and the pickles inside never reach
+    Python's unpickler. Two of its operators touch files: a program that mentions them is refused.
+    """
+    name = Path(path).name
+
+    def check(entry: str, content: bytes) -> bytes:
+        if entry.lower().startswith("code/") and TOUCHES_FILES.search(content):
+            raise InputError(f"{name}: its program ({entry}) reads or writes files, so klprobe does not run it.")
+        return content
+
+    try:
+        module = torch.jit.load(repacked(Path(path), check), map_location=device)
+    except (RuntimeError, ValueError) as error:
+        if "alloc" in str(error) or "memory" in str(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} is damaged, or needs operators this torch lacks ({said[:200]}): save it again.") from error
+    facts = {"saved_in_training_mode": bool(module.training), "wants": wanted_by(module)}
+    module.eval()
+    called = getattr(module, method) if hasattr(module, method) else module
+    return Opened(facts, run=lambda x: called(x.to(device)))
+
+
+def open_exported(path: str) -> Opened:
+    """The program of a torch.export file, on the CPU, since its graph names devices; its graph is checked first."""
+    name = Path(path).name
+    try:
+        program = torch.export.load(sanitised(Path(path)))
+        module = program.module()
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # torch raises whatever its parsers raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} cannot be read by this torch ({said[:200]}): export it again.") from error
+    inputs = set(program.graph_signature.user_inputs)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
+    shapes = [[size if isinstance(size, int) else "any" for size in node.meta["val"].shape] for node in nodes]
+    if len(shapes) != 1:
+        raise InputError(f"{name} takes {len(shapes)} inputs, but an encoder takes the data points alone: export it so.")
+    batch, *point = shapes[0] or ["any"]
+    return Opened(
+        {"wants": f"points of shape {tuple(point)}", "batch_size": batch if isinstance(batch, int) else None}, run=module
+    )
+
+
+def open_onnx(path: str) -> Opened:
+    """The graph of an ONNX file, run by onnxruntime on the CPU; weights beside it are read from its own folder only."""
+    name = Path(path).name
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CapabilityError(f"{name} needs onnxruntime: pip install 'klprobe[onnx]'.") from error
+    check_external_data(Path(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    onnxruntime.set_seed(ONNX_SEED)
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{name} is damaged, or no ONNX model that onnxruntime reads ({said[:200]}): export it again."
+        ) from error
+    entries, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
+    if len(entries) != 1:
+        names = ", ".join(node.name for node in entries) or "nothing"
+        raise InputError(f"{name} takes as inputs {names}, but an encoder takes the data points alone: export it so.")
+    batch, *point = entries[0].shape or [None]
+    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in point)
+    dtype = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}.get(entries[0].type, torch.float32)
+
+    def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        values: list[Any] = session.run(None, {entries[0].name: x.to(dtype).numpy()})
+        return {output: torch.as_tensor(value) for output, value in zip(outputs, values, strict=True)}
+
+    facts = {
+        "onnxruntime": onnxruntime.__version__,
+        "wants": f"points of shape ({sizes})",
+        "batch_size": batch if isinstance(batch, int) else None,
+    }
+    return Opened(facts, run=run)
+
+
+def wanted_by(module: nn.Module) -> str:
+    """What a network's first layer wants, in words; empty when its first weight does not tell."""
+    for name, weight in module.named_parameters():
+        if name.endswith("weight") and weight.dim() == 2:
+            return (
+                f"vectors of length {weight.shape[1]} ({name.removesuffix('.weight')} is its first layer; --flatten makes them)"
+            )
+        if name.endswith("weight") and weight.dim() == 4:
+            return f"images with {weight.shape[1]} channel(s) (its first layer is {name.removesuffix('.weight')})"
+        if weight.dim() > 1:
+            break
+    return ""
