@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import _codecs
 import logging
-import pickle
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def _restricted(path: Path) -> dict[str, Any]:
     try:
         held = load_restricted(path, HARMLESS)
         size = _num_bytes(held)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise InputError(
             f"{path.parent.name}/{path.name} asks Python for more than arrays, which klprobe does not run. If it is yours: "
             f"{BY_HAND}."

@@ -30,12 +30,16 @@ def read_h5ad(path: Path) -> Any:
 
 
 def check_links(path: Path) -> None:
-    """Raise InputError where an HDF5 file takes data from outside its folder: by a link, external storage, or a virtual set."""
+    """Raise InputError where an HDF5 file takes data from outside its folder.
+
+    Links are followed to files of the folder. External storage and virtual data sets are refused, because HDF5 may look for
+    their files in the current folder; no program writes cells so.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            elsewhere = _named_files(file, h5py)
+            elsewhere = _named_files(file, h5py, path.name)
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError of damaged files
@@ -43,14 +47,15 @@ def check_links(path: Path) -> None:
         raise InputError(f"{path.name} is damaged, or no HDF5 file ({said[:200]}): write it again.") from error
     folder = path.parent.resolve()
     for name in elsewhere:
-        if name != "." and not (folder / name).resolve().is_relative_to(folder):
+        target = (folder / name).resolve()
+        if not (target.is_relative_to(folder) and target.is_file()):
             raise InputError(
-                f"{path.name} takes data from {name[:80]!r}, outside its own folder, which klprobe does not follow: write the "
-                "cells to one file."
+                f"{path.name} takes data from {name[:80]!r}, which is no file of its own folder, so klprobe does not follow it: "
+                "write the cells to one file."
             )
 
 
-def _named_files(file: Any, h5py: Any) -> set[str]:
+def _named_files(file: Any, h5py: Any, label: str) -> set[str]:
     """Names of all other files that a file names; groups that lead back to one another are entered once."""
     found: set[str] = set()
     seen: set[Any] = set()
@@ -64,11 +69,13 @@ def _named_files(file: Any, h5py: Any) -> set[str]:
             elif isinstance(link, h5py.HardLink):
                 inner = group[key]
                 if isinstance(inner, h5py.Dataset):
-                    found |= {storage[0] for storage in inner.external or ()}
-                    found |= {source.file_name for source in inner.virtual_sources()} if inner.is_virtual else set()
+                    if inner.external or inner.is_virtual:
+                        raise InputError(
+                            f"{label}: its {key[:40]!r} lies in other files, which klprobe does not follow: write one file."
+                        )
                 elif isinstance(inner, h5py.Group) and inner.id not in seen:
                     seen.add(inner.id)
                     waiting.append(inner)
             if len(seen) + len(found) > MOST_OBJECTS:
-                raise InputError("the file has more groups than any file of cells: it is damaged.")
+                raise InputError(f"{label} has more groups than any file of cells: it is damaged.")
     return found

@@ -37,7 +37,7 @@ def give_up_rights(writable: str = "", *, devices: bool = False) -> bool:
         return False
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    version = _call(library, CREATE_RULESET, None, 0, GET_VERSION)
+    version = landlock_version()
     if version < 1:
         return False
     denied = FILE_RIGHTS[min(version, max(FILE_RIGHTS))] & ~(READ | READ_FOLDER)
@@ -56,6 +56,11 @@ def give_up_rights(writable: str = "", *, devices: bool = False) -> bool:
     done = _call(library, RESTRICT_SELF, ruleset, 0) == 0
     os.close(ruleset)
     return done
+
+
+def landlock_version() -> int:
+    """Version of Landlock that the system has; 0 or less where it has none."""
+    return _call(ctypes.CDLL(None, use_errno=True), CREATE_RULESET, None, 0, GET_VERSION) if sys.platform == "linux" else 0
 
 
 def _call(library: ctypes.CDLL, number: int, *arguments: int | bytes | None) -> int:

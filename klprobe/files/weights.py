@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def open_weights(path: str) -> Opened:
 def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
     try:
         held = load_trusted(path, "cpu") if trusted else load_restricted(path)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks Python for {asked[1][:80]}" if asked else "is more than tensors"
         raise InputError(
