@@ -50,7 +50,7 @@ def check_links(path: Path) -> None:
         target = (folder / name).resolve()
         if not (target.is_relative_to(folder) and target.is_file()):
             raise InputError(
-                f"{path.name} takes data from {name[:80]!r}, which is no file of its own folder, so klprobe does not follow it: "
+                f"{path.name} takes data from {name[:80]!r}, no file of its own folder, so klprobe does not follow it: "
                 "write the cells to one file."
             )
 
