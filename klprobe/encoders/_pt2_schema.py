@@ -191,7 +191,7 @@ signature = record({"input_specs": listed(input_spec), "output_specs": listed(ou
 
 # Nesting of inputs and outputs -------------------------------------------------------------------------------------------
 
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 def _tree(key: Parser) -> Parser:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from klprobe.encoders._pt2_values import Refused, matching
+from klprobe.encoders._pt2_values import Refused, matching, shown
 
 LONGEST = 20_000
 """Letters of one expression."""
@@ -51,14 +51,20 @@ class _Reader:
     def take(self, *expected: str) -> str:
         token = self.peek()
         if not token or (expected and token not in expected):
-            raise Refused(f"{self.text[:60]!r} is no symbolic size")
+            raise Refused(f"{shown(self.text)} is no symbolic size")
         self.place += 1
         return token
+
+    def quoted(self) -> str:
+        token = self.take()
+        if token[0] != "'":
+            raise Refused(f"{shown(token)} is no quoted part of a symbolic size")
+        return token[1:-1]
 
     def whole(self, least: int = -(1 << 63), most: int = (1 << 63) - 1) -> int:
         token = self.take()
         if not re.fullmatch(r"-?[0-9]{1,19}", token, re.ASCII) or not least <= int(token) <= most:
-            raise Refused(f"{token[:60]!r} is no whole number of a symbolic size")
+            raise Refused(f"{shown(token)} is no whole number of a symbolic size")
         return int(token)
 
 
@@ -79,7 +85,7 @@ def _anew(value: str) -> str:
     reader = _Reader(value)
     text, _ = _size(reader, 0)
     if reader.peek():
-        raise Refused(f"{value[:60]!r} is no symbolic size")
+        raise Refused(f"{shown(value)} is no symbolic size")
     return text
 
 
@@ -88,7 +94,7 @@ def _tokens(text: str) -> Iterator[str]:
     while place < len(text):
         found = TOKEN.match(text, place)
         if not found:
-            raise Refused(f"{text[:60]!r} is no symbolic size")
+            raise Refused(f"{shown(text)} is no symbolic size")
         yield found[found.lastindex or 0]
         place = found.end()
 
@@ -108,7 +114,7 @@ def _size(reader: _Reader, depth: int) -> tuple[str, int]:
     if name == "Pow":
         return _power(reader, depth)
     if name not in FUNCTIONS:
-        raise Refused(f"{name[:60]!r} is no function of symbolic sizes")
+        raise Refused(f"{shown(name)} is no function of symbolic sizes")
     inner = [_size(reader, depth + 1)]
     while reader.take(",", ")") == ",":
         inner.append(_size(reader, depth + 1))
@@ -120,7 +126,7 @@ def _size(reader: _Reader, depth: int) -> tuple[str, int]:
 
 
 def _symbol(reader: _Reader) -> str:
-    parts = [repr(symbol_name(reader.take().strip("'")))]
+    parts = [repr(symbol_name(reader.quoted()))]
     while reader.take(",", ")") == ",":
         assumption = reader.take(*ASSUMPTIONS)
         reader.take("=")
@@ -130,7 +136,7 @@ def _symbol(reader: _Reader) -> str:
 
 def _number(reader: _Reader, kind: str) -> str:
     if kind == "Float":
-        text = repr(_decimal(reader.take().strip("'")))
+        text = repr(_decimal(reader.quoted()))
         for expected in (",", "precision", "="):
             reader.take(expected)
         text += f", precision={reader.whole(1, 64)}"

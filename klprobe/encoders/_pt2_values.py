@@ -24,9 +24,7 @@ LONGEST_LIST = 100_000
 """Nodes of a graph, entries of a table."""
 TAKEN = frozenset(dir(torch.nn.Module()))
 """A weight of this name would hide what torch needs; torch itself makes no such weight."""
-GENERATED = frozenset(
-    {"torch", "self", "math", "operator", "_operator", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"}
-)
+GENERATED = frozenset({"torch", "self", "math", "_operator", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"})
 """Names that torch's generated source uses itself."""
 
 
@@ -34,7 +32,10 @@ class Refused(ValueError):
     """A position holds something else than its type."""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message: short, on one line, in ASCII."""
+    if isinstance(value, dict | list):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value):,}"
     return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
 
 
@@ -62,7 +63,7 @@ def integer(least: int, most: int) -> Parser:
 
     def parse(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
-            raise Refused(f"{_shown(value)} is no whole number from {least} to {most}")
+            raise Refused(f"{shown(value)} is no whole number from {least} to {most}")
         return value
 
     return parse
@@ -76,7 +77,7 @@ def number(value: Any) -> float | str:
         return float(value)
     if type(value) is float:
         return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    raise Refused(f"{_shown(value)} is no number")
+    raise Refused(f"{shown(value)} is no number")
 
 
 def finite(value: Any) -> float:
@@ -94,9 +95,8 @@ def one_of(*choices: str | int | bool) -> Parser:
         for choice in choices:
             if type(value) is type(choice) and value == choice:
                 return choice
-        raise Refused(
-            f"{_shown(value)} is not {' or '.join(map(str, choices)) if len(choices) < 5 else 'a value that it may have'}"
-        )
+        wanted = " or ".join(map(str, choices)) if 0 < len(choices) < 5 else "a value that it may have"
+        raise Refused(f"{shown(value)} is not {wanted}")
 
     return parse
 
@@ -107,7 +107,7 @@ def matching(pattern: str, what: str, longest: int = LONGEST_NAME) -> Parser:
 
     def parse(value: Any) -> str:
         if type(value) is not str or len(value) > longest or not compiled.fullmatch(value):
-            raise Refused(f"{_shown(value)} is no {what}")
+            raise Refused(f"{shown(value)} is no {what}")
         return value
 
     return parse
@@ -127,7 +127,7 @@ def identifier(value: Any) -> str:
     """Name of a node or of an argument: torch writes it into Python source."""
     name = str(_word(value))
     if keyword.iskeyword(name) or name in GENERATED:
-        raise Refused(f"{name!r} is no plain name")
+        raise Refused(f"{shown(name)} is no plain name")
     return name
 
 
@@ -137,10 +137,10 @@ def weight_name(value: Any) -> str:
     Torch gets all of them under a module of their own, so that none can replace an attribute of the program itself.
     """
     if type(value) is not str or len(value) > LONGEST_NAME:
-        raise Refused(f"{_shown(value)} is no name of a weight")
+        raise Refused(f"{shown(value)} is no name of a weight")
     parts = [_part(part) for part in value.split(".")]
     if any(keyword.iskeyword(part) or part in TAKEN for part in parts):
-        raise Refused(f"{_shown(value)} is no name of a weight")
+        raise Refused(f"{shown(value)} is no name of a weight")
     return ".".join(["weights", *parts])
 
 
@@ -149,7 +149,7 @@ def listed(parser: Parser, most: int = LONGEST_LIST) -> Parser:
 
     def parse(value: Any) -> list[Any]:
         if type(value) is not list or len(value) > most:
-            raise Refused(f"{_shown(value)} is no list of at most {most:,}")
+            raise Refused(f"{shown(value)} is no list of at most {most:,}")
         anew = []
         for place, inner in enumerate(value):
             try:
@@ -166,13 +166,13 @@ def mapped(key: Parser, parser: Parser) -> Parser:
 
     def parse(value: Any) -> dict[Any, Any]:
         if type(value) is not dict or len(value) > LONGEST_LIST:
-            raise Refused(f"{_shown(value)} is no table")
+            raise Refused(f"{shown(value)} is no table")
         anew = {}
         for name, inner in value.items():
             try:
                 anew[key(name)] = parser(inner)
             except Refused as error:
-                raise _inside(_shown(name), error) from None
+                raise _inside(shown(name), error) from None
         return anew
 
     return parse
@@ -183,8 +183,10 @@ def record(required: dict[str, Parser], left_out: dict[str, Parser] | None = Non
     known = {**required, **(left_out or {})}
 
     def parse(value: Any) -> dict[str, Any]:
-        if type(value) is not dict or not required.keys() <= value.keys() <= known.keys():
-            raise Refused(f"{_shown(value)} is no record of {', '.join(required)}")
+        if type(value) is not dict:
+            raise Refused(f"{shown(value)} is no record of {', '.join(required)}")
+        for name in (required.keys() - value.keys()) | (value.keys() - known.keys()):
+            raise Refused(f"{shown(name)} {'is missing' if name in known else 'is unknown to klprobe'}")
         anew = {}
         for name, parser in known.items():
             if name not in value:
@@ -205,7 +207,7 @@ def union(variants: dict[str, Parser]) -> Parser:
     def parse(value: Any) -> dict[str, Any]:
         tag = next(iter(value), None) if type(value) is dict and len(value) == 1 else None
         if tag not in records:
-            raise Refused(f"{_shown(value)} is none of {', '.join(records)}")
+            raise Refused(f"{shown(value)} is none of {', '.join(records)}")
         return dict(records[tag](value))
 
     return parse

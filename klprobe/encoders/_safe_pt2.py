@@ -15,7 +15,7 @@ from typing import Any
 
 from klprobe.encoders._archive import repacked
 from klprobe.encoders._pt2_schema import BYTES, constants, program, weights
-from klprobe.encoders._pt2_values import Parser, Refused
+from klprobe.encoders._pt2_values import Parser, Refused, shown
 from klprobe.types import InputError
 
 TABLES = {
@@ -55,7 +55,7 @@ def sanitised(path: Path) -> io.BytesIO:
             return b""
         if LEFT_OUT.fullmatch(name):
             return None
-        raise Refused(f"{name[:60]!r} is no graph and no plain tensor")
+        raise Refused(f"{shown(name)} is no graph and no plain tensor")
 
     try:
         copy = repacked(path, change)
@@ -63,8 +63,8 @@ def sanitised(path: Path) -> io.BytesIO:
             _check_lengths(name, table, lengths)
     except Refused as error:
         raise InputError(
-            f"{path.name}: {error}. klprobe does not load it, since what it does not know could run code: export the encoder alone "
-            "with torch.export.save, with plain tensors as weights, or as ONNX."
+            f"{path.name}: {error}. klprobe does not load it, since what it does not know could run code: export the encoder "
+            "alone with torch.export.save, with plain tensors as weights, or as ONNX."
         ) from None
     return copy
 
