@@ -1,7 +1,7 @@
-"""Making a `torch.export` file safe to load: torch 2.13 unpickles, parses and compiles some of its strings as Python.
+"""Making a `torch.export` file safe to load: torch 2.13 unpickles, evaluates and compiles some of what such a file says.
 
-What reaches torch is a copy in memory, without the stack traces and guards (which are source code), whose strings cannot be
-code: no call, no assignment, no statement can be written with the characters that are let through.
+What reaches torch is a new file in memory: the entries listed here and no other, the two kinds of JSON written anew from what
+`exported_schema` understood, and the bytes of the tensors, each as long as its description says.
 """
 
 from __future__ import annotations
@@ -9,94 +9,87 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from klprobe.files.archive import repacked
+from klprobe.files.exported_schema import BYTES, constants, program, weights
+from klprobe.files.exported_values import Parser, Refused, shown
 from klprobe.types import InputError
 
-TARGET = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b|save\b)\w+(\.\w+)?"
-    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
-    r"|math\.\w+|torch\.sym_\w+"
-)
-"""Operators of a graph: arithmetic on tensors and sizes."""
-HARMLESS = re.compile(r"[\w.\[\]{}\":, <>+*/-]*")
-"""Strings without parentheses, equals sign or line break hold no call and no statement."""
-EXPRESSION = re.compile(
-    r"(?:Symbol\('[szu]\w{0,2}\d+'(?:, [a-z_]+=(?:True|False))*\)|[szu]\w{0,2}\d+|\d+"
-    r"|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Max|Min|[\s+\-*/(),])*"
-)
-"""Symbolic sizes: torch hands them to a parser that evaluates."""
-SOURCE = ("metadata", "guards_code", "stack_trace")
-"""Keys whose content is source text, or names code; nothing is computed from them."""
-KEPT = re.compile(
-    r"models/\w+\.json|data/weights/(weight_\d+|\w+\.json)|data/constants/(tensor_\d+|\w+\.json)"
-    r"|archive_(format|version)|byteorder|version|\.data/\w+"
-)
-"""Graph, plain tensors and their directories. What else there is may be compiled code or a pickle."""
-EMPTIED = re.compile(r"data/sample_inputs/\w+\.pt")
+TABLES = {
+    "data/weights/model_weights_config.json": weights,
+    "data/constants/model_constants_config.json": constants,
+}
+DOCUMENTS: dict[str, Parser] = {"models/model.json": program, **TABLES}
+TENSOR = re.compile(r"data/weights/weight_[0-9]{1,6}|data/constants/tensor_[0-9]{1,6}")
+FIXED = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"[0-9]{1,3}\n?", "byteorder": b"little|big"}
+"""Entries of a few bytes, and what they may be."""
+EMPTIED = "data/sample_inputs/model.pt"
 """A pickle that torch reads even where it takes Python code to do so; nobody needs it here."""
-LEFT_OUT = re.compile(r"extra/.*")
+LEFT_OUT = re.compile(r"extra/.*|\.data/serialization_id", re.DOTALL)
+EXPANDED = 1 << 24
+"""Elements that a tensor may have beyond those stored for it: one stored number can stand for a whole row."""
 
 
 def sanitised(path: Path) -> io.BytesIO:
     """The file as torch may load it.
 
     Raises:
-        InputError: damaged, a zip bomb, or holding anything that is not a graph of torch's own operators and plain tensors.
+        InputError: damaged, a zip bomb, or holding anything that is not a graph of listed operators and plain tensors.
     """
+    lengths: dict[str, int] = {}
+    tables: dict[str, Any] = {}
 
     def change(name: str, content: bytes) -> bytes | None:
+        lengths[name] = len(content)
+        if name in DOCUMENTS:
+            document = _parsed(content, DOCUMENTS[name])
+            if name in TABLES:
+                tables[name] = document["config"]
+            return json.dumps(document, allow_nan=False).encode()
+        if TENSOR.fullmatch(name) or (name in FIXED and re.fullmatch(FIXED[name], content)):
+            return content
+        if name == EMPTIED:
+            return b""
         if LEFT_OUT.fullmatch(name):
             return None
-        if EMPTIED.fullmatch(name):
-            return b""
-        if not KEPT.fullmatch(name):
-            raise _refused(path, f"{name} is no graph and no plain tensor")
-        return _checked_json(path, name, content) if name.endswith(".json") else content
+        raise Refused(f"{shown(name)} is no graph and no plain tensor")
 
-    return repacked(path, change)
-
-
-def _checked_json(path: Path, name: str, content: bytes) -> bytes:
     try:
-        return json.dumps(_clean(path, json.loads(content))).encode()
+        copy = repacked(path, change)
+        for name, table in tables.items():
+            _check_lengths(name, table, lengths)
+    except Refused as error:
+        raise InputError(
+            f"{path.name}: {error}. klprobe does not load it, since what it does not know could run code: export the encoder "
+            "alone with torch.export.save, with plain tensors as weights, or as ONNX."
+        ) from None
+    return copy
+
+
+def _parsed(content: bytes, parser: Callable[[Any], Any]) -> Any:
+    try:
+        read = json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path.name}: {name} is no JSON ({error}): save the program again with torch.export.save.") from error
+        raise Refused(f"what should be JSON is none ({error})") from None
+    return parser(read)
 
 
-def _clean(path: Path, value: Any, allowed: re.Pattern[str] = HARMLESS) -> Any:
-    """The same JSON without source text, each string held against what is allowed in its place."""
-    if isinstance(value, str) and not allowed.fullmatch(value):
-        raise _refused(path, f"{value[:60]!r} is no plain operator, size or name")
-    if isinstance(value, list):
-        return [_clean(path, inner, allowed) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("use_pickle"):
-        raise _refused(path, "a tensor in it is a pickle")
-    is_node = "target" in value and "inputs" in value
-    cleaned = {}
-    for key, inner in value.items():
-        if key in SOURCE:
-            cleaned[_clean(path, key)] = type(inner)()
-        else:
-            rule = (
-                EXPRESSION
-                if key == "expr_str"
-                else TARGET
-                if key == "as_operator" or (key == "target" and is_node)
-                else HARMLESS
-            )
-            cleaned[_clean(path, key)] = _clean(path, inner, rule)
-    return cleaned
-
-
-def _refused(path: Path, why: str) -> InputError:
-    return InputError(
-        f"{path.name}: {why}, which could run code, so klprobe does not load it: export the encoder alone with "
-        "torch.export.save, with plain tensors as weights, or as ONNX."
-    )
+def _check_lengths(table_name: str, table: dict[str, Any], lengths: dict[str, int]) -> None:
+    """Refuse a tensor that reaches beyond the bytes stored for it: torch would make up the rest."""
+    folder = table_name.rpartition("/")[0]
+    for name, payload in table.items():
+        meta = payload["tensor_meta"]
+        sizes = [size["as_int"] for size in meta["sizes"]]
+        strides = [stride["as_int"] for stride in meta["strides"]]
+        if len(sizes) != len(strides):
+            raise Refused(f"the tensor {name} has {len(sizes)} sizes and {len(strides)} strides")
+        elements, last = 1, meta["storage_offset"]["as_int"]
+        for size, stride in zip(sizes, strides, strict=True):
+            elements *= size
+            last += (size - 1) * stride
+        stored = lengths.get(f"{folder}/{payload['path_name']}", 0) // BYTES[meta["dtype"]]
+        if elements and (last >= stored or elements > max(stored, EXPANDED)):
+            raise Refused(f"the tensor {name} is larger than its {stored:,} stored elements")
