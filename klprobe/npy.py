@@ -67,13 +67,14 @@ def read_layout(head: bytes, label: str) -> Layout:
     try:
         dtype = np.dtype(found["descr"])
     except (TypeError, ValueError) as error:
-        raise InputError(f"{label} has numbers of a kind that numpy does not know, {found['descr']!r}: save float32.") from error
+        raise InputError(f"{label} has numbers that numpy does not know, {found['descr']!r}: save float32.") from error
     if dtype.hasobject:
         raise InputError(
             f"{label} is an object array, that is a pickle, and klprobe never unpickles: "
             "save numbers, numpy.asarray(values, dtype='float32')."
         )
-    if min(shape, default=0) < 0 or len(shape) > MOST_DIMENSIONS or math.prod(size or 1 for size in shape) * max(1, dtype.itemsize) >= 2**62:
+    num_bytes = math.prod(size or 1 for size in shape) * max(1, dtype.itemsize)
+    if min(shape, default=0) < 0 or len(shape) > MOST_DIMENSIONS or num_bytes >= 2**62:
         raise InputError(f"{label} claims the impossible shape {shape[:MOST_DIMENSIONS]}: write it again with numpy.save.")
     return Layout(shape, dtype, found["fortran_order"] == "True", end)
 

@@ -44,9 +44,10 @@ def _check(entries: list[zipfile.ZipInfo], label: str, remedy: str) -> None:
     """Two readers of one file may take different members of the same name."""
     seen: set[str] = set()
     for entry in entries:
-        name = entry.filename.lower()
-        if name in seen:
+        if entry.filename in seen:
             raise InputError(f"{label} holds {entry.filename[:80]!r} twice: it is damaged, or not what it seems; {remedy}.")
         if entry.compress_type not in METHODS:
-            raise InputError(f"{label}: {entry.filename[:80]!r} is packed in a way that no array is (by bzip2 or lzma): {remedy}.")
-        seen.add(name)
+            raise InputError(
+                f"{label}: {entry.filename[:80]!r} is packed in a way that no array is (by bzip2 or lzma): {remedy}."
+            )
+        seen.add(entry.filename)

@@ -262,9 +262,21 @@ def test_a_zip_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "header",
-    ["{'descr': '<f4", "(" * 9000, "[" * 60_000, '"""', "{'descr': '<f4', 'fortran_order': False, 'shape': (7, 3), 'shape': (1,)}"]
-    + ["{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + "}" for shape in ("(7,", "7", "(7 3)", "(1.5, 2)", "(True, 3)")]
-    + ["{'descr': " + kind + ", 'fortran_order': False, 'shape': (7, 3)}" for kind in ("'<f3'", "''", "3", "'f4,f4'", "'<U99999999999'")],
+    [
+        "{'descr': '<f4",
+        "(" * 9000,
+        "[" * 60_000,
+        '"""',
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (7, 3), 'shape': (1,)}",
+    ]
+    + [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + "}"
+        for shape in ("(7,", "7", "(7 3)", "(1.5, 2)", "(True, 3)")
+    ]
+    + [
+        "{'descr': " + kind + ", 'fortran_order': False, 'shape': (7, 3)}"
+        for kind in ("'<f3'", "''", "3", "'f4,f4'", "'<U99999999999'")
+    ],
 )
 def test_a_header_that_is_none_is_refused_and_never_evaluated(tmp_path, header):
     """numpy evaluates it as Python, and raises what Python's tokenizer does."""
@@ -279,8 +291,11 @@ def test_a_header_that_is_none_is_refused_and_never_evaluated(tmp_path, header):
 
 @pytest.mark.parametrize(
     "header",
-    ["{'descr': '<f4', 'fortran_order': False, 'shape': (7, 3), }", '{"shape":(7,3),"descr":"<f4","fortran_order":False}']
-    + ["{ 'fortran_order' : False , 'descr' : 'f4' , 'shape' : ( 7L , 3L ) }"],
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (7, 3), }",
+        '{"shape":(7,3),"descr":"<f4","fortran_order":False}',
+        "{ 'fortran_order' : False , 'descr' : 'f4' , 'shape' : ( 7L , 3L ) }",
+    ],
 )
 def test_a_header_in_any_order_and_spacing_is_read(tmp_path, header):
     (tmp_path / "q").mkdir()
@@ -289,14 +304,15 @@ def test_a_header_in_any_order_and_spacing_is_read(tmp_path, header):
     assert load(tmp_path / "q").posterior.samples.shape == (7, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_archive_with_a_name_twice_or_an_unusual_packing_is_refused(tmp_path):
     whole = io.BytesIO()
     np.save(whole, values())
-    for name, method in (("MEAN.npy", zipfile.ZIP_STORED), ("x.npy", zipfile.ZIP_BZIP2), ("x.npy", zipfile.ZIP_LZMA)):
+    for name, method in (("mean.npy", zipfile.ZIP_STORED), ("x.npy", zipfile.ZIP_BZIP2), ("x.npy", zipfile.ZIP_LZMA)):
         with zipfile.ZipFile(tmp_path / "q.npz", "w") as archive:
             archive.writestr("mean.npy", whole.getvalue())
             archive.writestr(name, whole.getvalue(), method)
-        refused(tmp_path / "q.npz", "twice" if name == "MEAN.npy" else "packed")
+        refused(tmp_path / "q.npz", "twice" if name == "mean.npy" else "packed")
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "00", "-1"])

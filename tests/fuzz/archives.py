@@ -6,6 +6,7 @@ import functools
 import io
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,7 +33,8 @@ def unpack(content: bytes) -> list[Member]:
 
 def pack(members: list[Member]) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name twice is what is wanted
         for member in members:
             info = zipfile.ZipInfo(member.name, (1980, 1, 1, 0, 0, 0))
             info.compress_type = member.method
@@ -60,7 +62,9 @@ def bomb(members: list[Member], index: int) -> bytes:
     name = members[index].name.encode()
     end = content.rfind(b"PK\x05\x06")
     count, size, start = struct.unpack("<HII", content[end + 10 : end + 20])
-    local = struct.pack("<4sHHHHHIIIHH", b"PK\x03\x04", 20, 0, 8, 0, 33, crc, len(packed), BOMB_BYTES, len(name), 0) + name + packed
+    local = (
+        struct.pack("<4sHHHHHIIIHH", b"PK\x03\x04", 20, 0, 8, 0, 33, crc, len(packed), BOMB_BYTES, len(name), 0) + name + packed
+    )
     about = (20, 20, 0, 8, 0, 33, crc, len(packed), BOMB_BYTES, len(name), 0, 0, 0, 0, 0, start)
     central = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\x01\x02", *about) + name
     directory = content[start : start + size] + central
@@ -95,7 +99,9 @@ def change_zip(rng: random.Random, content: bytes, inside: Change) -> tuple[str,
         return f"zip-{kind}", more + content if kind == "before" else content + more
     if kind == "comment":
         end = content.rfind(b"PK\x05\x06")
-        return "zip-comment", content[: end + 20] + struct.pack("<H", rng.choice((0, 5, 65535))) + b"PK\x05\x06" + rng.randbytes(30)
+        return "zip-comment", content[: end + 20] + struct.pack(
+            "<H", rng.choice((0, 5, 65535))
+        ) + b"PK\x05\x06" + rng.randbytes(30)
     return f"zip-{kind}", pack(_change_members(rng, kind, members, index, member))
 
 
@@ -118,7 +124,9 @@ def _change_members(rng: random.Random, kind: str, members: list[Member], index:
         members[index], members[other] = member._replace(name=members[other].name), members[other]._replace(name=member.name)
         return members
     changed = {
-        "name": member._replace(name=rng.choice((text(rng).encode("utf-8", "ignore").decode()[:60000] or "x", top + "//" + rest, rest or "x"))),
+        "name": member._replace(
+            name=rng.choice((text(rng).encode("utf-8", "ignore").decode()[:60000] or "x", top + "//" + rest, rest or "x"))
+        ),
         "method": member._replace(method=rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))),
         "empty": member._replace(content=b""),
     }[kind]
@@ -138,5 +146,7 @@ def _change_entry(rng: random.Random, content: bytes, where: str) -> bytes:
     index = rng.randrange(1, len(values))
     most = 65535 if fields[index + 1] == "H" else 2**32 - 1  # the format's first letter is the length of the mark
     old = values[index]
-    values[index] = rng.choice((0, 1, 8, 9, 12, 14, 99, most, most - 1, old + 1, max(0, old - 1), old * 2, rng.randrange(most))) & most
+    values[index] = (
+        rng.choice((0, 1, 8, 9, 12, 14, 99, most, most - 1, old + 1, max(0, old - 1), old * 2, rng.randrange(most))) & most
+    )
     return content[:start] + struct.pack("<" + fields, *values) + content[start + size :]

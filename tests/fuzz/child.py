@@ -59,7 +59,10 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
     seconds = time.monotonic() - started
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)  # whatever it left behind
-    said = [(folder / name).read_bytes()[: 1 << 22].decode(errors="replace") if (folder / name).exists() else "" for name in (OUT, ERR)]
+    said = [
+        (folder / name).read_bytes()[: 1 << 22].decode(errors="replace") if (folder / name).exists() else ""
+        for name in (OUT, ERR)
+    ]
     return Outcome(os.waitstatus_to_exitcode(status), *said, seconds, used.ru_maxrss * 1024 - baseline, late)
 
 

@@ -71,7 +71,7 @@ def other_value(rng: random.Random, old: Any, document: Any) -> Any:
     elif isinstance(old, list):
         similar = rng.choice(([], old + old, old[:-1], old[::-1], [old], old * 1000, [number(rng) for _ in old]))
     elif isinstance(old, dict):
-        similar = rng.choice(({}, list(old), [old], {**old, text(rng): number(rng)}, {key: None for key in old}))
+        similar = rng.choice(({}, list(old), [old], {**old, text(rng): number(rng)}, dict.fromkeys(old)))
     elif isinstance(old, bool):
         similar = not old
     others = (None, True, number(rng), 0.5, text(rng), [], {}, [number(rng)], {text(rng): text(rng)}, [text(rng)] * 3)
@@ -129,7 +129,26 @@ def change_json(rng: random.Random, content: str) -> tuple[str, str]:
 
 # ---- comma-separated values
 
-CELLS = ("", "nan", "inf", "-1", "0", "1e9", "1" * 5000, "x" * 200_000, "٣", "²", "1_0", " 1", "0x1", "1.0", "\x00", '"', "=1+1", "é")
+CELLS = (
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e9",
+    "1" * 5000,
+    "x" * 200_000,
+    "٣",
+    "²",
+    "1_0",
+    " 1",
+    "0x1",
+    "1.0",
+    "\x00",
+    '"',
+    "=1+1",
+    "é",
+)
 
 
 def change_csv(rng: random.Random, content: str) -> tuple[str, str]:

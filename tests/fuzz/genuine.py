@@ -89,7 +89,9 @@ def npy(folder: Path, seed: int) -> Made:
     for name, array in arrays.items():
         np.save(folder / "q" / f"{name}.npy", np.asfortranarray(array) if seed % 5 == 4 else array)
     q = ("--checkpoint", "q")
-    return Made(tuple(f"q/{name}.npy" for name in arrays), ((*ESTIMATE, *q), (*ESTIMATE, *q, "--prior", "mixture:q"), (*HOLES, *q)))
+    return Made(
+        tuple(f"q/{name}.npy" for name in arrays), ((*ESTIMATE, *q), (*ESTIMATE, *q, "--prior", "mixture:q"), (*HOLES, *q))
+    )
 
 
 def npz(folder: Path, seed: int) -> Made:
@@ -161,7 +163,13 @@ def checkpoint(folder: Path, seed: int) -> Made:
         _run(folder, (*train, "--steps", "1", "--out", "run", "--pictures-every", "0"))
         return Made((path,), ((*EVALUATE, "prdc", "--checkpoint", "vae/checkpoint.safetensors", "--net", path),))
     dataset = "d.npz" if seed % 3 else "digits"
-    train = (*_train(dataset, system, **({"visible": "laplace"} if system == "vae" else {})), "--seed", str(seed), "--out", "run")
+    train = (
+        *_train(dataset, system, **({"visible": "laplace"} if system == "vae" else {})),
+        "--seed",
+        str(seed),
+        "--out",
+        "run",
+    )
     _run(folder, (*train, "--steps", "1"))
     read = ("--checkpoint", path)
     resume = (*train, "--steps", "2", "--resume")
@@ -318,7 +326,12 @@ def diffusers(folder: Path, seed: int) -> Made:
     _points(folder, np.random.default_rng(seed), (1, 4, 4))
     with _seeded(seed):
         model = AutoencoderKL(
-            in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2, latent_channels=1 + seed % 2, sample_size=4
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(4,),
+            norm_num_groups=2,
+            latent_channels=1 + seed % 2,
+            sample_size=4,
         )
         model.save_pretrained(folder / "model", safe_serialization=True)
     names = ("model/config.json", "model/config.json", "model/diffusion_pytorch_model.safetensors")

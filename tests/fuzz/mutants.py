@@ -20,7 +20,19 @@ def mutate(rng: random.Random, name: str, content: bytes, *, settings_only: bool
         return blind(rng, content)
     try:
         return _surgery(name, content, settings_only)(rng)
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, LookupError, NotImplementedError, OSError, RuntimeError, AttributeError):
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+    ):
         return blind(rng, content)  # this surgery does not fit this file
 
 

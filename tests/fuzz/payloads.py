@@ -44,7 +44,7 @@ PAYLOADS = (
     "\x00",
     "\x1b[2J\x1b]0;title\x07",
     "\ud800",
-    "ſ\u202e\U0001f600",
+    "\u017f\u202e\U0001f600",
     "a\nb\r\nc",
     "<script>alert(1)</script>",
     "constructor",
@@ -63,7 +63,28 @@ def text(rng: random.Random) -> str:
     return rng.choice(PAYLOADS)
 
 
-NUMBERS = (0, 1, -1, 2, 3, 7, 255, 256, 10**4, 10**6, 10**9, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**18, 10**40)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    255,
+    256,
+    10**4,
+    10**6,
+    10**9,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**18,
+    10**40,
+)
 
 
 def number(rng: random.Random) -> int:

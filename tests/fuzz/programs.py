@@ -24,9 +24,12 @@ RUNS = (
 )
 DEEP = (b"(" * 10**5, b"]" * 10**5, b"}" * 10**4, b"(l" * 10**4 + b"a" * 10**4, b"]" + b"]a" * 10**4, b"(" * 5000 + b"t" * 5000)
 ODD = (
-    b"r\xff\xff\xff\xff", b"q\x00", b"h\xff", b"j\xff\xff\xff\x7f", b"0", b"1", b"2", b"a", b"e", b"s", b"u", b"b", b"R", b"\x81", b"Q", b"P1\n",
-    b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f", b"\x80\x05", b"\x80\xff",
-    b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x82\x01", b"I" + b"9" * 6000 + b"\n", b"F1e999\n", b"\x8a\xff" + b"\xff" * 255, b".", b"\x97\x98",
+    b"r\xff\xff\xff\xff", b"q\x00", b"h\xff", b"j\xff\xff\xff\x7f", b"0", b"1", b"2", b"a", b"e", b"s", b"u", b"b",
+    b"R", b"\x81", b"Q", b"P1\n",
+    b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f",
+    b"\x80\x05", b"\x80\xff",
+    b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x82\x01", b"I" + b"9" * 6000 + b"\n", b"F1e999\n",
+    b"\x8a\xff" + b"\xff" * 255, b".", b"\x97\x98",
 )  # fmt: skip
 
 
@@ -45,7 +48,9 @@ def change_pickle(rng: random.Random, content: bytes) -> tuple[str, bytes]:
     starts = [(op.name, position) for op, _, position in pickletools.genops(content)]
     ends = [position for _, position in starts[1:]] + [len(content)]
     ops = [(name, start, end) for (name, start), end in zip(starts, ends, strict=True)]
-    kind = rng.choice(("string", "string", "number", "number", "global", "global", "drop", "twice", "odd", "deep", "runs", "head"))
+    kind = rng.choice(
+        ("string", "string", "number", "number", "global", "global", "drop", "twice", "odd", "deep", "runs", "head")
+    )
     wanted = {"string": "UNICODE", "number": "INT", "global": "GLOBAL"}.get(kind, "")
     chosen = [op for op in ops if wanted in op[0] and op[0] != "STOP"] or ops
     _, start, end = rng.choice(chosen)
@@ -81,7 +86,22 @@ def _many(field: Any) -> bool:
     return field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
 
-OPERATORS = ("Loop", "If", "Scan", "Tile", "Expand", "ConstantOfShape", "Range", "Resize", "Gemm", "Reshape", "RandomNormal", "OneHot", "Pad", "")
+OPERATORS = (
+    "Loop",
+    "If",
+    "Scan",
+    "Tile",
+    "Expand",
+    "ConstantOfShape",
+    "Range",
+    "Resize",
+    "Gemm",
+    "Reshape",
+    "RandomNormal",
+    "OneHot",
+    "Pad",
+    "",
+)
 OUTSIDE = ("/etc/passwd", "../../etc/passwd", "/dev/zero", "payload_module.py", "x.npy", "", "/dev/stdin", "encoder.onnx")
 
 
@@ -174,7 +194,17 @@ def change_h5(rng: random.Random, content: bytes) -> tuple[str, bytes]:
         if kind == "attribute":
             item = rng.choice([file, *(file[n] for n in names if len(file[n].attrs))])
             key = rng.choice(list(item.attrs) or ["encoding-type"])
-            values = (_printable(rng), number(rng) % 2**31, np.zeros(3), [b"x"], "csr_matrix", "dataframe", "categorical", "awkward-array", "array")
+            values = (
+                _printable(rng),
+                number(rng) % 2**31,
+                np.zeros(3),
+                [b"x"],
+                "csr_matrix",
+                "dataframe",
+                "categorical",
+                "awkward-array",
+                "array",
+            )
             item.attrs[key] = rng.choice(values)
         elif kind == "add":
             file.create_dataset(f"{name}-{rng.randrange(9)}", data=rng.choice((0.0, "x", np.zeros((3, 3)))))
@@ -188,7 +218,15 @@ def change_h5(rng: random.Random, content: bytes) -> tuple[str, bytes]:
                 shape = rng.choice(((10**9,), (10**5, 10**5), (10**6, 8), (2**31, 8)))
                 file.create_dataset(name, shape, "f4", chunks=tuple(min(1000, s) for s in shape), compression="gzip")
             elif kind == "dataset":
-                new = (np.zeros(0), np.float64(1), np.full((24, 8), np.nan), "x", np.arange(5), np.array([b"a", b"b"]), np.zeros((24, 8), "c8"))
+                new = (
+                    np.zeros(0),
+                    np.float64(1),
+                    np.full((24, 8), np.nan),
+                    "x",
+                    np.arange(5),
+                    np.array([b"a", b"b"]),
+                    np.zeros((24, 8), "c8"),
+                )
                 file.create_dataset(name, data=rng.choice(new))
             elif kind == "text" or old is None:
                 file.create_dataset(name, data=_printable(rng))

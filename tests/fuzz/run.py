@@ -3,8 +3,8 @@
     python -m tests.fuzz.run --formats npz onnx --mutants 2000 --seed 0 --jobs 2
 
 A run is bad when there is a traceback, an exit status other than 0, 2 and 3, when it takes over 10 s or 1 GB, when a marker
-shows that code of the file was run, or when status 0 comes without an answer. `--only I` runs one mutant again and shows what it
-said; the harmed files of bad runs are kept in --keep.
+shows that code of the file was run, or when status 0 comes without an answer. `--only I` runs one mutant again and shows what
+it said; the harmed files of bad runs are kept in --keep.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def understand(commands: Iterable[tuple[str, ...]]) -> None:
     tyro.cli = recall
 
 
-def run_one(name: str, seed: int, index: int, made: list[tuple[Path, Made]], keep: Path | None = None, show: bool = False) -> Result:
+def run_one(
+    name: str, seed: int, index: int, made: list[tuple[Path, Made]], keep: Path | None = None, show: bool = False
+) -> Result:
     """Harm one file, run one command on it, judge; an index below 0 harms nothing."""
     rng = random.Random(f"{name}/{seed}/{index}")
     folder, about = made[abs(index) % len(made)]
@@ -125,8 +127,15 @@ def run_one(name: str, seed: int, index: int, made: list[tuple[Path, Made]], kee
             (target / harmed).write_bytes(before)
             (target / ".command").write_text(json.dumps(command))
         if show:
-            print(f"{name} {seed} {index}: {mutator} on {harmed}: {' '.join(command)}\n{outcome.out[:2000]}{outcome.err[-6000:]}\n{outcome._replace(out='', err='')}")
-        return Result(name, seed, index, mutator, harmed, outcome.status, verdict, _where(outcome), outcome.seconds, outcome.grown)
+            print(
+                f"{name} {seed} {index}: {mutator} on {harmed}: {' '.join(command)}\n{outcome.out[:2000]}{outcome.err[-6000:]}"
+            )
+            print(
+                f"status {outcome.status}, {outcome.seconds:.1f} s, {outcome.grown >> 20} MB more; {verdict or 'as it should be'}"
+            )
+        return Result(
+            name, seed, index, mutator, harmed, outcome.status, verdict, _where(outcome), outcome.seconds, outcome.grown
+        )
 
 
 def judge(outcome: Outcome, folder: Path, command: Sequence[str]) -> str:
@@ -248,12 +257,23 @@ def _in_processes(args: argparse.Namespace) -> list[Result]:
     """The same by several processes, each with its share of the indices."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jsonl" for i in range(args.jobs)]
-        same: list[Any] = ["--mutants", args.mutants, "--variants", args.variants, "--unharmed", args.unharmed, "--seed", args.seed]
+        same: list[Any] = [
+            "--mutants",
+            args.mutants,
+            "--variants",
+            args.variants,
+            "--unharmed",
+            args.unharmed,
+            "--seed",
+            args.seed,
+        ]
         same += ["--keep", args.keep, "--formats", *args.formats]
         command = [sys.executable, "-m", "tests.fuzz.run"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         workers = [
-            subprocess.Popen([*command, "--share", f"{i}/{args.jobs}", "--results", str(file), *map(str, same)], env=environment)
+            subprocess.Popen(
+                [*command, "--share", f"{i}/{args.jobs}", "--results", str(file), *map(str, same)], env=environment
+            )
             for i, file in enumerate(files)
         ]
         for worker in workers:
