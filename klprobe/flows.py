@@ -172,13 +172,13 @@ def load_flow(path: Path) -> FlowPrior:
         with safe_open(path, "pt") as file:
             kind = (file.metadata() or {}).get("klprobe.kind")
             tensors = {name: file.get_tensor(name).double() for name in file.keys()} if kind == KIND else {}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is damaged, cut short, or no safetensors file ({error}).") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is damaged, cut short, or no safetensors file ({str(error)[:200]}).") from error
     if kind != KIND:
-        raise InputError(f"{path} holds no flow (its klprobe.kind is {kind!r}): give the file that --maf.save wrote.")
+        raise InputError(f"{path} holds no flow (its klprobe.kind is {str(kind)[:40]!r}): give the file that --maf.save wrote.")
     try:
         return FlowPrior(*_rebuilt(tensors), name=path.name)
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} holds tensors that make no flow ({said}): save it again with --maf.save.") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from klprobe import registry
 from klprobe.datasets._shared import Dataset
+from klprobe.encoders._archive import names_in
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.types import InputError
 
@@ -125,7 +126,6 @@ def _is_pickle(path: Path) -> bool:
     """A pickle of protocol 2 or later, or torch's zip of one."""
     with path.open("rb") as stream:
         head = stream.read(2)
-    if head == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".pkl") for name in archive.namelist())
+    if head == b"PK":
+        return any(name.endswith(".pkl") for name in names_in(path))
     return head[:1] == b"\x80" and 2 <= head[-1] <= 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,12 @@ from typing import Any
 import torch
 
 from klprobe.types import InputError
+
+COLUMNS = ["step", "seconds"]
+"""What every row begins with."""
+WHOLE = re.compile(r"[0-9]{1,15}")
+NUMBER = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?|nan|-?inf")
+"""What f"{value:.6g}" writes, and f"{seconds:.3f}"."""
 
 
 class MetricsLog:
@@ -23,7 +31,7 @@ class MetricsLog:
         resumed_at: Steps of the checkpoint that the run goes on from: later rows belong to work that was lost, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
     Raises:
-        InputError: TensorBoard is wanted and not installed.
+        InputError: TensorBoard is wanted and not installed, or the rows of before are damaged.
     """
 
     def __init__(self, path: Path, resumed_at: int, tensorboard: bool = False) -> None:
@@ -31,7 +39,7 @@ class MetricsLog:
         self.events = _events(path.parent, resumed_at) if tensorboard else None
         self.rows = _read(path, resumed_at) if resumed_at else []
         self.values: dict[str, list[torch.Tensor]] = {}
-        self.begun = time.monotonic() - (float(self.rows[-1][1]) if self.rows else 0.0)
+        self.begun = time.monotonic() - (float(self.rows[-1][1]) if len(self.rows) > 1 else 0.0)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(self.rows)
 
@@ -46,7 +54,7 @@ class MetricsLog:
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if not self.rows:
-                self.rows = [["step", "seconds", *means]]
+                self.rows = [[*COLUMNS, *means]]
                 writer.writerows(self.rows)
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
         self.values = {}
@@ -67,8 +75,27 @@ def _events(folder: Path, resumed_at: int) -> Any:
 
 
 def _read(path: Path, last_step: int) -> list[list[str]]:
+    """The header, and the rows up to a step; a last line without its end was being written when the run stopped, and goes."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    return [header, *(row for row in rows if int(row[0]) <= last_step)] if header else []
+    try:
+        text, newline, _ = path.read_bytes().decode().rpartition("\n")
+        header, *rows = [row for row in csv.reader(io.StringIO(text + newline), strict=True) if row] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
+    if not header:
+        return []
+    if header[:2] != COLUMNS or len(set(header)) < len(header):
+        raise _damaged(path, "its first line is no header")
+    before = 0
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header) or not WHOLE.fullmatch(row[0]) or not all(map(NUMBER.fullmatch, row[1:])):
+            raise _damaged(path, f"row {number} is not {len(header)} numbers")
+        if int(row[0]) <= before:
+            raise _damaged(path, f"row {number} is out of order")
+        before = int(row[0])
+    return [header, *(row for row in rows if int(row[0]) <= last_step)]
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged ({why[:200]}): move it away, and resume without the rows of before.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -13,12 +12,25 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 
 from klprobe.types import InputError
+from klprobe.zips import DAMAGED, opened
 
 HEADER_BYTES = 1 << 16
 """A plain array's header is about a hundred bytes; nothing longer is looked at."""
 CHUNK_BYTES = 1 << 24
-INFLATE_RATIO, INFLATE_FREE = 100, 1 << 30
-"""Codes of real data hardly compress: what grows more than 100-fold, beyond 1 GiB, is taken for a zip bomb."""
+INFLATE_RATIO, INFLATE_FREE = 100, 1 << 28
+"""Codes of real data hardly compress: what grows more than 100-fold, beyond 256 MiB, is taken for a zip bomb."""
+
+MAGIC = b"\x93NUMPY"
+ENTRY = re.compile(
+    r"""\s*(?:(['"])descr\1\s*:\s*(['"])(?P<descr>[<>|=]?[a-zA-Z?][0-9]{0,9}(?:\[\w{1,8}\])?)\2"""
+    r"""|(['"])fortran_order\4\s*:\s*(?P<fortran_order>True|False)"""
+    r"""|(['"])shape\6\s*:\s*\(\s*(?P<shape>|(?:-?[0-9]{1,18}L?\s*,\s*)+(?:-?[0-9]{1,18}L?\s*,?)?)\s*\))\s*,"""
+)
+"""One entry of a header, with the comma after it; Python 2 ended whole numbers with L."""
+RECORDS = re.compile(r"""^\s*\{['"]descr['"]\s*:\s*(\[[^\n]{1,80}?\])\s*,\s*['"]fortran""")
+"""What a header of several fields a number begins with."""
+MOST_DIMENSIONS = 32
+"""What numpy 1 could hold."""
 
 DATA_NAMES = ("x", "data", "images", "arr_0")
 """Which array of an .npz is the data, where it holds several."""
@@ -39,22 +51,47 @@ class Layout(NamedTuple):
 
 
 def read_layout(head: bytes, label: str) -> Layout:
-    """The layout that the first bytes of a `.npy` file promise; InputError when they are no such header."""
-    stream = io.BytesIO(head)
+    """The layout that the first bytes of a `.npy` file promise; InputError when they are no such header.
+
+    A header is a line of Python. It is matched against the few forms that a plain array's can have, and never evaluated.
+    """
+    start = {b"\x01\x00": 10, b"\x02\x00": 12}.get(head[6:8], 0) if head.startswith(MAGIC) else 0
+    end = start + int.from_bytes(head[8:start], "little")
+    header = head[start:end].decode("latin1") if start and start < end <= len(head) else ""
+    if records := RECORDS.search(header):
+        raise InputError(f"{label} holds records, {records[1]}, and no real numbers: save each field as an array of its own.")
+    found = _entries(header)
+    if set(found) != {"descr", "fortran_order", "shape"}:
+        raise InputError(f"{label} is no plain .npy array, or its header is damaged: write it again with numpy.save.")
+    shape = tuple(int(size.rstrip("L")) for size in re.split(r"[\s,]+", found["shape"]) if size)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"{label} is no .npy array, or its header is damaged: write it again with numpy.save.") from error
-    if any(size < 0 for size in shape):
-        raise InputError(f"{label} claims the impossible shape {shape}: write it again with numpy.save.")
+        dtype = np.dtype(found["descr"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{label} has numbers that numpy does not know, {found['descr']!r}: save float32.") from error
     if dtype.hasobject:
         raise InputError(
             f"{label} is an object array, that is a pickle, and klprobe never unpickles: "
             "save numbers, numpy.asarray(values, dtype='float32')."
         )
-    return Layout(shape, dtype, fortran, stream.tell())
+    num_bytes = math.prod(size or 1 for size in shape) * max(1, dtype.itemsize)
+    if min(shape, default=0) < 0 or len(shape) > MOST_DIMENSIONS or num_bytes >= 2**62:
+        raise InputError(f"{label} claims the impossible shape {shape[:MOST_DIMENSIONS]}: write it again with numpy.save.")
+    return Layout(shape, dtype, found["fortran_order"] == "True", end)
+
+
+def _entries(header: str) -> dict[str, str]:
+    """What follows each key of a header; empty when it is none."""
+    text = header.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        return {}
+    found: dict[str, str] = {}
+    place, inside = 0, text[1:-1].strip().removesuffix(",") + ","
+    while match := ENTRY.match(inside, place):
+        key, value = next((key, value) for key, value in match.groupdict().items() if value is not None)
+        if key in found:
+            return {}
+        found[key], place = value, match.end()
+    return found if place == len(inside) else {}
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> np.ndarray:
@@ -74,7 +111,9 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
         with archive.open(info) as stream:
             stream.read(layout.offset)
             return _fill(layout, stream, label)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{label} cannot be read ({error}): the file is damaged, save or copy it again.") from error
     except MemoryError as error:
         raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is memory-mapped.") from error
@@ -82,16 +121,13 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
 
 def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
     """The array of an `.npz` file that holds one, or the first of the `preferred` names among several."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            name = next(iter(members)) if len(members) == 1 else next((n for n in preferred if n in members), None)
-            if name is None:
-                held = ", ".join(map(repr, list(members)[:8])) or "nothing"
-                raise InputError(f"{path.name} holds {held}: keep one array, or call the data {preferred[0]!r}.")
-            return read_member(archive, members[name], f"{path.name}: {name!r}")
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
+    with opened(path, path.name) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        name = next(iter(members)) if len(members) == 1 else next((n for n in preferred if n in members), None)
+        if name is None:
+            held = ", ".join(repr(name[:80]) for name in list(members)[:8]) or "nothing"
+            raise InputError(f"{path.name} holds {held}: keep one array, or call the data {preferred[0]!r}.")
+        return read_member(archive, members[name], f"{path.name}: {name[:80]!r}")
 
 
 def as_data(array: np.ndarray, label: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from klprobe import parallel
+from klprobe import json_files, parallel
+from klprobe.npy import read_member
 from klprobe.types import InputError
+from klprobe.zips import opened
 
 EVERY = 60.0
 """Seconds between two writes."""
@@ -43,13 +46,13 @@ class Keeper:
         """
         if self.path is None or not self.path.exists():
             return {}
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                arrays = dict(kept)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.path} cannot be resumed ({error}): delete it, or run without --resume.") from error
-        theirs = json.loads(str(arrays.pop("fingerprint", "{}")))
-        ours = json.loads(self.fingerprint)
+        label, remedy = f"{self.path} cannot be resumed: it", "delete it, or run without --resume"
+        with opened(self.path, label, remedy) as archive:
+            arrays = {info.filename.removesuffix(".npy"): read_member(archive, info, label) for info in archive.infolist()}
+        told, digest = (str(arrays.pop(name, "")) for name in ("fingerprint", "digest"))
+        if digest != _digest(told, arrays):
+            raise InputError(f"{label} is damaged, or of another version of klprobe: {remedy}.")
+        theirs, ours = json_files.parse(told, label), json.loads(self.fingerprint)
         different = [f"{k} was {theirs.get(k)!r} and is {ours[k]!r}" for k in ours if theirs.get(k) != ours[k]]
         if different:
             raise InputError(f"{self.path} belongs to another run: {'; '.join(different)}. Delete it, or run without --resume.")
@@ -68,7 +71,8 @@ class Keeper:
         beside = self.path.with_name(self.path.name + ".writing")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, fingerprint=np.array(self.fingerprint), **arrays)  # type: ignore[arg-type]
+            about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
+            np.savez(file, **about, **arrays)  # type: ignore[arg-type]
         os.replace(beside, self.path)
         self.last = time.monotonic()
 
@@ -76,3 +80,12 @@ class Keeper:
         """Remove the file: the work is done."""
         if self.writes and self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _digest(fingerprint: str, arrays: Mapping[str, Any]) -> str:
+    """Of everything in the file: what is taken up again is what was kept, to the bit."""
+    state = hashlib.sha256(fingerprint.encode(errors="replace"))
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        state.update(f"\n{name} {array.dtype} {array.shape}\n".encode(errors="replace") + array.tobytes())
+    return state.hexdigest()

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import math
 import os
 import pathlib
 import signal
@@ -433,9 +434,32 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
         load_checkpoint(short)
     with pytest.raises(InputError, match="Unknown name 'no-such'"):
         load_checkpoint(write(tmp_path / "a.safetensors", settings | {"system": "no-such"}, **tensors))
-    for changed in ({"system": 3}, {"settings": {"nonsense": 1}}, {"input_shape": [4]}):
-        with pytest.raises(InputError, match="does not fit this version"):
+    for changed, words in (
+        ({"system": 3}, "system is 3, which is no name"),
+        ({"system": "a" * 10**5}, "no name"),
+        ({"system": ["vae"]}, "no name"),
+        ({"settings": {"nonsense": 1}}, "nonsense.*does not know"),
+        ({"settings": ["latent_dim"]}, "no list of settings by name"),
+        ({"settings": {"latent_dim": "2"}}, "latent_dim is '2', which no such setting can be"),
+        ({"settings": {"layers": 10**9}}, "beyond every network"),
+        ({"settings": {"layers": 10**6}}, "far more tensors than the"),
+        ({"settings": {"width": 10**6}}, "does not fit its own settings"),
+        ({"settings": {"latent_dim": 2.0}}, "no such setting can be"),
+        ({"settings": {"visible": "os:system"}}, "no such setting can be"),
+        ({"input_shape": [4]}, "does not fit its own settings"),
+        ({"input_shape": [10**9]}, "no shape"),
+        ({"input_shape": "22"}, "no shape"),
+        ({"steps": "1"}, "no number of steps"),
+        ({"split": 7}, "no name"),
+        ({"dataset": None}, "no name"),
+    ):
+        with pytest.raises(InputError, match=words):
             load_checkpoint(write(tmp_path / "b.safetensors", settings | changed, **tensors))
+    for name, value in (("networks.encoder.0.weight", math.nan), ("networks.generator.0.weight", math.inf)):
+        with pytest.raises(InputError, match=f"{name.removeprefix('networks.')} is not finite"):
+            load_checkpoint(
+                write(tmp_path / "f.safetensors", settings, **{**tensors, name: torch.full_like(tensors[name], value)})
+            )
     for lacking in ({k: v for k, v in settings.items() if k != "split"}, ["split"]):
         with pytest.raises(InputError, match=r"settings lacks .*split"):
             load_checkpoint(write(tmp_path / "e.safetensors", lacking, **tensors))
@@ -443,7 +467,7 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="no checkpoint of klprobe"):
         load_checkpoint(tmp_path / "c.safetensors")
     save_file({}, tmp_path / "d.safetensors", {"klprobe.kind": "checkpoint", "klprobe.settings": "{"})
-    with pytest.raises(InputError, match="missing or no JSON"):
+    with pytest.raises(InputError, match="is no JSON"):
         load_checkpoint(tmp_path / "d.safetensors")
 
 

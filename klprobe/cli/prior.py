@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from klprobe.loading import load
 from klprobe.npy import read_member
 from klprobe.priors import Cloud, UniformSphere, mixture
 from klprobe.types import InputError
+from klprobe.zips import opened
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
@@ -81,7 +81,7 @@ def _mixture(path: str, encode: Encode) -> Distribution:
     components = _components(f"mixture:{path}", load(path).posterior)
     weights = None
     if Path(path).suffix.lower() == ".npz":
-        with zipfile.ZipFile(path) as archive:
+        with opened(Path(path), path) as archive:
             if "weights.npy" in archive.namelist():
                 weights = torch.from_numpy(read_member(archive, archive.getinfo("weights.npy"), f"{path}: 'weights'"))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from klprobe.downloads import Download
 from klprobe.images import channels_first
 from klprobe.registry import spec
 from klprobe.types import InputError, Progress, no_progress
+from klprobe.zips import opened
 
 __all__ = ["ArrayFile"]
 
@@ -91,16 +91,13 @@ def _members(path: Path) -> set[str]:
     """Names of the arrays in an .npz; none of an .npy."""
     if path.suffix.lower() == ".npy":
         return set()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
+    with opened(path, path.name) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def _joined(path: Path, names: Sequence[str]) -> np.ndarray:
     """Some arrays of an .npz as one, the points of the first, then those of the next."""
-    with zipfile.ZipFile(path) as archive:
+    with opened(path, path.name) as archive:
         arrays = [npy.read_member(archive, archive.getinfo(f"{name}.npy"), f"{path.name}: {name!r}") for name in names]
     if any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):
         raise InputError(f"{path.name}: {' and '.join(names)} have shapes {' and '.join(str(a.shape) for a in arrays)}.")

@@ -23,7 +23,7 @@ from klprobe.types import InputError
 FULL = ("scale_tril", "covariance")
 CONTINUOUS = ("mean", *SPREADS, *FULL, "samples")
 CATEGORICAL = ("probs", "logits", "prior_probs")
-NAME = re.compile(rf"({'|'.join((*CONTINUOUS, *CATEGORICAL))})(?:_(\d+))?")
+NAME = re.compile(rf"({'|'.join((*CONTINUOUS, *CATEGORICAL))})(?:_(0|[1-9][0-9]{{0,3}}))?")
 CONTENT = (
     "either mean and exactly one of logvar, var, std, or samples alone, or mean alone, each of shape (N, D); "
     "or mean and one of scale_tril, covariance (N, D, D); or mean_0, logvar_0, mean_1, ... for the levels of a hierarchy"

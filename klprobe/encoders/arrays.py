@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from klprobe import npy
 from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.types import InputError
+from klprobe.zips import opened
 
 __all__ = ["Arrays"]
 
@@ -100,18 +100,15 @@ def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Ten
 
 
 def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    with opened(path, path.name) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
-            def read(name: str) -> torch.Tensor:
-                return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
+        def read(name: str) -> torch.Tensor:
+            return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
 
-            small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
-            labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
-            return _choose(path, members, read), labels
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is no complete .npz file ({error}): it is damaged, save it again.") from error
+        small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
+        labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
+        return _choose(path, members, read), labels
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

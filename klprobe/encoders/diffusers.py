@@ -7,13 +7,15 @@ N(0, I / s^2)]: the same question with another prior.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from klprobe import json_files
+from klprobe.construction import LARGEST_SIZE, sizes_of
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
 from klprobe.files.weights import fit, read_weights
@@ -31,7 +33,10 @@ class Diffusers:
 
     def matches(self, path: Path) -> bool:
         """Whether the folder's config.json names an AutoencoderKL."""
-        return (path / CONFIG).is_file() and _config(path).get("_class_name") == KIND
+        try:
+            return (path / CONFIG).is_file() and _config(path).get("_class_name") == KIND
+        except InputError:
+            return False
 
     def load(self, path: Path, request: Request) -> Encoded:
         """Run `encode` on the data, in eval mode and float32.
@@ -49,13 +54,16 @@ class Diffusers:
             from diffusers import AutoencoderKL
         except ImportError as error:
             raise CapabilityError(f"{path.name} needs diffusers: pip install 'klprobe[diffusers]'.") from error
+        weights, label = read_weights(path / WEIGHTS, request.limits), f"{path.name}/{CONFIG}"
+        _check_sizes(config, label)
         try:
-            with torch.device("meta"):  # sizes alone: a configuration may claim any, the weights show which are true
-                model = AutoencoderKL.from_config(config)
+            model = sizes_of(lambda: AutoencoderKL.from_config(config), len(weights), label)
+        except InputError:
+            raise
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path.name} has a configuration that does not fit this diffusers ({said[:200]}).") from error
-        fit(model, read_weights(path / WEIGHTS, request.limits), path.name, KIND)
+        fit(model, weights, path.name, KIND)
         model.to(request.device, torch.float32).eval()
         facts = {
             "format": "diffusers",
@@ -70,11 +78,23 @@ class Diffusers:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    """The configuration of a folder.
+
+    Raises:
+        InputError: what is there is no JSON, or no configuration.
+    """
+    config = json_files.read(path / CONFIG, f"{path.name}/{CONFIG}")
+    if not isinstance(config, dict):
+        raise InputError(f"{path.name}/{CONFIG} is no configuration: diffusers' save_pretrained writes one.")
+    return config
+
+
+def _check_sizes(config: Mapping[str, Any], label: str) -> None:
+    """InputError where a size is beyond every network, wherever it stands."""
+    for key, value in config.items():
+        inside = value if isinstance(value, list) else [value]
+        if any(type(one) is int and abs(one) > LARGEST_SIZE for one in inside):
+            raise InputError(f"{label}: {key[:40]} is {repr(value)[:40]}, beyond every network: it is damaged.")
 
 
 def _notes(config: dict[str, Any]) -> tuple[str, ...]:

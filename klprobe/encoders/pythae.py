@@ -5,13 +5,15 @@ Of the folder, only tensors and JSON are read; a custom encoder is a pickle ther
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from klprobe import json_files
+from klprobe.construction import LARGEST_SIZE, sizes_of
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
 from klprobe.files.weights import fit, read_weights
@@ -22,6 +24,8 @@ __all__ = ["Pythae"]
 NOT_THE_ENCODER = ("VAE_IAF", "VAE_LinNF", "HVAE", "RHVAE", "SVAE", "PoincareVAE", "VQVAE", "HRQVAE")
 """Systems whose q(z|x) is more, or other, than the diagonal Gaussian that their encoder gives."""
 CONFIG, WEIGHTS = "model_config.json", "model.pt"
+NAME = re.compile(r"[A-Z][A-Za-z_]{0,39}")
+"""Of a class of pythae.models."""
 
 
 @dataclass(frozen=True)
@@ -40,54 +44,66 @@ class Pythae:
             InputError: a custom encoder, an unknown model, damaged files, data that do not fit.
         """
         settings = _settings(path)
-        name = str(settings["name"]).removesuffix("Config")
+        name = settings["name"].removesuffix("Config")
         if name in NOT_THE_ENCODER:
             raise CapabilityError(
                 f"{path.name} is a {name}, whose q(z|x) is not the Gaussian that its encoder gives: draw its latents yourself "
                 "and save them, numpy.savez('posterior.npz', samples=z)."
             )
-        if not settings.get("uses_default_encoder", False):
+        if settings.get("uses_default_encoder") is not True:
             raise InputError(
                 f"{path.name} has an encoder of its own, which pythae stores as a pickle, and klprobe never unpickles: give "
                 f"--checkpoint {path / WEIGHTS} --encoder package.module:factory."
             )
-        encoder = _build(path, name, settings)
-        fit(encoder, read_weights(path / WEIGHTS, request.limits), path.name, name)
+        weights = read_weights(path / WEIGHTS, request.limits)
+        encoder, config = _build(path, name, settings, len(weights))
+        fit(encoder, weights, path.name, name)
         encoder.to(request.device).eval()
         facts = {
             "format": "pythae",
             "file": path.name,
             "sha256": {file: sha256(path / file) for file in (CONFIG, WEIGHTS)},
             "model": name,
-            "latent_dim": settings["latent_dim"],
+            "latent_dim": config.latent_dim,
         }
-        wants = f"points of shape {tuple(settings['input_dim'])}"
+        wants = f"points of shape {tuple(config.input_dim)}"
         return encode_data(Encoder(lambda x: encoder(x.to(request.device)), path.name, wants), request, facts)
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        if {"name", "input_dim", "latent_dim"} <= set(settings):
-            return dict(settings)
-    except (ValueError, TypeError):
-        pass
-    raise InputError(f"{path.name}/{CONFIG} is no configuration of pythae: it needs name, input_dim and latent_dim.")
+    label = f"{path.name}/{CONFIG}"
+    settings = json_files.read(path / CONFIG, label)
+    if not isinstance(settings, dict) or not {"name", "input_dim", "latent_dim"} <= set(settings):
+        raise InputError(f"{label} is no configuration of pythae: it needs name, input_dim and latent_dim.")
+    if not isinstance(settings["name"], str) or not NAME.fullmatch(settings["name"]):
+        raise InputError(f"{label}: name is {repr(settings['name'])[:40]}, and no model of pythae is called that.")
+    if large := [key for key, value in settings.items() if type(value) is int and abs(value) > LARGEST_SIZE]:
+        raise InputError(f"{label}: {large[0][:40]} is {repr(settings[large[0]])[:40]}, beyond every network: it is damaged.")
+    return settings
 
 
-def _build(path: Path, name: str, settings: dict[str, Any]) -> torch.nn.Module:
-    """The encoder of a freshly built pythae model of that configuration."""
+def _build(path: Path, name: str, settings: dict[str, Any], held: int) -> tuple[torch.nn.Module, Any]:
+    """The encoder of a pythae model of that configuration, as shapes alone, and the configuration as pythae understands it."""
     try:
         import pythae.models
     except ImportError as error:
         raise CapabilityError(f"{path.name} needs pythae: pip install 'klprobe[pythae]'.") from error
     kind, config = getattr(pythae.models, name, None), getattr(pythae.models, f"{name}Config", None)
-    if kind is None or config is None:
+    if not (_is_a(kind, pythae.models.BaseAE) and _is_a(config, pythae.models.BaseAEConfig)):
         raise InputError(f"{path.name} is a {name[:40]!r}, which pythae {getattr(pythae, '__version__', '')} does not know.")
     try:
-        with torch.device("meta"):  # sizes alone: a configuration may claim any, the weights show which are true
-            model = kind(config(**{key: value for key, value in settings.items() if key != "name"}))
+        understood = config(**{key: value for key, value in settings.items() if key != "name"})
+        sizes = understood.input_dim
+        if not sizes or not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in (*sizes, understood.latent_dim)):
+            raise ValueError(f"input_dim is {sizes} and latent_dim {understood.latent_dim}")
+        encoder: torch.nn.Module = sizes_of(lambda: kind(understood), held, f"{path.name}/{CONFIG}").encoder
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"{path.name}/{CONFIG} does not fit this pythae ({type(error).__name__}: {error}).") from error
-    encoder: torch.nn.Module = model.encoder
-    return encoder
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise InputError(f"{path.name}/{CONFIG} does not fit this pythae ({said}).") from error
+    return encoder, understood
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from klprobe.types import InputError
+from klprobe.zips import DAMAGED, opened
 
 PACKED_LIMIT = 1 << 26
 """torch stores tensors as they are and packs source code only; 64 MiB of code is a bomb."""
@@ -22,17 +22,14 @@ def names_in(path: Path) -> tuple[str, ...]:
                 return ()
         with zipfile.ZipFile(path) as archive:
             return tuple(name.partition("/")[2] for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError):
+    except DAMAGED:
         return ()
 
 
 def check_archive(path: Path) -> None:
     """Raise InputError unless what is stored fits into the file and what is packed stays small: no zip bomb."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path.name} is damaged or truncated ({error}): save or copy it again.") from error
+    with opened(path, path.name) as archive:
+        entries = archive.infolist()
     stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
     packed = sum(entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED)
     size = path.stat().st_size
@@ -56,19 +53,16 @@ def repacked(path: Path, change: Callable[[str, bytes], bytes | None]) -> io.Byt
     """
     check_archive(path)
     copy, seen = io.BytesIO(), set()
-    try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as out:
-            for entry in archive.infolist():
-                name = entry.filename.partition("/")[2]
-                if name.lower() in seen:
-                    raise InputError(
-                        f"{path.name} holds {name} twice: it is damaged, or not what it seems. Save it again with torch."
-                    )
-                seen.add(name.lower())
-                content = change(name, archive.read(entry))
-                if content is not None:
-                    out.writestr(f"archive/{name}", content)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{path.name} is damaged ({error}): save or copy it again.") from error
+    with opened(path, path.name) as archive, zipfile.ZipFile(copy, "w") as out:
+        for entry in archive.infolist():
+            name = entry.filename.partition("/")[2]
+            if name.lower() in seen:
+                raise InputError(
+                    f"{path.name} holds {name[:80]} twice: it is damaged, or not what it seems. Save it again with torch."
+                )
+            seen.add(name.lower())
+            content = change(name, archive.read(entry))
+            if content is not None:
+                out.writestr(f"archive/{name}", content)
     copy.seek(0)
     return copy

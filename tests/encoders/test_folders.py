@@ -71,9 +71,10 @@ def test_a_configuration_that_claims_a_huge_network_is_refused_before_it_is_buil
     source, _ = pythae_folder
     config = json.loads((source / "model_config.json").read_text())
     (tmp_path / "model.pt").write_bytes((source / "model.pt").read_bytes())
-    (tmp_path / "model_config.json").write_text(json.dumps({**config, "latent_dim": 10**12}))
-    with pytest.raises(InputError, match=r"does not fit VAE: .*of another shape"):
-        load(tmp_path, Request(data=str(images)))
+    for size, words in ((10**12, "beyond every network"), (10**6, r"does not fit VAE: .*of another shape")):
+        (tmp_path / "model_config.json").write_text(json.dumps({**config, "latent_dim": size}))
+        with pytest.raises(InputError, match=words):
+            load(tmp_path, Request(data=str(images)))
 
 
 def test_a_diffusers_folder_gives_flattened_latents_and_says_how_to_scale_them(images, x, tmp_path):

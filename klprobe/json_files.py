@@ -1,0 +1,78 @@
+"""JSON that nobody vouches for: strict, shallow and small, so that what is read can be walked, printed and written again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from klprobe.types import InputError
+
+LONGEST = 1 << 20
+"""Letters of a document: settings of a network take a few thousand."""
+DEEPEST = 32
+"""Lists and objects inside each other; settings have three."""
+
+
+def parse(text: str, label: str) -> Any:
+    """The value that the text holds.
+
+    Raises:
+        InputError: no JSON, NaN or infinity, a key twice, half a letter, too long or too deep; starts with the label.
+    """
+    if len(text) > LONGEST:
+        raise InputError(f"{label} has {len(text):,} letters, more than the {LONGEST:,} that settings can take.")
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        text.encode()
+        _check(value)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{label} is no JSON that klprobe reads ({said[:200]}).") from error
+    return value
+
+
+def read(path: Path, label: str) -> Any:
+    """The value that a file holds; raises InputError as `parse` does, OSError where there is no file."""
+    with path.open("rb") as file:
+        content = file.read(4 * LONGEST + 1)
+    try:
+        return parse(content.decode(), label)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{label} is no text ({error}).") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is beyond every number")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    """ValueError unless the value is shallow and each text in it can be written as UTF-8."""
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            key.encode()
+            _check(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check(inner, depth + 1)

@@ -1,0 +1,112 @@
+"""One run of the program in a forked child, with limits from outside, and what became of it.
+
+`launch` is the one place where a child is set up. The caller has imported everything heavy, and has one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SECONDS = 10.0
+"""Wall time that a run may take."""
+MEMORY = 1 << 30
+"""Bytes by which a run's memory may grow over the memory that it is born with."""
+BACKSTOP = 3 << 30
+"""Bytes of data beyond which the kernel refuses more, so that the machine stays usable whatever a run does."""
+OUT, ERR = ".stdout", ".stderr"
+
+
+class Outcome(NamedTuple):
+    """What became of a run: its exit status (negative: the signal that ended it), what it said, what it took."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    grown: int
+    late: bool
+
+
+def launch(arguments: Sequence[str], folder: Path) -> Outcome:
+    """Run `klprobe ARGUMENTS` in the folder, in a child process that ends before this returns."""
+    baseline = resident()
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _be_the_program(arguments, folder)
+    late = False
+    while True:
+        ended, status, used = os.wait4(pid, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() - started > SECONDS and not late:
+            late = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # its own children too
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+    seconds = time.monotonic() - started
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # whatever it left behind
+    said = [
+        (folder / name).read_bytes()[: 1 << 22].decode(errors="replace") if (folder / name).exists() else ""
+        for name in (OUT, ERR)
+    ]
+    return Outcome(os.waitstatus_to_exitcode(status), *said, seconds, used.ru_maxrss * 1024 - baseline, late)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now, which a child is born with."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _be_the_program(arguments: Sequence[str], folder: Path) -> None:
+    """What a child does: be `klprobe` in that folder, and end."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        for descriptor, name in ((1, OUT), (2, ERR)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+        faulthandler.enable(sys.stderr)
+        _limit()
+        os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "KLPROBE_DATA": str(folder / "data")}
+        sys.path.insert(0, str(folder))  # as `python -m klprobe` has it
+        from klprobe.cli import main
+
+        code = main(list(arguments))
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _limit() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + BACKSTOP, used + BACKSTOP))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+
+
+def settle() -> None:
+    """Before many children: nothing of this process is looked at again by their garbage collectors."""
+    gc.collect()
+    gc.freeze()
