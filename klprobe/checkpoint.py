@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from klprobe import json_files, registry
-from klprobe.construction import LARGEST_SIZE, differences, sizes_of
-from klprobe.typed_settings import check_settings
+from klprobe import registry
+from klprobe.files import json_files
+from klprobe.files.construction import LARGEST_SIZE, differences, sizes_of
+from klprobe.files.typed_settings import check_settings
 from klprobe.types import InputError
 
 KIND = "checkpoint"

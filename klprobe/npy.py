@@ -11,8 +11,8 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from klprobe.files.zips import DAMAGED, opened
 from klprobe.types import InputError
-from klprobe.zips import DAMAGED, opened
 
 HEADER_BYTES = 1 << 16
 """A plain array's header is about a hundred bytes; nothing longer is looked at."""

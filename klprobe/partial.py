@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from klprobe import json_files, parallel
+from klprobe import parallel
+from klprobe.files import json_files
+from klprobe.files.zips import opened
 from klprobe.npy import read_member
 from klprobe.types import InputError
-from klprobe.zips import opened
 
 EVERY = 60.0
 """Seconds between two writes."""

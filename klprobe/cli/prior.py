@@ -13,12 +13,12 @@ from torch.distributions import Distribution, Independent, Normal
 
 from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.encoders._named import import_named
+from klprobe.files.zips import opened
 from klprobe.flows import load_flow
 from klprobe.loading import load
 from klprobe.npy import read_member
 from klprobe.priors import Cloud, UniformSphere, mixture
 from klprobe.types import InputError
-from klprobe.zips import opened
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]

@@ -14,10 +14,10 @@ from klprobe import npy
 from klprobe.datasets._augment import augment
 from klprobe.datasets._shared import Data, Split, carved, held_out, parts
 from klprobe.downloads import Download
+from klprobe.files.zips import opened
 from klprobe.images import channels_first
 from klprobe.registry import spec
 from klprobe.types import InputError, Progress, no_progress
-from klprobe.zips import opened
 
 __all__ = ["ArrayFile"]
 

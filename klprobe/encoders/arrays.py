@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from klprobe import npy
 from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.files.zips import opened
 from klprobe.types import InputError
-from klprobe.zips import opened
 
 __all__ = ["Arrays"]
 

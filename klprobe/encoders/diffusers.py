@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from klprobe import json_files
-from klprobe.construction import LARGEST_SIZE, sizes_of
 from klprobe.encoders._encode import Encoder, encode_data
 from klprobe.encoders._shared import Encoded, Request, sha256
+from klprobe.files import json_files
+from klprobe.files.construction import LARGEST_SIZE, sizes_of
 from klprobe.files.weights import fit, read_weights
 from klprobe.types import CapabilityError, InputError
 

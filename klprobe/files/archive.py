@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from klprobe.files.zips import DAMAGED, opened
 from klprobe.types import InputError
-from klprobe.zips import DAMAGED, opened
 
 PACKED_LIMIT = 1 << 26
 """torch stores tensors as they are and packs source code only; 64 MiB of code is a bomb."""

@@ -54,7 +54,6 @@ DECLARED = {
     ("klprobe.encoders.pythae", "pythae.models"): "classes of pythae by name, with settings; no files of its own are read",
     ("klprobe.encoders.diffusers", "from_config"): "one class, built from settings; it reads no files",
     ("klprobe.datasets._python2_pickle", "pickle"): "an unpickler that makes arrays of bytes and refuses every other name",
-    ("klprobe.partial", "numpy.load"): "allow_pickle=False",
     ("klprobe.metrics._features", "numpy.load"): "allow_pickle=False",
     ("klprobe.provenance", "subprocess"): "git, with fixed arguments",
     ("klprobe.checkpoint", "safetensors"): "tensors and text",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from klprobe.construction import differences, sizes_of, watched
+from klprobe.files.construction import differences, sizes_of, watched
 from klprobe.types import InputError
 
 

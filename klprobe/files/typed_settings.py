@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from klprobe.construction import LARGEST_SIZE
+from klprobe.files.construction import LARGEST_SIZE
 from klprobe.types import InputError
 
 NO_SIZES = ("decay_steps",)
