@@ -8,7 +8,7 @@ from pathlib import Path
 
 from klprobe import registry
 from klprobe.datasets._shared import Dataset
-from klprobe.encoders._archive import names_in
+from klprobe.files.archive import names_in
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.types import InputError
 

@@ -109,8 +109,8 @@ class Child:
                 "writable": "" if writable is None else str(writable),
             },
         )
-        self._answer(START_SECONDS)  # that it is ready to open the file
         try:
+            self._answer(START_SECONDS)  # that it is ready to open the file
             opened, tensors = self._answer(limits.seconds)
         except RuntimeError as error:
             raise InputError(f"{label} cannot be opened ({error}): save or copy it again.") from error

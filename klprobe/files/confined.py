@@ -105,12 +105,17 @@ def _flat(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 def _limit(num_bytes: float | None, *, writes: bool) -> None:
     """Bound what the process may take from here on; where a system lacks a limit, the others hold."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = MOST_WRITTEN if writes else 0
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    _bound(resource.RLIMIT_CORE, 0)
+    _bound(resource.RLIMIT_FSIZE, MOST_WRITTEN if writes else 0)
     if num_bytes is not None and sys.platform == "linux":
-        most = _data_bytes() + int(num_bytes)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        _bound(resource.RLIMIT_DATA, _data_bytes() + int(num_bytes))
+
+
+def _bound(kind: int, most: int) -> None:
+    """Set a limit, but never above the one that the process was started with."""
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
 
 
 def _data_bytes() -> int:
