@@ -15,9 +15,10 @@ import klprobe
 ROOT = pathlib.Path(klprobe.__file__).parent
 FOLDERS = ("encoders", "estimators", "trainers", "datasets", "metrics")
 LEVELS = (
-    ("types",),
+    ("types", "printable"),
     (
         "registry",
+        "remembered",
         "provenance",
         "kernels",
         "parallel",
@@ -31,6 +32,7 @@ LEVELS = (
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),
+        "python_data",
         *("recommendation", "pictures", "tracking", "lightning", "evaluation", "evidence", "trained", "judge"),
     ),
     ("cli",),
