@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,10 +41,10 @@ class PythonData:
             InputError: no such module or name, or nothing that data can be made of.
         """
         found = import_named(self.name, "data set")
-        is_set = hasattr(found, "load") and not isinstance(found, type)
+        is_set = hasattr(found, "load") and not isinstance(found, type | ModuleType)
         if callable(found) and not is_set and not hasattr(found, "__getitem__"):
             found = found()
-        if hasattr(found, "load"):
+        if hasattr(found, "load") and not isinstance(found, ModuleType):
             return found.load(split, root, progress)
         x, labels = _points(found, self.name)
         which = torch.tensor(held_out(len(x), EVERY, split))

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ANSWERED
     except (InputError, OSError, MemoryError) as error:
         what = "out of memory" if isinstance(error, MemoryError) else str(error)
-        say(what)
+        say(" ".join(part.strip(" ") for part in what.split("\n") if part))  # some libraries say it in several lines
         return UNUSABLE
     except KeyboardInterrupt as stop:
         say(str(stop) or "stopped before there was an answer.")

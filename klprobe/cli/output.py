@@ -20,8 +20,7 @@ LONGEST = 2000
 
 def say(message: str) -> None:
     """One line on stderr, after the program's name."""
-    line = " ".join(message.split())
-    cut = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
+    cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 4 :]}"
     print("klprobe:", _shown(cut, sys.stderr), file=sys.stderr, flush=True)
 
 

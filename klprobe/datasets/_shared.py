@@ -137,6 +137,8 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
         InputError: unknown split, or one without points.
     """
     name, count = spec(chosen), chosen.validation
+    if count < 0:
+        raise InputError(f"{name} needs validation of at least 0; got {count}.")
     if split in ("test", "all") or (split == "train" and not count):
         return replace(read(split), name=name)
     parts(split, ("train", "validation", "test"))
