@@ -61,6 +61,8 @@ def read_image(
     """
     from PIL import Image
 
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise Undecodable(f"{label} is a device, a pipe or a folder, and no file: remove it.")
     try:
         with Image.open(file) as opened:
             if expected is not None and opened.size != expected[::-1]:

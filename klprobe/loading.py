@@ -8,27 +8,43 @@ from pathlib import Path
 
 from klprobe import registry
 from klprobe.datasets._shared import Dataset
-from klprobe.files.archive import names_in
+from klprobe.encoders._named import is_module
 from klprobe.encoders._shared import Encoded, Request
+from klprobe.files.archive import names_in
+from klprobe.printable import LONGEST, short
+from klprobe.python_data import PythonData
+from klprobe.remembered import MODULE
 from klprobe.types import InputError
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
+"""Formats whose libraries open names that are text alone."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name is that of a data set of klprobe's, with or without settings."""
+    return name.partition(":")[0].replace("_", "-") in registry.names("datasets")
+
+
 def dataset(name: str) -> Dataset:
-    """The data set of a name, as `mnist`, or of one's own folder of images, .npy or .npz; settings follow: `photos:resize=64`.
+    """The data set that a user names: `mnist`, her own folder of images, .npy or .npz, settings after it (`photos:resize=64`).
+
+    Or `package.module:name`, her own code, which is then imported and called. What a file names goes to
+    `klprobe.remembered.dataset_of_file` instead.
 
     Raises:
         InputError: nothing by that name, or a setting that it does not have.
     """
     first, colon, settings = name.partition(":")
-    if first.replace("_", "-") not in registry.names("datasets"):
+    if not is_ours(name):
         if colon and Path(name).exists():
             raise InputError(f"{name} has a colon, which separates a data set's settings: rename it, or link to it.")
         if Path(first).exists():
             kind = "array-file" if Path(first).suffix.lower() in (".npy", ".npz") else "image-folder"
             return registry.create("datasets", f"{kind}:path={first}{colon}{settings}")
+        if MODULE.fullmatch(name) and is_module(name):
+            return PythonData(name)
     return registry.create("datasets", name)
 
 
@@ -46,6 +62,8 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
     try:
         if not path.exists():
             raise InputError(_missing(path))
+        if path.suffix.lower() in NEED_TEXT and not _is_text(str(path)):
+            raise InputError(f"{path} has bytes in its name that are no text, and cannot be opened by that name: rename it.")
         if request is not None and request.encoder is not None:
             chosen: Encoded = registry.load("encoders", "state-dict")().load(path, request)
             return chosen
@@ -61,8 +79,17 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def _is_text(name: str) -> bool:
+    """Whether there are no undecodable bytes in it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _missing(path: Path) -> str:
-    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() and len(path.name) <= LONGEST else []
     near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
     return f"{path} does not exist" + (
         f"; did you mean {path.parent / near[0]}?" if near else ": give the path of a checkpoint."
@@ -108,8 +135,8 @@ def _unknown_safetensors(path: Path) -> str:
     if kind == "flow":
         return f"{path} is a flow that --maf.save kept, a prior and no posterior: give it as --prior flow:{path}."
     if kind is not None:
-        return f"{path} says klprobe.kind = {kind[:40]!r}, which this version does not know: update klprobe."
-    listed = ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+        return f"{path} says klprobe.kind = {short(kind)}, which this version does not know: update klprobe."
+    listed = ", ".join(map(short, names[:4])) + (", ..." if len(names) > 4 else "")
     return (
         f"{path} holds the tensors {listed or 'none'}, no posterior: a network's weights alone do not say how to run it. "
         f"Run the encoder over your data and save what it returns: {FROM_ARRAYS}."

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from klprobe.distributions import ConditionalDistribution, SampleOnly
+from klprobe.printable import visible
 from klprobe.types import CapabilityError, InputError
 
 GAP = 1
@@ -179,10 +180,11 @@ def _scatter(sets: Mapping[str, torch.Tensor]) -> bytes:
     axes = figure.subplots()
     axes.set_prop_cycle(color=COLOURS)
     for name, points in sets.items():
-        axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=4, alpha=0.6, label=name)
+        axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=4, alpha=0.6, label=visible(name))
     axes.set(xlabel="first coordinate", ylabel="second coordinate")
     axes.set_aspect("equal")
-    axes.legend(loc="upper right")
+    for text in axes.legend(loc="upper right").get_texts():
+        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
     file = BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

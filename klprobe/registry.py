@@ -14,9 +14,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from klprobe.printable import short
 from klprobe.types import InputError
 
 KINDS = ("estimators", "encoders", "trainers", "datasets", "metrics")
+LONGEST_TYPO = 40
+"""Letters of a name up to which the nearest known one is looked for: longer ones are no slip of the pen."""
 
 
 @cache
@@ -33,13 +36,16 @@ def load(kind: str, name: str) -> Any:
     """What the file of that name offers.
 
     Raises:
-        InputError: no such file; the message lists the known names and the nearest.
+        InputError: no such file, or no name at all; the message lists the known names and the nearest.
     """
-    wanted, known = name.replace("_", "-"), names(kind)
+    known = names(kind)
+    if not isinstance(name, str):  # a file may say anything
+        raise InputError(f"A name in {kind} is text; got {short(name)}. Known: {', '.join(known)}.")
+    wanted = name.replace("_", "-")
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
+        near = difflib.get_close_matches(wanted, known, n=1) if len(wanted) <= LONGEST_TYPO else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"Unknown name {name!r} in {kind}; known: {', '.join(known)}.{hint}")
+        raise InputError(f"Unknown name {short(name)} in {kind}; known: {', '.join(known)}.{hint}")
     module = importlib.import_module(f"klprobe.{kind}.{wanted.replace('-', '_')}")
     return getattr(module, module.__all__[0])
 
@@ -52,6 +58,8 @@ def create(kind: str, spec: str) -> Any:
     Raises:
         InputError: no such file or setting, or a value that is not of the setting's type; the message lists what there is.
     """
+    if not isinstance(spec, str):
+        load(kind, spec)  # says so
     name, *given = spec.split(":")
     thing = load(kind, name)
     defaults = {field.name: field.default for field in dataclasses.fields(thing)}
@@ -61,8 +69,10 @@ def create(kind: str, spec: str) -> Any:
         key = key.replace("-", "_")
         if key not in defaults:
             known = ", ".join(defaults) or "none"
-            raise InputError(f"{spec!r}: {name} has no setting {key!r}; its settings: {known}. Write {name}:setting=value.")
-        settings[key] = _value(text if equals else "true", type(defaults[key]), f"{spec!r}: {key}")
+            raise InputError(
+                f"{short(spec)}: {name} has no setting {short(key)}; its settings: {known}. Write {name}:setting=value."
+            )
+        settings[key] = _value(text if equals else "true", type(defaults[key]), f"{short(spec)}: {key}")
     return thing(**settings)
 
 
@@ -72,7 +82,7 @@ def _value(text: str, kind: type, label: str) -> Any:
         return {"true": True, "false": False}[text] if kind is bool else kind(text)
     except (ValueError, KeyError) as error:
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise InputError(f"{label} takes {wanted}; got {text!r}.") from error
+        raise InputError(f"{label} takes {wanted}; got {short(text)}.") from error
 
 
 def spec(instance: Any) -> str:

@@ -15,10 +15,11 @@ import klprobe
 ROOT = pathlib.Path(klprobe.__file__).parent
 FOLDERS = ("encoders", "estimators", "trainers", "datasets", "metrics")
 LEVELS = (
-    ("types",),
+    ("types", "printable"),
     (
         "registry",
         "files",
+        "remembered",
         "provenance",
         "kernels",
         "parallel",
@@ -32,6 +33,7 @@ LEVELS = (
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),
+        "python_data",
         *("recommendation", "pictures", "tracking", "lightning", "evaluation", "evidence", "trained", "judge"),
     ),
     ("cli",),

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import klprobe
 from klprobe import kernels
-from klprobe.cli.machine import silence_stdout
+from klprobe.cli.output import answer_page, say, silence_stdout
+from klprobe.printable import short
 from klprobe.types import InputError
 
 __all__ = ["main"]
@@ -65,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ANSWERED
     except (InputError, OSError, MemoryError) as error:
         what = "out of memory" if isinstance(error, MemoryError) else str(error)
-        print("klprobe:", " ".join(what.split()), file=sys.stderr)
+        say(" ".join(part.strip(" ") for part in what.split("\n") if part))  # some libraries say it in several lines
         return UNUSABLE
     except KeyboardInterrupt as stop:
-        print("klprobe:", str(stop) or "stopped before there was an answer.", file=sys.stderr)
+        say(str(stop) or "stopped before there was an answer.")
         return INTERRUPTED
     except SystemExit as stop:  # a command's --help
         return stop.code if isinstance(stop.code, int) else ANSWERED
@@ -77,15 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help", "help"):
-        print(HELP)
+        answer_page(HELP)
         return ANSWERED
     if command == "--version":
-        print(f"klprobe {klprobe.__version__}")
+        answer_page(f"klprobe {klprobe.__version__}")
         return ANSWERED
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        given = f"unknown command {command!r}" if command else "give a command"
+        given = f"unknown command {short(command)}" if command else "give a command"
         raise InputError(f"{given}: {', '.join(COMMANDS)}.{hint} See klprobe --help.")
     run = importlib.import_module(f"klprobe.cli.{command}").run
     return int(run(arguments[1:]))

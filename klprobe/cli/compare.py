@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +10,16 @@ from typing import Any
 
 from klprobe import cli
 from klprobe.checkpoint import KIND, metadata
-from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging, printable
-from klprobe.cli.machine import check_writable, choose_device, emit
+from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
+from klprobe.cli.machine import check_writable, choose_device
+from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
 from klprobe.encoders._shared import Request
 from klprobe.estimation import estimate
-from klprobe.loading import load
+from klprobe.loading import is_ours, load
 from klprobe.report import comparison
 from klprobe.report.comparison import Compared
-from klprobe.report.document import NotDone, Report
+from klprobe.report.document import NotDone, Report, as_json
 from klprobe.types import InputError
 
 QUICK, QUICK_FROM_SAMPLES = ("closed-form", "monte-carlo"), ("classifier", "gmm")
@@ -68,10 +67,13 @@ def run(arguments: list[str]) -> int:
         reasons = " ".join(f"{what}: {reason.rstrip('.')}." for what, reason in comparison.missing(compared))
         raise InputError(f"nothing could be said of any checkpoint. {reasons}")
     content = comparison.document(compared, about(paths, judging, device, ["klprobe", "compare", *arguments]))
-    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(compared)))
+    if judging.json:
+        answer_json(as_json(content))
+    else:
+        answer(*screen(compared))
     if judging.out is not None:
         comparison.save(compared, content, judging.out)
-        print(f"klprobe: comparison written to {judging.out}", file=sys.stderr)
+        say(f"comparison written to {judging.out}")
     reports = [c.report for c in compared if c.report is not None]
     failed = any(check.severity == "error" and not check.passed for report in reports for check in report.checks)
     return cli.CHECK_FAILED if failed else cli.ANSWERED
@@ -101,10 +103,11 @@ def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], de
 
 def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> Report:
     with bar(f"reading {label}") as progress:
-        split = judging.split if ours or judging.data is not None else "all"
+        has_splits = ours if judging.data is None else is_ours(judging.data)
+        split = judging.split if has_splits else "all"
         encoded = load(path, Request(judging.data, split, judging.data_root, device, progress))
     for note in encoded.notes:
-        print(f"klprobe: {label}: {note}", file=sys.stderr)
+        say(f"{label}: {note}")
     methods = [name for words in judging.methods for name in words.split(",") if name]
     if methods == ["quick"]:
         exact = all(getattr(law, "has_log_prob", True) for law in (encoded.posterior, encoded.prior))
@@ -122,12 +125,12 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
         )
 
 
-def screen(compared: Sequence[Compared]) -> str:
-    """One screen of text; plain ASCII where stdout shows no more."""
+def screen(compared: Sequence[Compared]) -> list[str]:
+    """The lines of one screen."""
     lines = [comparison.TITLE, f"Given: {comparison.given(compared)}.", ""]
     lines += columns([comparison.columns(compared), *comparison.table(compared)])
     lines += ["", *textwrap.wrap(comparison.MEANING, WIDTH), *(f"Note: {note}." for note in comparison.notes(compared))]
     missing = comparison.missing(compared)
     if missing:
         lines += ["", "Not there, and why", *(f"  {what}: {reason}" for what, reason in missing)]
-    return printable("\n".join(lines))
+    return lines

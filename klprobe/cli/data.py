@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,13 +12,15 @@ import torch
 
 from klprobe import registry
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import emit
+from klprobe.cli.output import answer, answer_json
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
 from klprobe.datasets._shared import Data, Dataset, data_root
 from klprobe.downloads import fetch
 from klprobe.loading import dataset
 from klprobe.pictures import has_picture, save_rows
+from klprobe.printable import short
+from klprobe.report.document import as_json
 from klprobe.types import InputError
 
 BLOCK = 10_000
@@ -82,16 +83,16 @@ def run(arguments: list[str]) -> int:
     }
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
-        print("usage: klprobe data list | fetch NAME ... | show NAME\n")
-        print("\n".join(f"  {name:<6} {line}" for name, (_, line) in known.items()))
-        print("\n  klprobe data show --help   the flags of one of them\n")
-        print(
-            "A name takes settings, here and for klprobe train: mnist:validation=5000, cifar-10:flip:shift=4, photos:resize=64;"
+        answer("usage: klprobe data list | fetch NAME ... | show NAME", "")
+        answer(*(f"  {name:<6} {line}" for name, (_, line) in known.items()))
+        answer("", "  klprobe data show --help   the flags of one of them", "")
+        answer(
+            "A name takes settings, here and for klprobe train: mnist:validation=5000, cifar-10:flip:shift=4,",
+            "photos:resize=64; a wrong one lists those that there are.",
         )
-        print("a wrong one lists those that there are.")
         return 0
     if first not in known:
-        given = f"does not know {first!r}" if first else "needs to be told what to do"
+        given = f"does not know {short(first)}" if first else "needs to be told what to do"
         raise InputError(f"klprobe data {given}: {', '.join(known)}. See klprobe data --help.")
     known[first][0](arguments[1:])
     return 0
@@ -101,10 +102,10 @@ def _list(arguments: list[str]) -> None:
     flags = parse(ListFlags, arguments, prog="klprobe data list")
     rows = [_row(name, flags.data_root) for name in registry.names("datasets")]
     if flags.json:
-        emit(lambda: print(json.dumps(rows, indent=1)))
+        answer_json(as_json(rows, indent=1))
         return
     lines = [f"{row['name']:<14} {row['state']:<8} {row['where'] or ''}".rstrip() for row in rows]
-    emit(lambda: print("\n".join([f"in {data_root(flags.data_root).resolve()} (--data-root, KLPROBE_DATA)", *lines])))
+    answer(f"in {data_root(flags.data_root).resolve()} (--data-root, KLPROBE_DATA)", *lines)
 
 
 def _row(name: str, root: Path | None) -> dict[str, Any]:
@@ -132,11 +133,11 @@ def _fetch(arguments: list[str]) -> None:
         if not chosen.downloads:
             if hasattr(chosen, "locate"):
                 chosen.locate(flags.data_root)  # says what to put where
-            print(f"{name} needs no download.")
+            answer(f"{name} needs no download.")
         for download in chosen.downloads:
             with bar(download.path) as progress:
                 path = fetch(download, data_root(flags.data_root), progress)
-            print(path, flush=True)
+            answer(path)
 
 
 def _show(arguments: list[str]) -> None:
@@ -148,13 +149,12 @@ def _show(arguments: list[str]) -> None:
         )
     if flags.num is not None and flags.num < 1:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
-    name = names[0]
+    chosen = dataset(names[0])
     if flags.strict:
-        chosen = dataset(name)
         if not hasattr(chosen, "strict"):
-            raise InputError(f"--strict is for sets of image files; {name} is none.")
-        name = registry.spec(replace(chosen, strict=True))  # type: ignore[type-var]
-    data = read_dataset(name, flags.split, flags.data_root)
+            raise InputError(f"--strict is for sets of image files; {names[0]} is none.")
+        chosen = replace(chosen, strict=True)  # type: ignore[type-var]
+    data = read_dataset(chosen, names[0], flags.split, flags.data_root)
     facts = describe(data)
     if has_picture(data.shape):
         num = min(flags.num or (2500 if data.shape == (2,) else 64), len(data))
@@ -162,7 +162,10 @@ def _show(arguments: list[str]) -> None:
         out = flags.out or Path(f"{Path(names[0]).stem.replace(':', '-')}.png")
         save_rows(out, {data.name: _shown(data, which, facts["range"])})
         facts["picture"] = str(out)
-    emit(lambda: print(json.dumps(facts, indent=1) if flags.json else "\n".join(_lines(facts))))
+    if flags.json:
+        answer_json(as_json(facts, indent=1))
+    else:
+        answer(*_lines(facts))
 
 
 def _shown(data: Data, which: torch.Tensor, found: list[float]) -> torch.Tensor:

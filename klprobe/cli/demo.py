@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
 import klprobe
 from klprobe.cli.estimate import answer
 from klprobe.cli.estimate_flags import Source, parse_groups
+from klprobe.cli.output import say
 
 CHECKPOINT = Path(klprobe.__file__).parent / "assets" / "demo.safetensors"
 SMALL = {
@@ -37,5 +37,5 @@ class Part:
 def run(arguments: list[str]) -> int:
     """Estimate the KL of the demo checkpoint; all flags of `klprobe estimate` but those of the source."""
     part, common, methods = parse_groups(arguments, "klprobe demo", HELP, Part, SMALL)
-    print("klprobe: the demo's fits are shorter than those of klprobe estimate", file=sys.stderr)
+    say("the demo's fits are shorter than those of klprobe estimate")
     return answer(Source(checkpoint=CHECKPOINT, split=part.split), common, methods, ["demo", *arguments], TITLE)

@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 
 from klprobe import cli, parallel
 from klprobe.cli.estimate_flags import Common, Source, parse_groups
-from klprobe.cli.machine import check_writable, choose_device, emit
+from klprobe.cli.machine import check_writable, choose_device
+from klprobe.cli.output import answer_json, emit, say
 from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
 from klprobe.distributions import as_posterior
@@ -69,10 +70,13 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
         )
     parallel.stop()
     code = exit_code(report)
-    emit(lambda: print(report.to_json()) if common.json else print_report(report, sys.stdout))
+    if common.json:
+        answer_json(report.to_json())
+    else:
+        emit(lambda: print_report(report, sys.stdout))
     if common.out is not None:
         save(report, common.out)
-        print(f"klprobe: report written to {common.out}", file=sys.stderr)
+        say(f"report written to {common.out}")
     return code
 
 
@@ -81,7 +85,7 @@ def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
     for estimator in methods:
         cost = estimator.cost(as_posterior(posterior)) if isinstance(estimator, MonteCarlo) else None
         if cost:
-            print(f"klprobe: monte-carlo: {cost}", file=sys.stderr)
+            say(f"monte-carlo: {cost}")
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
@@ -133,8 +137,7 @@ def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
     """Say which methods `auto` spares the user with codes this wide, and how to have them."""
     spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
     if "auto" in names and "all" not in names and spared:
-        print(
-            f"klprobe: auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take a CPU hours. "
-            f"To run one all the same: --methods auto {spared[0]}",
-            file=sys.stderr,
+        say(
+            f"auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take a CPU hours. "
+            f"To run one all the same: --methods auto {spared[0]}"
         )

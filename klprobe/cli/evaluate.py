@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import sys
 import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,23 +14,23 @@ from klprobe import cli, registry
 from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.machine import DeviceName, check_writable, choose_device
+from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
-from klprobe.cli.source import read_dataset
+from klprobe.cli.source import choose_dataset, read_dataset
 from klprobe.datasets._shared import has_validation
 from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
 from klprobe.evidence import Evidence, generator_of
 from klprobe.files.child import Limits
 from klprobe.inspection import radius_histogram
 from klprobe.judge import own_net
-from klprobe.loading import dataset
 from klprobe.metrics._features import FeatureNet, raw_values, read_net
 from klprobe.pictures import reconstruct
+from klprobe.printable import visible
 from klprobe.provenance import commit, versions
 from klprobe.report import evaluation as report
-from klprobe.report import wording
 from klprobe.report.comparison import labels
-from klprobe.report.document import RadiusHistogram
+from klprobe.report.document import RadiusHistogram, as_json
 from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
 from klprobe.trained import Trained
 from klprobe.types import InputError
@@ -97,12 +95,15 @@ def run(arguments: list[str]) -> int:
             "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
-    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if judging.json else screen(found, given)))
+    if judging.json:
+        answer_json(as_json(content))
+    else:
+        answer(*screen(found, given))
     if judging.out is not None:
         with bar("drawing"):
             plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
         report.save(found, given, content, plots, judging.out)
-        print(f"klprobe: evaluation written to {judging.out}", file=sys.stderr)
+        say(f"evaluation written to {judging.out}")
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
@@ -152,10 +153,9 @@ def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
 def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
     """What the metrics look at: the system, its data, and a net that is made when it is needed."""
     trained = load_checkpoint(checkpoint, device)
-    name = judging.data or trained.settings["dataset"]
-    chosen = dataset(name)
+    name, chosen = choose_dataset(judging.data, trained, checkpoint.name)
     more = has_validation(chosen) and judging.split != "validation"
-    held_out, training = (read_dataset(name, split, judging.data_root) for split in (judging.split, "train"))
+    held_out, training = (read_dataset(chosen, name, split, judging.data_root) for split in (judging.split, "train"))
     shape = tuple(trained.settings["input_shape"])
     if held_out.shape != shape:
         raise InputError(
@@ -172,7 +172,7 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
         seed=judging.seed,
         cache=_cache(judging),
         perceptual=judging.lpips_weights,
-        validation=(lambda: read_dataset(name, "validation", judging.data_root)) if more else None,
+        validation=(lambda: read_dataset(chosen, name, "validation", judging.data_root)) if more else None,
     )
 
 
@@ -187,7 +187,7 @@ def _net(judging: Judging, training: Any, device: str) -> FeatureNet:
         return raw_values()
     if judging.net == "own":
         net, said = own_net(training, _cache(judging), judging.net_steps, device)
-        print(f"klprobe: {said}", file=sys.stderr)
+        say(said)
         return net
     low, high = map(float, judging.net_range.split(","))
     return read_net(
@@ -248,24 +248,19 @@ def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
     return radius_histogram(evidence.posterior, evidence.trained.prior, generator_of(evidence.seed, "radius"))
 
 
-def screen(found: Evaluation, given: str) -> str:
-    """One screen of text; plain ASCII where stdout shows no more."""
+def screen(found: Evaluation, given: str) -> list[str]:
+    """The lines of one screen."""
     lines = [report.TITLE, f"Given: {given}.", *(f"Feature net: {net}." for net in report.nets(found)), ""]
     lines += columns([report.COLUMNS, *report.table(found)])
     lines += ["", *textwrap.wrap(report.MEANING, WIDTH), *(f"Note: {note}." for note in found.notes)]
     missing = report.missing(found)
     if missing:
         lines += ["", "Not there, and why", *(f"  {what}: {reason}" for what, reason in missing)]
-    return printable("\n".join(lines))
+    return lines
 
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as lines, every column as wide as its widest cell."""
+    """Rows as lines, every column as wide as its widest cell as it is shown."""
+    rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def printable(text: str) -> str:
-    """The text as stdout can show it."""
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    return text if utf8 else wording.ascii_only(text)

@@ -17,7 +17,9 @@ from klprobe.types import InputError
 T = TypeVar("T")
 MARKERS = (tyro.conf.DisallowNone,)
 FLAG = re.compile(r"--[a-z][\w.-]*")
-WRONG_TYPE = re.compile(r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\]")
+WRONG_TYPE = re.compile(
+    r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\](?:\. |\.?$)"
+)
 TYPES = {"INT": "a whole number", "FLOAT": "a number"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 import textwrap
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +13,15 @@ from klprobe import cli
 from klprobe.checkpoint import KIND, load_checkpoint, metadata
 from klprobe.cli.estimate_flags import Bare, Source
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.machine import DeviceName, check_writable, choose_device
+from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
 from klprobe.holes import Draws, Holes, find_holes
 from klprobe.pictures import decode, has_picture
 from klprobe.provenance import commit, versions
 from klprobe.report import holes as report
-from klprobe.report import wording
+from klprobe.report.document import as_json
 from klprobe.report.holes_figures import draw_holes, embed
 from klprobe.types import InputError
 
@@ -96,19 +95,22 @@ def run(arguments: list[str]) -> int:
         "commit": commit(),
     }
     content = report.document(holes, about)
-    emit(lambda: print(json.dumps(content, indent=2, allow_nan=False) if options.json else screen(holes, source)))
+    if options.json:
+        answer_json(as_json(content))
+    else:
+        answer(*screen(holes, source))
     if options.out is not None:
         with bar("drawing"):
             plots = draw_holes(
                 holes, _decoded(source.checkpoint, holes, device), embed(holes, options.seed) if options.tsne else None
             )
         report.save(holes, source.checkpoint.name, content, plots, options.out)
-        print(f"klprobe: holes written to {options.out}", file=sys.stderr)
+        say(f"holes written to {options.out}")
     return cli.ANSWERED
 
 
-def screen(holes: Holes, source: Source) -> str:
-    """One screen of text; plain ASCII where stdout shows no more."""
+def screen(holes: Holes, source: Source) -> list[str]:
+    """The lines of one screen."""
     lines = [report.TITLE, f"Given: {report.given(holes, source.checkpoint.name)}.", ""]
     lines += [f"{share:>15}  {what}" for what, share in report.shares(holes).items()]
     lines += ["", *textwrap.wrap(report.answer(holes), WIDTH), ""]
@@ -116,9 +118,7 @@ def screen(holes: Holes, source: Source) -> str:
     lines += _table("Most crowded of the likely codes, one a data point", holes.crowded(report.SHOWN))
     lines += ["Latents that differ most from the prior (KL, nats)"]
     lines += [f"  {which:<19} {nats}" for which, nats in report.latents(holes)]
-    text = "\n".join(lines)
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    return text if utf8 else wording.ascii_only(text)
+    return lines
 
 
 def _table(title: str, draws: Draws) -> list[str]:

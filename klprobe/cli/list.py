@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from klprobe import registry
 from klprobe.cli.flags import parse
+from klprobe.cli.output import answer
 
 TITLES = {
     "estimators": "methods (--methods)",
@@ -27,7 +28,7 @@ def run(arguments: list[str]) -> int:
     for kind, title in TITLES.items():
         names = registry.names(kind)
         if names:
-            print(title)
+            answer(title)
         for name in names:
-            print(f"  {name:<20} {registry.describe(kind, name)}")
+            answer(f"  {name:<20} {registry.describe(kind, name)}")
     return 0

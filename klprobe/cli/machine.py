@@ -1,11 +1,8 @@
-"""What is asked of the machine: a device to compute on, a folder to write to, a reader of stdout."""
+"""What is asked of the machine: a device to compute on, a folder to write to."""
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -47,19 +44,3 @@ def check_writable(folder: Path) -> None:
     finally:
         for part in reversed(made):
             part.rmdir()
-
-
-def emit(write: Callable[[], object]) -> None:
-    """Print the answer; that its reader has gone away is no reason to stop short of the files."""
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence_stdout()
-
-
-def silence_stdout() -> None:
-    """Send what is left of stdout nowhere: its reader has gone, as in `klprobe list | head -1`."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,14 +16,15 @@ from klprobe.files.zips import opened
 from klprobe.flows import load_flow
 from klprobe.loading import load
 from klprobe.npy import read_member
+from klprobe.printable import LONGEST, short
 from klprobe.priors import Cloud, UniformSphere, mixture
+from klprobe.remembered import MODULE, NotOurs
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
 ARRAYS = (".npz", ".safetensors")
 """Files that are taken as samples of the prior when they are named alone."""
-NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -> Distribution:
@@ -47,14 +47,14 @@ def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -
         if not path:
             raise InputError(f"--prior {name} needs a file: {name}:PATH.")
         return FILES[name](path, encode)
-    if name not in PRIORS and NAMED.fullmatch(spec):
+    if name not in PRIORS and MODULE.fullmatch(spec):
         return _python(spec, dim)
     if name not in PRIORS:
-        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1)
+        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1) if len(name) <= LONGEST else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
         known = ", ".join((*PRIORS, *(f"{file}:PATH" for file in FILES)))
         raise InputError(
-            f"--prior {spec!r} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
+            f"--prior {short(spec)} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
         )
     return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
 
@@ -78,7 +78,7 @@ def _sphere(dim: int, options: Options) -> Distribution:
 
 def _mixture(path: str, encode: Encode) -> Distribution:
     """Gaussians in any file of posteriors, and in .npz their `weights`."""
-    components = _components(f"mixture:{path}", load(path).posterior)
+    components = _components(f"mixture:{path}", _posterior(path))
     weights = None
     if Path(path).suffix.lower() == ".npz":
         with opened(Path(path), path) as archive:
@@ -102,13 +102,24 @@ def _flow(path: str, encode: Encode) -> Distribution:
 
 def _samples(path: str, encode: Encode) -> Distribution:
     """The `samples` of any file of posteriors, as a cloud without a density."""
-    posterior = load(path).posterior
+    posterior = _posterior(path)
     if not isinstance(posterior, SampleOnly):
         raise InputError(
             f"--prior {path} holds Gaussians: --prior mixture:{path} takes them as a mixture. A cloud of prior draws is "
             "an array samples of shape (M, D) alone."
         )
     return Cloud(posterior.samples)
+
+
+def _posterior(path: str) -> Distribution:
+    """What a file holds, or what its encoder says of the data that it was trained on."""
+    try:
+        return load(path).posterior
+    except NotOurs as error:  # --data gives the data of the checkpoint that is looked at, not of this one
+        raise InputError(
+            f"{error.reason}: encode those data in Python, numpy.savez('prior.npz', mean=mean, logvar=logvar), "
+            "and give --prior mixture:prior.npz."
+        ) from error
 
 
 def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
@@ -153,5 +164,5 @@ def _numbers(spec: str, key: str, text: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if not values or not all(map(math.isfinite, values)):
-        raise InputError(f"--prior {spec!r}: {key or 'an option'} needs a finite number, as in normal:mean=0:scale=2.")
+        raise InputError(f"--prior {short(spec)}: {key or 'an option'} needs a finite number, as in normal:mean=0:scale=2.")
     return values

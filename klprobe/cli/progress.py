@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from klprobe.printable import visible
 from klprobe.types import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
         yield lambda _: no_progress
         return
     with _display() as display:
-        overall = display.add_task(title, total=count, note="")
+        overall = display.add_task(visible(title), total=count, note="")
 
         def begin(name: str) -> Progress:
             before = len(display.tasks) - 1
@@ -57,10 +58,10 @@ def bar(title: str) -> Iterator[Progress]:
 
 
 def _receiver(display: Display, name: str) -> Progress:
-    task = display.add_task(name, total=None, note="")
+    task = display.add_task(visible(name), total=None, note="")
 
     def receive(done: float, total: float, note: str = "") -> None:
-        display.update(task, completed=done, total=total, note=note[:NOTE_WIDTH])
+        display.update(task, completed=done, total=total, note=visible(note[:NOTE_WIDTH]))
 
     return receive
 

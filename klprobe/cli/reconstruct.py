@@ -10,8 +10,9 @@ import torch
 
 from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, choose_device, emit
-from klprobe.cli.source import read_dataset
+from klprobe.cli.machine import DeviceName, choose_device
+from klprobe.cli.output import answer
+from klprobe.cli.source import choose_dataset, read_dataset
 from klprobe.pictures import reconstruct, save_rows
 from klprobe.types import CapabilityError, InputError
 
@@ -53,8 +54,8 @@ def run(arguments: list[str]) -> int:
             f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it reconstructs nothing: "
             f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
         )
-    name = flags.data or trained.settings["dataset"]
-    data = read_dataset(name, flags.split, flags.data_root)
+    name, chosen = choose_dataset(flags.data, trained, flags.checkpoint.name)
+    data = read_dataset(chosen, name, flags.split, flags.data_root)
     if data.shape != tuple(trained.settings["input_shape"]):
         raise InputError(
             f"{flags.checkpoint.name} was trained on points of shape {tuple(trained.settings['input_shape'])}, but {name} has "
@@ -64,5 +65,5 @@ def run(arguments: list[str]) -> int:
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("reconstructions.png")
     save_rows(out, {"data": x, "reconstructions": reconstruct(trained.algorithm, trained.networks, x, noise, labels)})
-    emit(lambda: print(out))
+    answer(out)
     return 0

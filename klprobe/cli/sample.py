@@ -9,7 +9,8 @@ import torch
 
 from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, choose_device, emit
+from klprobe.cli.machine import DeviceName, choose_device
+from klprobe.cli.output import answer
 from klprobe.pictures import sampled_rows, save_rows
 from klprobe.types import CapabilityError, InputError
 
@@ -45,5 +46,5 @@ def run(arguments: list[str]) -> int:
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
     save_rows(out, sampled_rows(trained.algorithm, trained.networks, flags.num, noise))
-    emit(lambda: print(out))
+    answer(out)
     return 0

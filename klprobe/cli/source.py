@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from torch.distributions import Distribution
 
+from klprobe import registry
+from klprobe.checkpoint import Checkpoint
 from klprobe.cli.estimate_flags import Source
+from klprobe.cli.output import say
 from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
-from klprobe.datasets._shared import Data, Split
+from klprobe.datasets._shared import Data, Dataset, Split
 from klprobe.encoders._shared import Encoded, Request
 from klprobe.files.child import Limits
 from klprobe.images import parse_size
 from klprobe.loading import dataset, load
+from klprobe.remembered import dataset_of_file, notes_of
 from klprobe.types import Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
     """Load what the flags name, say on stderr how it was understood, and find the prior that `--prior` asks for."""
     if source.allow_pickle:
-        print(f"klprobe: --allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.", file=sys.stderr)
+        say(f"--allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.")
     with bar(f"reading {source.checkpoint.name}") as progress:
         request = _request(source, device, progress)
         encoded = load(source.checkpoint, request)
     for note in encoded.notes:
-        print(f"klprobe: {note}", file=sys.stderr)
+        say(note)
 
     def encode(path: str) -> Distribution:
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
@@ -36,12 +39,26 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
     return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
 
 
-def read_dataset(name: str, split: Split, root: Path | None) -> Data:
-    """One split of the data set of that name, or of that folder or file; what is to be known of it is said on stderr."""
+def choose_dataset(flag: str | None, trained: Checkpoint, file: str) -> tuple[str, Dataset]:
+    """Name and data set that the user's --data gives, in her own words; else those that the file names, if klprobe has them.
+
+    Raises:
+        InputError: there is no such data set, or the file names one that is not klprobe's own.
+    """
+    if flag:
+        return flag, dataset(flag)
+    chosen: Dataset = dataset_of_file(trained.settings["dataset"], file)
+    for note in notes_of(chosen, file):
+        say(note)
+    return registry.spec(chosen), chosen
+
+
+def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) -> Data:
+    """One split of a data set, called by that name; what is to be known of it is said on stderr."""
     with bar(f"reading {name}") as progress:
-        data = dataset(name).load(split, root, progress)
+        data = chosen.load(split, root, progress)
     for note in data.notes:
-        print(f"klprobe: {note}", file=sys.stderr)
+        say(note)
     return data
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 from klprobe.cli.estimate_flags import Bare
-from klprobe.cli.evaluate import WIDTH, columns, printable
+from klprobe.cli.evaluate import WIDTH, columns
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.machine import DeviceName, check_writable, choose_device
+from klprobe.cli.output import answer, say
 from klprobe.cli.progress import bars
 from klprobe.experiments.records import Record, is_cell, keep_record, read_records
 from klprobe.experiments.settings import PRESETS, Experiment, Preset, Settings
@@ -48,9 +48,9 @@ def run(arguments: list[str]) -> int:
     """Do what the first argument says."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
-        print("usage: klprobe synthetic estimate | minimize [flags]\n")
-        print("\n".join(f"  {name:<9} {line}" for name, line in KNOWN.items()))
-        print("\n  klprobe synthetic estimate --help   the flags")
+        answer("usage: klprobe synthetic estimate | minimize [flags]", "")
+        answer(*(f"  {name:<9} {line}" for name, line in KNOWN.items()))
+        answer("", "  klprobe synthetic estimate --help   the flags")
         return 0
     if first not in KNOWN:
         given = f"does not know {first!r}" if first else "needs to be told what to do"
@@ -63,12 +63,12 @@ def run(arguments: list[str]) -> int:
     said = [report.MEANING[experiment], report.remark(records)]
     lines = [title, *columns(report.table(records, experiment)), ""]
     lines += [line for text in said if text for line in textwrap.wrap(text, WIDTH)]
-    emit(lambda: print(printable("\n".join(lines))))
+    answer(*lines)
     if runs.out is not None:
         plot = report.draw(records, experiment, title)
         for kind in ("png", "svg"):
             write_whole(runs.out / f"{plot.name}.{kind}", getattr(plot, kind))
-        print(f"klprobe: records and figure written to {runs.out}", file=sys.stderr)
+        say(f"records and figure written to {runs.out}")
     return 0
 
 

@@ -10,9 +10,11 @@ import tyro
 
 from klprobe import parallel, registry
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, check_writable, choose_device, emit
+from klprobe.cli.machine import DeviceName, check_writable, choose_device
+from klprobe.cli.output import answer, answer_page
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
+from klprobe.loading import dataset
 from klprobe.pictures import has_picture, painter
 from klprobe.training import Precision, train
 from klprobe.types import InputError
@@ -24,7 +26,7 @@ class Training:
 
     dataset: str
     """Data set that `klprobe data list` shows, with settings as in celeba:size=128:flip or mnist:validation=5000; a folder of
-    images, .npy or .npz."""
+    images, .npy or .npz; package.module:dataset."""
     steps: int
     """Steps in all, those before a resume included."""
     out: Path
@@ -58,13 +60,13 @@ def run(arguments: list[str]) -> int:
         usage = f"usage: klprobe train NAME --dataset NAME --steps N --out DIR [settings of the system]\n\n{known}"
         if not arguments:
             raise InputError(f"klprobe train needs the name of a system: {', '.join(registry.names('trainers'))}.")
-        print(f"{usage}\n  klprobe train NAME --help   the settings of a system")
+        answer_page(f"{usage}\n  klprobe train NAME --help   the settings of a system")
         return 0
     name, rest = arguments[0].replace("_", "-"), arguments[1:]
     system = registry.load("trainers", name)
     training, algorithm = _flags(name, system, rest)
     check_writable(training.out)
-    data = read_dataset(training.dataset, training.split, training.data_root)
+    data = read_dataset(dataset(training.dataset), training.dataset, training.split, training.data_root)
     device = choose_device(training.device)
     parallel.start(device)
     watch = None
@@ -93,7 +95,7 @@ def run(arguments: list[str]) -> int:
     first = parallel.rank_and_size()[0] == 0
     parallel.stop()
     if first:
-        emit(lambda: print(path))
+        answer(path)
     return 0
 
 

@@ -42,6 +42,7 @@ class Files:
         cache: Where pixels are kept when they are many; `.npy`, with a `.json` beside it that says what it holds.
         fingerprint: Of the files and of how they are prepared, JSON; other pixels under the same name are made again.
         remedy: What to do when images have several shapes.
+        keeps: Whether pixels may be kept at all; what an earlier run kept is read anyhow.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Files:
     cache: Path
     fingerprint: Any
     remedy: str
+    keeps: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
                 continue
             if pixels is None:
                 like, like_name = images[0], names[0]
-                pixels = _room((len(files.names), *like.shape), draft)
+                pixels = _room((len(files.names), *like.shape), draft if files.keeps else None)
             check_same_shape([like, *images], [like_name, *names], files.remedy)
             pixels[done : done + len(images)] = torch.stack(images).numpy()
             done += len(images)
@@ -121,10 +123,10 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
         draft.unlink(missing_ok=True)
 
 
-def _room(shape: tuple[int, ...], draft: Path) -> np.ndarray:
-    """An array to fill: in a file when it is large and the disk has room for it, else in memory."""
+def _room(shape: tuple[int, ...], draft: Path | None) -> np.ndarray:
+    """An array to fill: in the file `draft` when it is large and the disk has room for it, else in memory."""
     size = int(np.prod(shape, dtype=np.int64))
-    if size >= KEEP_FROM:
+    if draft is not None and size >= KEEP_FROM:
         with contextlib.suppress(OSError):  # a folder that cannot be written to
             draft.parent.mkdir(exist_ok=True)
             if shutil.disk_usage(draft.parent).free > 2 * size:

@@ -12,6 +12,7 @@ import torch
 
 from klprobe.datasets._augment import Augment
 from klprobe.downloads import Download
+from klprobe.printable import short
 from klprobe.registry import spec
 from klprobe.training import Batch
 from klprobe.types import InputError, Progress, no_progress
@@ -136,6 +137,8 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
         InputError: unknown split, or one without points.
     """
     name, count = spec(chosen), chosen.validation
+    if count < 0:
+        raise InputError(f"{name} needs validation of at least 0; got {count}.")
     if split in ("test", "all") or (split == "train" and not count):
         return replace(read(split), name=name)
     parts(split, ("train", "validation", "test"))
@@ -143,7 +146,9 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
         raise InputError(f"{name} has no split validation: {name}:validation=1000 keeps 1,000 of its training points for one.")
     whole = read("train")
     if not 0 < count < len(whole):
-        raise InputError(f"{name} needs validation from 1 to {len(whole) - 1:,}, fewer than the training points; got {count}.")
+        raise InputError(
+            f"{name} needs validation from 1 to {len(whole) - 1:,}, fewer than the training points; got {short(count)}."
+        )
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     kept = order[:count] if split == "validation" else order[count:]
     return replace(whole.take(kept.sort().values, split), name=name)
@@ -163,12 +168,12 @@ def held_out(count: int, every: int, split: str) -> list[int]:
     if split == "all":
         return list(range(count))
     if every < 0 or every == 1:
-        raise InputError(f"held_out is 0, for no test points, or at least 2; got {every}.")
+        raise InputError(f"held_out is 0, for no test points, or at least 2; got {short(every)}.")
     test = set(range(every - 1, count, every)) if every else set()
     which = {"test": sorted(test), "train": [i for i in range(count) if i not in test]}[parts(split)[0]]
     if not which:
         raise InputError(
-            f"Of {count} points with held_out={every}, none is left to {split}: give a smaller held_out, at least 2."
+            f"Of {count} points with held_out={short(every)}, none is left to {split}: give a smaller held_out, at least 2."
         )
     return which
 

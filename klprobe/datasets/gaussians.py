@@ -10,6 +10,7 @@ import torch
 
 from klprobe.datasets._shared import Data, Split, carved, parts
 from klprobe.downloads import Download
+from klprobe.printable import short
 from klprobe.problems import Gaussian, paper_gaussian
 from klprobe.registry import spec
 from klprobe.types import InputError, Progress, no_progress
@@ -18,6 +19,8 @@ __all__ = ["Gaussians"]
 
 SIZES = {"train": 50_000, "test": 10_000}
 """Points of a split (ours)."""
+MOST = 4096
+"""Latents, at most: W alone takes 80 d^2 bytes, and the points 240,000 d."""
 SEEDS = {"train": 1, "test": 2}
 
 
@@ -37,8 +40,10 @@ class Gaussians:
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise InputError(f"gaussians needs dim of at least 1; got {self.dim}.")
+        if not 1 <= self.dim <= MOST:
+            raise InputError(f"gaussians needs dim from 1 to {MOST:,}; got {short(self.dim)}.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"gaussians needs seed from 0 to 2^32 - 1; got {short(self.seed)}.")
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Float32, shape (N, dim), always the same points; `root` is not needed."""

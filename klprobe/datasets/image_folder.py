@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +19,9 @@ from klprobe.registry import spec
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["ImageFolder"]
+
+LARGEST = 4096
+"""Height and width that images are made, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class ImageFolder:
     shift: int = 0
     """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
+    keeps: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if max(parse_size(self.resize, "resize") or (1,)) > LARGEST:
+            raise InputError(f"image-folder needs resize of at most {LARGEST} pixels a side; got {self.resize}.")
+
+    def only_reading(self) -> ImageFolder:
+        """The same set, which keeps nothing in the folder: for a folder that a file has named, not the user."""
+        return _OnlyRead(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """uint8, shape (N, C, H, W); `root` is not needed. Many pixels are kept in PATH/.klprobe/ and memory-mapped.
@@ -67,6 +79,7 @@ class ImageFolder:
                 strict=self.strict,
                 cache=folder / ".klprobe" / f"{shown}.npy",
                 fingerprint=[_stamp(folder / name) for name in names] + [size, self.gray],
+                keeps=self.keeps,
                 remedy=f"name the set {self.path}:resize=64, with :gray where some images have colours",
             ),
             progress,
@@ -89,6 +102,12 @@ class ImageFolder:
             return [file for part in parts(split) for file in by_part[part]], by_part["train"] + by_part["test"]
         files = find_images(folder)
         return [files[i] for i in held_out(len(files), self.held_out, split)], files
+
+
+class _OnlyRead(ImageFolder):
+    """A folder that is looked at, and not written to."""
+
+    keeps = False
 
 
 def _stamp(file: Path) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,9 @@ from klprobe import npy, registry
 from klprobe.encoders._named import import_named
 from klprobe.encoders._shared import Request
 from klprobe.images import channels_first, check_same_shape, find_images, read_image
+from klprobe.remembered import MODULE
 from klprobe.types import InputError
 
-NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""package.module:attribute"""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey level: ITU-R BT.601, as pillow's mode L."""
 SOURCES = "a data set's name (klprobe list), a .npy or .npz of shape (N, ...), a folder of images, or package.module:dataset"
@@ -120,7 +118,7 @@ def describe(request: Request, sample: torch.Tensor) -> list[str]:
 
 
 def open_inputs(request: Request, label: str) -> Inputs:
-    """The data that `--data` names.
+    """The data that the user names with `--data`; her own code is imported when she names it. Never give it a file's word.
 
     Raises:
         InputError: none named, nothing by that name, or data that cannot be used.
@@ -130,11 +128,9 @@ def open_inputs(request: Request, label: str) -> Inputs:
         raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
     path = Path(name)
     registered = name.partition(":")[0].replace("_", "-")
-    elsewhere = path.exists() or NAMED.fullmatch(name) or path.suffix or len(path.parts) > 1
+    elsewhere = path.exists() or MODULE.fullmatch(name) or path.suffix or len(path.parts) > 1
     if registered in registry.names("datasets") or not elsewhere:
-        data = registry.create("datasets", name).load(request.split, request.data_root, request.progress)
-        name, fetch = data.name, lambda start, stop: data.points(slice(start, stop))
-        return Inputs(name, len(data), fetch, request, request.split, data.notes, data.labels)
+        return inputs_of(registry.create("datasets", name), request)
     if request.split != "all":
         raise InputError(
             f"--split {request.split} chooses among klprobe's data sets only: give the points of that split as --data."
@@ -143,9 +139,23 @@ def open_inputs(request: Request, label: str) -> Inputs:
         return _folder(path, request)
     if path.exists():
         return _from_tensor(path.name, _array_file(path), request)
-    if NAMED.fullmatch(name):
+    if MODULE.fullmatch(name):
         return _from_python(name, request)
     raise InputError(f"--data {name} does not exist: give {SOURCES}.")
+
+
+def inputs_of(chosen: Any, request: Request) -> Inputs:
+    """The split asked for of one of klprobe's data sets.
+
+    Raises:
+        InputError: data that are missing or damaged.
+    """
+    data = chosen.load(request.split, request.data_root, request.progress)
+
+    def fetch(start: int, stop: int) -> torch.Tensor:
+        return data.points(slice(start, stop))
+
+    return Inputs(data.name, len(data), fetch, request, request.split, data.notes, data.labels)
 
 
 def _array_file(path: Path) -> torch.Tensor:

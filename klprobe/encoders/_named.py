@@ -1,13 +1,29 @@
-"""`package.module:name` on the command line: the user's own code, imported only because it was named."""
+"""`package.module:name` on the command line: the user's own code, imported only because she named it; never a file's word."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
 
 from klprobe.types import InputError
+
+
+def is_module(spec: str) -> bool:
+    """Whether Python finds the module of `package.module:name`; its packages are imported for that."""
+    _look_here()
+    try:
+        return importlib.util.find_spec(spec.partition(":")[0]) is not None
+    except Exception:  # of the user's own package, when it is imported
+        return False
+
+
+def _look_here() -> None:
+    """Let Python find the modules of the current folder."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def import_named(spec: str, flag: str) -> Any:
@@ -19,8 +35,7 @@ def import_named(spec: str, flag: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise InputError(f"{flag} {spec} is not of the form package.module:name.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _look_here()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

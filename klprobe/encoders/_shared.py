@@ -20,7 +20,7 @@ class Request:
     """What the user asked for beside the path.
 
     Attributes:
-        data: Name of the data set to encode; None means the one that the checkpoint remembers.
+        data: What the user wants encoded, in her own words; None means the set of klprobe's that the checkpoint remembers.
         split: `train`, `test` or `all` (train, then test).
         data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
         device: Device that the encoder's network runs on; results come back to the CPU.

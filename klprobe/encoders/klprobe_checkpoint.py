@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from klprobe import registry
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
 from klprobe.distributions import ConditionalDistribution, DiagonalGaussian, SampleOnly, diagonal_normal
-from klprobe.encoders._inputs import open_inputs
+from klprobe.encoders._inputs import Inputs, inputs_of, open_inputs
 from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
+from klprobe.printable import LONGEST, short
+from klprobe.remembered import dataset_of_file, notes_of
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 __all__ = ["KlprobeCheckpoint"]
 
 POINTS_AT_ONCE = 1000
 """Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
+SPLITS = ("train", "validation", "test", "all")
 NOISE_SEED = 0
 """Of an implicit encoder's noise: it is drawn once, when the file is read, and the same for every run."""
 
@@ -37,7 +39,8 @@ class KlprobeCheckpoint:
 
         Raises:
             CapabilityError: the system has no encoder.
-            InputError: damaged file, or a data set that is missing or of another shape.
+            InputError: damaged file, or a data set that is missing, of another shape, or not of klprobe's own and named by the
+                file alone.
         """
         trained = load_checkpoint(path, request.device)
         settings = trained.settings
@@ -46,19 +49,19 @@ class KlprobeCheckpoint:
                 f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
-        name = request.data or _remembered(settings["dataset"], path)
         refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
-        data = open_inputs(replace(request, data=name), path.name)
+        data, notes = _inputs(settings["dataset"], path.name, request)
         if data.shape != tuple(settings["input_shape"]):
             raise InputError(
-                f"{path.name} was trained on {settings['dataset']}, points of shape {tuple(settings['input_shape'])}, but "
-                f"{data.name} has points of shape {data.shape}: choose another --data."
+                f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {tuple(settings['input_shape'])}, "
+                f"but {data.name} has points of shape {data.shape}: choose another --data."
             )
+        same = data.name == settings["dataset"]
         return Encoded(
             encode(trained, data, request.device, request.progress),
             getattr(trained.algorithm, "prior_distribution", None),
             split=data.split,
-            trained_on=settings["split"] if data.name == settings["dataset"] else "unknown",
+            trained_on=settings["split"] if same and settings["split"] in SPLITS else "unknown",
             provenance={
                 "format": "klprobe-checkpoint",
                 "file": path.name,
@@ -66,17 +69,20 @@ class KlprobeCheckpoint:
                 **data.facts(),
                 "checkpoint": settings,
             },
-            notes=data.notes,
+            notes=(*notes, *data.notes),
         )
 
 
-def _remembered(name: str, path: Path) -> str:
-    """The data set that the file names, where it is one of klprobe's: what else --data can name may be Python code."""
-    if name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
-        raise InputError(
-            f"{path.name} was trained on {name[:80]!r}, which is no data set of klprobe list: say with --data what to encode."
-        )
-    return name
+def _inputs(remembered: object, label: str, request: Request) -> tuple[Inputs, tuple[str, ...]]:
+    """The data that the user names, as she means it, else those that the file remembers, if klprobe has them; and notes."""
+    if request.data:
+        return open_inputs(request, label), ()
+    chosen = dataset_of_file(remembered, label)
+    return inputs_of(chosen, request), notes_of(chosen, label)
+
+
+def _bare(name: object) -> str:
+    return name if isinstance(name, str) and len(name) <= LONGEST else short(name)
 
 
 def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> ConditionalDistribution:

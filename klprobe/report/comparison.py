@@ -13,7 +13,7 @@ from typing import Any
 from klprobe.evaluation import Evaluation, Row
 from klprobe.report import evaluation as scores
 from klprobe.report import wording
-from klprobe.report.document import NotDone, Report, plain
+from klprobe.report.document import NotDone, Report, as_json, plain
 from klprobe.report.html import data_address, environment
 from klprobe.training import CHECKPOINT
 from klprobe.types import Quantity
@@ -145,16 +145,17 @@ def as_csv(compared: Sequence[Compared]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["checkpoint", "quantity", "value", "std_error"])
     for c in compared:
+        label = scores.sheet_cell(c.label)
         if c.report is not None:
             for target, bracket in c.report.brackets.items():
                 for end in ("lower", "upper"):
                     side = getattr(bracket, end)
-                    writer.writerow([c.label, f"{target}-kl-{end}", side.value, side.std_error])
+                    writer.writerow([label, f"{target}-kl-{end}", side.value, side.std_error])
             for name in ("average_kl", "mutual_information"):
                 quantity = getattr(c.report, name)
-                writer.writerow([c.label, name.replace("_", "-"), quantity.value, quantity.std_error])
+                writer.writerow([label, name.replace("_", "-"), quantity.value, quantity.std_error])
         for row in c.evaluation.rows if c.evaluation else ():
-            writer.writerow([c.label, row.score.quantity, row.score.value, row.score.std_error])
+            writer.writerow([label, row.score.quantity, row.score.value, row.score.std_error])
     return file.getvalue()
 
 
@@ -175,7 +176,7 @@ def page(compared: Sequence[Compared], content: Mapping[str, Any]) -> str:
             missing=missing(compared),
             plots=[],
             name="comparison.json",
-            document=data_address("application/json", json.dumps(content, indent=2, allow_nan=False).encode()),
+            document=data_address("application/json", as_json(content).encode()),
             provenance=json.dumps(content["provenance"], indent=2, ensure_ascii=False),
         )
     )
@@ -196,6 +197,6 @@ def save(compared: Sequence[Compared], content: Mapping[str, Any], out: Path) ->
 
 
 def _contents(compared: Sequence[Compared], content: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    yield "comparison.json", json.dumps(content, indent=2, allow_nan=False).encode()
+    yield "comparison.json", as_json(content).encode()
     yield "comparison.csv", as_csv(compared).encode()
     yield "comparison.html", page(compared, content).encode(errors="replace")

@@ -108,7 +108,7 @@ class Report:
 
     def to_json(self) -> str:
         """`to_dict` as strict JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return as_json(self.to_dict())
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per estimate: method, quantity, target, bound, value, std_error, nats_per_dim, num_samples, seconds."""
@@ -123,6 +123,11 @@ class Report:
         from klprobe.report.html import fragment
 
         return fragment(self)
+
+
+def as_json(content: Any, indent: int = 2) -> str:
+    """Strict JSON in ASCII that shows itself: every control character, DEL too, is an escape."""
+    return json.dumps(content, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def finite(value: float | None) -> TypeGuard[float]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from klprobe.evaluation import Evaluation, Row
 from klprobe.metrics._shared import Score
+from klprobe.printable import visible
 from klprobe.report import wording
-from klprobe.report.document import plain
+from klprobe.report.document import as_json, plain
 from klprobe.report.evaluation_figures import NAMES
 from klprobe.report.figures import Plot
 from klprobe.report.files import write_whole
@@ -22,6 +23,8 @@ from klprobe.types import InputError
 SCHEMA = "klprobe.evaluation/1"
 TITLE = "Sample quality: how close do samples come to data?"
 COLUMNS = ("quantity", "this model", "real data", "real + noise", "better")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet runs as a formula; a file's name may."""
 MEANING = (
     "±: one standard error. real data: held-out data in the model's place, or training data where a metric compares with "
     "held-out data (a net that klprobe trained has seen them); for latents the prior. real + noise: held-out data + N(0, 0.1), "
@@ -88,9 +91,16 @@ def as_csv(document: Mapping[str, Any]) -> str:
     writer.writerow(["metric", "quantity", "value", "std_error", "unit", "better", "net", "real", "real_std_error", "noisy"])
     for row in document["rows"]:
         real, noisy = row.get("real", {}), row.get("noisy", {})
-        own = [row[name] for name in ("metric", "quantity", "value", "std_error", "unit", "better", "net")]
+        own = [sheet_cell(row[name]) for name in ("metric", "quantity", "value", "std_error", "unit", "better", "net")]
         writer.writerow([*own, real.get("value"), real.get("std_error"), noisy.get("value")])
     return file.getvalue()
+
+
+def sheet_cell(value: Any) -> Any:
+    """A value for CSV; text as it shows itself, behind an apostrophe where a spreadsheet would take it for a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(FORMULA) and len(value) > 1 else visible(value)
 
 
 def page(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> str:
@@ -110,7 +120,7 @@ def page(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: 
             missing=missing(evaluation),
             plots=[{"caption": p.caption, "alt": p.alt, "image": data_address("image/svg+xml", p.svg)} for p in plots],
             name="evaluation.json",
-            document=data_address("application/json", json.dumps(content, indent=2, allow_nan=False).encode()),
+            document=data_address("application/json", as_json(content).encode()),
             provenance=json.dumps(content["provenance"], indent=2, ensure_ascii=False),
         )
     )
@@ -144,7 +154,7 @@ def write_files(contents: Iterator[tuple[str, bytes]], figures: Sequence[str], o
 def _contents(
     evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: Sequence[Plot]
 ) -> Iterator[tuple[str, bytes]]:
-    yield "evaluation.json", json.dumps(content, indent=2, allow_nan=False).encode()
+    yield "evaluation.json", as_json(content).encode()
     yield "evaluation.csv", as_csv(content).encode()
     for plot in plots:
         yield from ((f"evaluation-{plot.name}.png", plot.png), (f"evaluation-{plot.name}.svg", plot.svg))

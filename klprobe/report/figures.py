@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from klprobe.printable import visible
 from klprobe.report import wording
 from klprobe.report.document import RadiusHistogram, Report, finite
 from klprobe.report.forest import BLUE, ORANGE, draw_forest
@@ -61,8 +62,12 @@ class Plot:
 
     def _render(self, kind: str) -> bytes:
         import matplotlib.style
+        from matplotlib.text import Text
 
         file = io.BytesIO()
+        for text in self.figure.findobj(Text):
+            if (shown := visible(text.get_text(), lines=True)) != text.get_text():
+                text.set_text(shown)
         with matplotlib.style.context(["default", STYLE]):
             self.figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
         return file.getvalue()

@@ -13,7 +13,7 @@ import numpy as np
 
 from klprobe.holes import Draws, Holes
 from klprobe.report import wording
-from klprobe.report.document import plain
+from klprobe.report.document import as_json, plain
 from klprobe.report.figures import Plot
 from klprobe.report.files import write_whole
 from klprobe.report.holes_figures import NAMES, percent
@@ -151,7 +151,7 @@ def page(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[
             latents=latents(holes),
             number=wording.number,
             plots=[{"caption": p.caption, "alt": p.alt, "image": data_address("image/svg+xml", p.svg)} for p in plots],
-            document=data_address("application/json", json.dumps(content, indent=2, allow_nan=False).encode()),
+            document=data_address("application/json", as_json(content).encode()),
             provenance=json.dumps(content["provenance"], indent=2, ensure_ascii=False),
         )
     )
@@ -174,7 +174,7 @@ def save(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[
 
 
 def _contents(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> Iterator[tuple[str, bytes]]:
-    yield "holes.json", json.dumps(content, indent=2, allow_nan=False).encode()
+    yield "holes.json", as_json(content).encode()
     yield "holes.npz", arrays(holes)
     for plot in plots:
         yield from ((f"holes-{plot.name}.png", plot.png), (f"holes-{plot.name}.svg", plot.svg))

@@ -10,6 +10,7 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from klprobe.printable import visible
 from klprobe.report import figures, wording
 from klprobe.report.document import Report
 
@@ -62,9 +63,15 @@ def environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("klprobe", "report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Text as every `{{ }}` of a template gets it, before it is escaped; what a macro has made is shown already."""
+    return visible(value, lines=True) if type(value) is str else value
 
 
 def data_address(kind: str, content: bytes) -> str:

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from klprobe.printable import visible
 from klprobe.report import wording
 from klprobe.report.document import Report
 
@@ -77,8 +78,8 @@ class Screen:
 
 
 def _say(text: str, style: str = "") -> Text:
-    """Text from outside is never markup and never moves the cursor."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "?" for c in text), style)
+    """One line of text; what comes from outside is never markup, never moves the cursor and never begins a line."""
+    return Text(visible(text), style)
 
 
 def _say_ascii(text: str, style: str = "") -> Text:
@@ -93,7 +94,8 @@ def _answer(report: Report, say: Say) -> Iterator[Text | Padding]:
     for target in wording.TARGETS:
         label = say(f"{target:<11} {wording.SYMBOL[target]:<10} ")
         yield Text.assemble(label, say(wording.headline(report, target), "bold"))
-        yield Padding(say(f"{wording.meaning(report, target)}\n{wording.sides(report, target)}"), (0, 0, 0, 12))
+        said = Text("\n").join([say(wording.meaning(report, target)), say(wording.sides(report, target))])
+        yield Padding(said, (0, 0, 0, 12))
     yield Text()
     verdict = say(f"Verdict: {report.verdict}", VERDICT_STYLE[report.verdict])
     yield Text.assemble(verdict, say(f" - {wording.VERDICT_MEANING[report.verdict]}"))
