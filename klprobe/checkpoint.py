@@ -16,21 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from klprobe import registry
 from klprobe.files import json_files
 from klprobe.files.construction import LARGEST_SIZE, differences, sizes_of
+from klprobe.files.tensor_file import opened
 from klprobe.files.typed_settings import check_settings
 from klprobe.types import InputError
 
 KIND = "checkpoint"
 NEEDED = ("system", "settings", "dataset", "split", "input_shape", "steps")
 """Settings without which a checkpoint cannot be used."""
-UNREADABLE = (OSError, SafetensorError, ValueError, RuntimeError, AttributeError, TypeError)
-"""What safetensors raises of a damaged file, and of numbers of a kind that this torch lacks."""
 LONGEST_NAME = 4096
 """Letters of a name; a data set's may hold a path."""
 LARGEST_POINT = 10**8
@@ -233,15 +231,6 @@ def _differences(before: Any, now: Mapping[str, Any], prefix: str = "") -> list[
     return found
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """The header's metadata of a safetensors file; empty when it has none or is no such file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except UNREADABLE:
-        return {}
-
-
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and settings of a checkpoint.
 
@@ -250,12 +239,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except UNREADABLE as error:
-        raise InputError(f"{path} is damaged, cut short, or no safetensors file ({str(error)[:200]}).") from error
+    with opened(path) as file:
+        header, tensors = file.header, file.tensors()
     if header.get("klprobe.kind") != KIND:
         raise InputError(
             f"{path} is a safetensors file, but no checkpoint of klprobe: its header lacks klprobe.kind = {KIND!r}."

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from nflows.transforms.autoregressive import MaskedAffineAutoregressiveTransform
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from klprobe import checkpoint
 from klprobe.distributions import LOG_2PI
+from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
 KIND = "flow"
@@ -168,12 +168,9 @@ def load_flow(path: Path) -> FlowPrior:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the file that --maf.save wrote.")
-    try:
-        with safe_open(path, "pt") as file:
-            kind = (file.metadata() or {}).get("klprobe.kind")
-            tensors = {name: file.get_tensor(name).double() for name in file.keys()} if kind == KIND else {}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is damaged, cut short, or no safetensors file ({str(error)[:200]}).") from error
+    with opened(path) as file:
+        kind = file.kind
+        tensors = {name: tensor.double() for name, tensor in file.tensors().items()} if kind == KIND else {}
     if kind != KIND:
         raise InputError(f"{path} holds no flow (its klprobe.kind is {str(kind)[:40]!r}): give the file that --maf.save wrote.")
     try:

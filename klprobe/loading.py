@@ -10,6 +10,7 @@ from klprobe import registry
 from klprobe.datasets._shared import Dataset
 from klprobe.encoders._named import is_module
 from klprobe.encoders._shared import Encoded, Request
+from klprobe.files import tensor_file
 from klprobe.files.archive import names_in
 from klprobe.printable import LONGEST, short
 from klprobe.python_data import PythonData
@@ -125,13 +126,8 @@ def _unknown(path: Path) -> str:
 
 
 def _unknown_safetensors(path: Path) -> str:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            names, kind = list(file.keys()), (file.metadata() or {}).get("klprobe.kind")
-    except SafetensorError as error:
-        return f"{path} is damaged or truncated ({error}): save or copy it again."
+    with tensor_file.opened(path) as file:
+        names, kind = file.names, file.kind
     if kind == "flow":
         return f"{path} is a flow that --maf.save kept, a prior and no posterior: give it as --prior flow:{path}."
     if kind is not None:

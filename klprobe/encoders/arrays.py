@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from klprobe import npy
 from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.files import tensor_file
 from klprobe.files.zips import opened
 from klprobe.types import InputError
 
@@ -51,10 +51,9 @@ class Arrays:
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
             if path.suffix.lower() == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    kind = (file.metadata() or {}).get("klprobe.kind")
-                    return kind == KIND or (kind is None and bool(known(file.keys())))
-        except (OSError, SafetensorError):
+                with tensor_file.opened(path) as file:
+                    return file.kind == KIND or (file.kind is None and bool(known(file.names)))
+        except (OSError, InputError):
             pass
         return False
 
@@ -112,12 +111,8 @@ def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = _choose(path, file.keys(), file.get_tensor)
-    except SafetensorError as error:
-        raise InputError(f"{path.name} is damaged or truncated ({error}): save or copy it again.") from error
+    with tensor_file.opened(path, path.name) as file:
+        header, tensors = file.header, _choose(path, file.names, file.read)
     labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
     return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
 

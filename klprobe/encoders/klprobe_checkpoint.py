@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
+from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint
 from klprobe.distributions import ConditionalDistribution, DiagonalGaussian, SampleOnly, diagonal_normal
 from klprobe.encoders._inputs import Inputs, inputs_of, open_inputs
 from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
+from klprobe.files.tensor_file import kind_of
 from klprobe.printable import LONGEST, short
 from klprobe.remembered import dataset_of_file, notes_of
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
@@ -32,7 +33,7 @@ class KlprobeCheckpoint:
 
     def matches(self, path: Path) -> bool:
         """Whether the file is a safetensors whose header says `klprobe.kind = "checkpoint"`."""
-        return path.suffix.lower() == ".safetensors" and metadata(path).get("klprobe.kind") == KIND
+        return path.suffix.lower() == ".safetensors" and kind_of(path) == KIND
 
     def load(self, path: Path, request: Request) -> Encoded:
         """Encode the data set that was asked for, else the one trained on, in eval mode and float32.

@@ -9,13 +9,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from klprobe.files.archive import check_archive, names_in
 from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
+from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
@@ -37,10 +36,8 @@ def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> d
         InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
     """
     if path.suffix.lower() == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise InputError(f"{path.name} is damaged, or no safetensors file ({error}): save or copy it again.") from error
+        with opened(path, path.name) as file:
+            return file.tensors()
     if allow_pickle:
         return _unpickled(path, trusted=True)
     with Child(open_weights, {"path": str(path.absolute())}, label=path.name, limits=limits) as child:

@@ -56,11 +56,7 @@ DECLARED = {
     ("klprobe.datasets._python2_pickle", "pickle"): "an unpickler that makes arrays of bytes and refuses every other name",
     ("klprobe.metrics._features", "numpy.load"): "allow_pickle=False",
     ("klprobe.provenance", "subprocess"): "git, with fixed arguments",
-    ("klprobe.checkpoint", "safetensors"): "tensors and text",
-    ("klprobe.flows", "safetensors"): "tensors and text",
-    ("klprobe.loading", "safetensors"): "tensors and text",
-    ("klprobe.encoders.arrays", "safetensors"): "tensors and text",
-    ("klprobe.files.weights", "safetensors"): "tensors and text",
+    ("klprobe.files.tensor_file", "safetensors"): "tensors and text",
 }
 
 
