@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from klprobe import cli
-from klprobe.checkpoint import KIND, metadata
+from klprobe.checkpoint import KIND
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
 from klprobe.encoders._shared import Request
 from klprobe.estimation import estimate
+from klprobe.files.tensor_file import kind_of
 from klprobe.loading import is_ours, load
 from klprobe.report import comparison
 from klprobe.report.comparison import Compared
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
 
 def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], device: str) -> Compared:
     """What can be said of one checkpoint; what cannot has its reason, and does not cost the rest."""
-    ours = path.is_file() and metadata(path).get("klprobe.kind") == KIND
+    ours = path.is_file() and kind_of(path) == KIND
     not_done, report, evaluation, data = [], None, None, "its own points"
     try:
         report = _kl(label, path, judging, ours, device)

@@ -10,13 +10,14 @@ from typing import Annotated
 import torch
 
 from klprobe import cli
-from klprobe.checkpoint import KIND, load_checkpoint, metadata
+from klprobe.checkpoint import KIND, load_checkpoint
 from klprobe.cli.estimate_flags import Bare, Source
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
+from klprobe.files.tensor_file import kind_of
 from klprobe.holes import Draws, Holes, find_holes
 from klprobe.pictures import decode, has_picture
 from klprobe.provenance import commit, versions
@@ -133,7 +134,7 @@ def _table(title: str, draws: Draws) -> list[str]:
 
 def _decoded(checkpoint: Path, holes: Holes, device: str) -> dict[str, torch.Tensor] | None:
     """What klprobe's own systems make of codes, ordinary draws of the prior, and the deepest holes."""
-    if not (checkpoint.is_file() and metadata(checkpoint).get("klprobe.kind") == KIND):
+    if not (checkpoint.is_file() and kind_of(checkpoint) == KIND):
         return None
     trained = load_checkpoint(checkpoint, device)
     if not has_picture(tuple(trained.settings["input_shape"])):

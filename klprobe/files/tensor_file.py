@@ -32,7 +32,7 @@ class TensorFile:
 
     @property
     def kind(self) -> str | None:
-        """What klprobe wrote the file as, `checkpoint` or `flow`, or what another program calls it; None where nothing is said."""
+        """What klprobe wrote the file as, such as `checkpoint` or `flow`; None where the file says nothing."""
         return self.header.get("klprobe.kind")
 
     def tensors(self) -> dict[str, torch.Tensor]:
