@@ -142,35 +142,36 @@ def removal_losses(
         posterior: With a density.
         z: Codes, shape (m, D); `own` their components, shape (m,).
         log_sums: What `log_sum_others(posterior, z, own)` gave, shape (m,).
-        threads: CPU threads; None means all.
+        threads: CPU threads; None means all. The result does not depend on it.
     """
     _need_density(posterior)
-    large: list[tuple[Array, Index, Index]] = []
+    large: list[tuple[Array, Index, Index]] = []  # in the order of the chunks, not of their threads: sums of it round alike
     sums, squares = np.zeros((2, posterior.num_points))
 
-    def gather(tile: _Tile, top: int, start: int) -> None:  # tiles of one span of columns come from one thread
+    def gather(tile: _Tile, top: int, start: int) -> tuple[Array, Index, Index]:  # a span of columns has one thread
         share, row, column = tile.entries(SMALL_SHARE)
-        large.append((share, row + top, column + start))
         span = slice(start, start + tile.shape[1])
         sums[span] += tile.column_sums()[0]
         squares[span] += tile.column_sums()[1]
+        return share, row + top, column + start
 
     if _is_tiled(posterior):
 
-        def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[None, int]:
-            dense = 0
+        def visit(chunk: _Chunk, rows: _Rows, floor: Array, screen: bool) -> tuple[list[tuple[Array, Index, Index]], int]:
+            found, dense = [], 0
             for block in rows.blocks():
                 tile = _tile(chunk, rows, block, floor[block], screen and not dense)
-                gather(tile, block.start, chunk.start)
+                found.append(gather(tile, block.start, chunk.start))
                 dense += tile.is_dense
-            return None, dense
+            return found, dense
 
-        for _ in _waves(posterior, z, own.cpu().numpy(), visit, log_sums.cpu().numpy(), threads):
-            pass
+        for parts, _ in _waves(posterior, z, own.cpu().numpy(), visit, log_sums.cpu().numpy(), threads):
+            for part in parts:
+                large += part
     else:
         for start, block, matrix in _matrices(posterior, z, own):
             shares = torch.exp(matrix - log_sums[block, None]).cpu().numpy()
-            gather(_Tile(shares.shape, np.zeros(0), shares), block.start, start)
+            large.append(gather(_Tile(shares.shape, np.zeros(0), shares), block.start, start))
     share, row, column = (np.concatenate(parts) for parts in zip(*large, strict=True))
     loss = _losses(posterior, z, own, log_sums, share, row, column, threads)
     squares_of_small = squares.sum() - (share**2).sum()

@@ -1,4 +1,6 @@
 import math
+import random
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +98,32 @@ def test_no_bit_depends_on_the_number_of_threads():
     q = posterior(20_000, 5, seed=5)
     z, own = draw(q, 300)
     assert torch.equal(log_sum_others(q, z, own, threads=1), log_sum_others(q, z, own, threads=3))
+
+
+@pytest.mark.parametrize("share", [0.04, 2.0])
+def test_removal_losses_keep_every_bit_in_whatever_order_their_threads_end(monkeypatch, share):
+    """Each of 51 calls has its own pauses before the tiles, so that chunks end in another order; by products and by pairs."""
+    monkeypatch.setattr(mixture, "COLUMNS", 64)
+    monkeypatch.setattr(mixture, "DENSE_SHARE", share)
+    q = posterior(700, 3, seed=9)
+    z, own = draw(q, 60)
+    log_sums = log_sum_others(q, z, own)
+    tile, pauses, ended = mixture._tile, random.Random(0), []
+
+    def late(chunk, *rest):
+        time.sleep(0.002 * pauses.random())
+        ended.append(chunk.start)
+        return tile(chunk, *rest)
+
+    monkeypatch.setattr(mixture, "_tile", late)
+    orders, found = set(), []
+    for call in range(51):
+        ended.clear()
+        found.append(removal_losses(q, z, own, log_sums, threads=2 + call % 3))
+        orders.add(tuple(ended))
+    assert len(orders) > 25
+    assert all(torch.equal(one.sums, found[0].sums) for one in found)
+    assert {(one.squares, one.pairs) for one in found} == {(found[0].squares, found[0].pairs)}
 
 
 def test_neither_tile_shape_nor_batch_changes_the_density(monkeypatch):
