@@ -15,6 +15,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -41,7 +42,7 @@ TIMEOUT = 300
 """Seconds after which a command has failed."""
 ANSWERS = (0, 3)
 """Exit codes that klprobe gives with an answer: 3 says that a check of the answer failed, as it may after so few steps."""
-LEFT_OUT = frozenset({"seconds", "cpu_seconds", "date", "commit", "versions", "command", "input", "path"})
+LEFT_OUT = re.compile(r"(\w+_)?seconds|date|commit|versions|command|input|path")
 """Names of what may differ between two runs, or two places, of the same code; all below such a name is left out."""
 WORDS = frozenset({"bound", "method", "quantity", "target", "verdict"})
 """Names of texts that are part of the answer; all others may be reworded."""
@@ -57,10 +58,16 @@ class Failed(Exception):
 
 
 def numbers(value: Any, key: str = "", name: str = "") -> Iterator[tuple[str, str]]:
-    """(path of the key, repr) of every number, truth value and word of the answer in a document."""
+    """(path of the key, repr) of every number, truth value and word of the answer in a document.
+
+    Raises:
+        Failed: the document says that something was not done.
+    """
     if isinstance(value, Mapping):
         for inner, entry in value.items():
-            if inner not in LEFT_OUT:
+            if inner == "not_done" and entry:
+                raise Failed(f"{key}: not done: {entry}")
+            if not LEFT_OUT.fullmatch(str(inner)):
                 yield from numbers(entry, f"{key}.{inner}" if key else str(inner), str(inner))
     elif isinstance(value, list | tuple):
         for i, entry in enumerate(value):
@@ -120,26 +127,15 @@ def of_folder(folder: Path) -> Numbers:
     found: Numbers = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in READERS:
-            found |= of_document(READERS[path.suffix](path), str(path.relative_to(folder)))
+            found |= dict(numbers(READERS[path.suffix](path), str(path.relative_to(folder))))
     return found
-
-
-def of_document(document: Any, key: str) -> Numbers:
-    """Numbers of a document.
-
-    Raises:
-        Failed: the document says that something was not done.
-    """
-    if isinstance(document, Mapping) and document.get("not_done"):
-        raise Failed(f"{key}: not done: {document['not_done']}")
-    return dict(numbers(document, key))
 
 
 def run_case(case: Case, work: Path, root: Path) -> Numbers:
     """Run the commands of a case.
 
     Raises:
-        Failed: a command gave no answer, or the case no number.
+        Failed: a command gave no answer or named something not done, or the case has no number.
     """
     out = work / case.name
     out.mkdir(parents=True)
@@ -148,7 +144,7 @@ def run_case(case: Case, work: Path, root: Path) -> Numbers:
         code, stdout = run_command(shlex.split(command.replace("{out}", case.name)), work, root)
         found[f"exit[{i}]"] = repr(code)
         if stdout.startswith("{"):
-            found |= of_document(json.loads(stdout), f"stdout[{i}]")
+            found |= dict(numbers(json.loads(stdout), f"stdout[{i}]"))
     answers = of_folder(out) | found
     if len(answers) == len(case.commands):
         raise Failed("it gave no number")
@@ -176,7 +172,7 @@ def listed(work: Path, root: Path) -> tuple[list[str], list[str]]:
     """Methods and systems that `klprobe list` names."""
     names: dict[str, list[str]] = {}
     heading = ""
-    for line in run_command(["list"], work, root)[1].splitlines():
+    for line in filter(str.strip, run_command(["list"], work, root)[1].splitlines()):
         first = line.split()[0]
         heading = heading if line.startswith("  ") else first
         if line.startswith("  "):

@@ -65,7 +65,8 @@ def test_numbers_leave_out_times_commit_versions_and_paths_and_nothing_else():
             "input": [1],
             "path": 7,
             "seed": 0,
-            "step_seconds": 4,
+            "fit_seconds": 4.0,
+            "date_of_birth": 5,
             "device": "cpu",
         },
     }
@@ -76,7 +77,7 @@ def test_numbers_leave_out_times_commit_versions_and_paths_and_nothing_else():
         "rows[1].nan": "nan",
         "method": "'maf'",
         "provenance.seed": "0",
-        "provenance.step_seconds": "4",
+        "provenance.date_of_birth": "5",
     }
 
 
@@ -105,7 +106,8 @@ def test_every_file_that_holds_numbers_is_read_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stdout", "said"), [("nothing to see\n", "no number"), ('{"kl": 1.0, "not_done": [{"method": "maf"}]}', "not done")]
+    ("stdout", "said"),
+    [("nothing to see\n", "no number"), ('{"kl": 1, "all": [{"not_done": [{"method": "maf"}]}]}', "not done")],
 )
 def test_a_case_without_numbers_or_with_a_method_that_gave_none_fails(stdout, said, tmp_path, monkeypatch):
     monkeypatch.setattr(golden, "run_command", lambda *_: (0, stdout))
