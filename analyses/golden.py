@@ -38,7 +38,7 @@ Numbers = dict[str, str]
 """From the path of a key, as `report.json.estimates[0].value`, to the `repr` of its number, or to a SHA-256."""
 
 WORKERS = 2
-TIMEOUT = 300
+TIMEOUT = 600
 """Seconds after which a command has failed."""
 ANSWERS = (0, 3)
 """Exit codes that klprobe gives with an answer: 3 says that a check of the answer failed, as it may after so few steps."""

@@ -131,8 +131,8 @@ def later_cases() -> list[Case]:
     cases += [Case("holes/checkpoint", (system,))]
     for name, (system, flags) in EVALUATIONS.items():
         cases.append(Case(f"evaluate/{name}", (f"evaluate --checkpoint {checkpoint_of(system)} {QUICK_METRICS} {flags}",)))
-    both = f"{checkpoint_of('vae')} {checkpoint_of('aae')}"
-    cases += [Case("compare", (f"compare {both} {QUICK_METRICS} --metrics fid elbo --net values --out {{out}}",))]
+    both = f"{checkpoint_of('vae')} {checkpoint_of('bms-vae')}"
+    cases += [Case("compare", (f"compare {both} {QUICK_METRICS} --metrics fid prdc --net values --out {{out}}",))]
     cases += [Case(f"synthetic/{name}", (f"synthetic {name} {SYNTHETIC}",)) for name in ("estimate", "minimize")]
     for command, names in PICTURES.items():
         picture = f"{command} --checkpoint {{}} --num 20 --out {{{{out}}}}/picture.png"
@@ -217,7 +217,7 @@ def library_estimate() -> Any:
     from klprobe.problems import linear_gaussian_encoder
 
     problem = linear_gaussian_encoder(4, 600, std=0.3, generator=torch.Generator().manual_seed(0))
-    report = klprobe.estimate(problem.posterior, problem.prior, methods=["monte-carlo", "gmm"])
+    report = klprobe.estimate(problem.posterior, problem.prior, methods=["monte-carlo", "knn"])
     return {"population_kl": problem.population_kl, "report": report.to_dict(), "rows": report.to_pandas().to_dict("records")}
 
 
