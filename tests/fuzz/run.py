@@ -130,9 +130,7 @@ def run_one(
             print(
                 f"{name} {seed} {index}: {mutator} on {harmed}: {' '.join(command)}\n{outcome.out[:2000]}{outcome.err[-6000:]}"
             )
-            print(
-                f"status {outcome.status}, {outcome.seconds:.1f} s, {outcome.grown >> 20} MB more; {verdict or 'as it should be'}"
-            )
+            print(f"status {outcome.status}, {outcome.seconds:.1f} s, {outcome.grown >> 20} MB more; {verdict or 'good'}")
         return Result(
             name, seed, index, mutator, harmed, outcome.status, verdict, _where(outcome), outcome.seconds, outcome.grown
         )
