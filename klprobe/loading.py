@@ -103,13 +103,13 @@ def _unknown_safetensors(path: Path) -> str:
     try:
         with safe_open(path, "pt") as file:
             names, kind = list(file.keys()), (file.metadata() or {}).get("klprobe.kind")
-    except SafetensorError as error:
-        return f"{path} is damaged or truncated ({error}): save or copy it again."
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        return f"{path} is damaged or truncated ({str(error)[:200]}): save or copy it again."
     if kind == "flow":
         return f"{path} is a flow that --maf.save kept, a prior and no posterior: give it as --prior flow:{path}."
     if kind is not None:
         return f"{path} says klprobe.kind = {kind[:40]!r}, which this version does not know: update klprobe."
-    listed = ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    listed = ", ".join(repr(name[:60]) for name in names[:4]) + (", ..." if len(names) > 4 else "")
     return (
         f"{path} holds the tensors {listed or 'none'}, no posterior: a network's weights alone do not say how to run it. "
         f"Run the encoder over your data and save what it returns: {FROM_ARRAYS}."

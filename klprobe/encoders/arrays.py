@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from klprobe import npy
+from klprobe.checkpoint import UNREADABLE
 from klprobe.encoders._latents import check_names, known, latents_of
 from klprobe.encoders._shared import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.types import InputError
@@ -54,7 +55,7 @@ class Arrays:
                 with safe_open(path, "pt") as file:
                     kind = (file.metadata() or {}).get("klprobe.kind")
                     return kind == KIND or (kind is None and bool(known(file.keys())))
-        except (OSError, SafetensorError):
+        except UNREADABLE:
             pass
         return False
 
@@ -116,8 +117,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = _choose(path, file.keys(), file.get_tensor)
-    except SafetensorError as error:
-        raise InputError(f"{path.name} is damaged or truncated ({error}): save or copy it again.") from error
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{path.name} is damaged or truncated ({str(error)[:200]}): save or copy it again.") from error
     labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
     return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
 
