@@ -238,3 +238,16 @@ def test_a_flow_of_another_dimension_is_refused(tmp_path, capsys):
     np.savez(tmp_path / "q.npz", mean=np.zeros((9, 2)), std=np.ones((9, 2)))
     assert main(["estimate", "--checkpoint", str(tmp_path / "q.npz"), "--prior", f"flow:{tmp_path / 'flow.safetensors'}"]) == 2
     assert "2 latents, but the prior has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (10**9, 0), (2, 3, 4)])
+@pytest.mark.parametrize(
+    "name", ["whitening.mean", "base.logits", "whitening.rotation", "maps.0.autoregressive_net.initial_layer.weight"]
+)
+def test_a_tensor_of_any_shape_is_refused(tmp_path, name, shape):
+    flow, whitening = some_flow()
+    save_flow(tmp_path / "a.safetensors", flow, whitening, {})
+    tensors = load_file(tmp_path / "a.safetensors") | {name: torch.zeros(shape)}
+    save_file(tensors, tmp_path / "b.safetensors", {"klprobe.kind": "flow"})
+    with pytest.raises(InputError, match="make no flow"):
+        load_flow(tmp_path / "b.safetensors")

@@ -111,3 +111,24 @@ def test_the_command_line_resumes_what_was_left_under_out(tmp_path, monkeypatch,
     assert [(e["value"], e["std_error"]) for e in resumed] == [(e["value"], e["std_error"]) for e in whole]
     assert len(calls) == 3 + 1 + 3
     assert not (tmp_path / "out" / "monte-carlo.partial.npz").exists()
+
+
+@pytest.mark.parametrize("harm", ["array", "missing", "fingerprint", "no zip", "empty"])
+def test_a_file_that_is_not_what_was_kept_is_refused(problem, tmp_path, monkeypatch, harm):
+    monkeypatch.setattr(monte_carlo, "BATCH", 100)
+    file = tmp_path / "draws.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, num_samples=450, partial=file, progress=stop_after(150))
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    if harm == "array":
+        arrays["raw"] = arrays["raw"] + 1e-9
+    elif harm == "missing":
+        del arrays["generator"]
+    elif harm == "fingerprint":
+        arrays["fingerprint"] = np.array("[" * 10_000)
+    np.savez(file, **arrays)
+    if harm in ("no zip", "empty"):
+        file.write_bytes(b"step,seconds" * (harm == "no zip"))
+    with pytest.raises(InputError, match=r"cannot be resumed: it .*damaged"):
+        run(problem, num_samples=450, partial=file, resume=True)

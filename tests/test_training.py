@@ -492,3 +492,56 @@ def test_tensorboard_events_hold_what_metrics_csv_holds_and_forget_what_a_resume
     resumed.flush(40)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("vae/loss")
     assert [(event.step, event.value) for event in events] == [(10, 10.0), (20, 20.0), (40, -1.0)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"step,seconds\n1,0.1\nx,0.2\n",
+        b"step,seconds\n1,nonsense\n",
+        b"step,seconds,a\n1,0.1\n",
+        b"step,seconds\n2,0.1\n1,0.2\n",
+        b"\xff\xfe\n",
+        b'step,seconds\n"1,0.1\n',
+        b"seconds,step\n0.1,1\n",
+        b"step,seconds,a,a\n1,0.1,2,3\n",
+        b"step,seconds\n1," + b"9" * 5000 + b"\n",
+        b"step,seconds\n" + "٣,0.1\n".encode(),
+        b"step,seconds\n1,1_0\n",
+        b"step,seconds\n" + b"x" * 200000 + b",1\n",
+    ],
+)
+def test_rows_that_no_run_wrote_are_refused_on_resume(content, tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"metrics\.csv is damaged .*move it away"):
+        MetricsLog(path, 5)
+    assert path.read_bytes() == content
+
+
+def test_a_row_that_was_being_written_when_the_run_stopped_is_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,seconds,vae.loss\n1,0.1,nan\n2,0.2,-1e-05\n1")
+    assert MetricsLog(path, 5).rows == [["step", "seconds", "vae.loss"], ["1", "0.1", "nan"], ["2", "0.2", "-1e-05"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer.vae.0.step", None),
+        ("optimizer.vae.0.exp_avg", torch.zeros(1)),
+        ("optimizer.vae.0.step", torch.tensor(math.nan)),
+        ("optimizer.vae.x.step", torch.tensor(1.0)),
+        ("optimizer.vae.99.step", torch.tensor(1.0)),
+        ("optimizer.vae.0", torch.zeros(2)),
+        ("optimizer.vae.0.momentum", torch.zeros(2)),
+        ("networks.encoder.0.weight", None),
+        ("networks.other", torch.zeros(2)),
+    ],
+)
+def test_tensors_that_no_run_left_are_refused_on_resume(name, value, data, tmp_path):
+    path = train(vae(), data, steps=1, out=tmp_path)
+    tensors, settings = checkpoint.read(path)
+    checkpoint.write(path, {k: v for k, v in {**tensors, name: value}.items() if v is not None}, settings)
+    with pytest.raises(InputError, match=r"does not fit the (optimiser|networks)|is damaged"):
+        train(vae(), data, steps=2, out=tmp_path, resume=True)

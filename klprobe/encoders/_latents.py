@@ -56,7 +56,7 @@ def check_names(label: str, found: Iterable[str], remedy: str = "Rename, add or 
     """Raise InputError unless the known ones among the names make exactly one posterior."""
     found = list(found)
     groups = _groups(found)
-    listed = ", ".join(repr(name) for name in found[:8]) + (", ..." if len(found) > 8 else "")
+    listed = ", ".join(repr(name[:60]) for name in found[:8]) + (", ..." if len(found) > 8 else "")
     for roles in groups.values():
         spreads = [role for role in (*SPREADS, *FULL) if role in roles]
         if len(spreads) > 1:

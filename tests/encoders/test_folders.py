@@ -108,3 +108,39 @@ def test_a_diffusers_folder_gives_flattened_latents_and_says_how_to_scale_them(i
         by_channel = 0.5 * (q.mean.square() + q.var - 1 - q.logvar).sum((2, 3)).mean(0)
     for part, kl in zip(report.parts, by_channel, strict=True):
         assert part.average_kl.value == pytest.approx(float(kl), rel=1e-3)
+
+
+@pytest.mark.parametrize("key", ["name", "latent_dim", "input_dim", "uses_default_encoder"])
+@pytest.mark.parametrize("value", [None, -1, 10**9, "os:system", "a" * 10**5, [], {}, [1] * 9, True])
+def test_no_value_in_pythaes_configuration_gets_further_than_a_refusal(pythae_folder, images, tmp_path, key, value):
+    source, _ = pythae_folder
+    config = json.loads((source / "model_config.json").read_text())
+    (tmp_path / "model.pt").write_bytes((source / "model.pt").read_bytes())
+    (tmp_path / "model_config.json").write_text(json.dumps({**config, key: value}))
+    if (key, value) != ("uses_default_encoder", True):
+        with pytest.raises(InputError):
+            load(tmp_path, Request(data=str(images)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layers_per_block": 10**9}, "beyond every network"),
+        ({"layers_per_block": 10**6}, "far more (tensors|modules) than"),
+        ({"block_out_channels": [10**9]}, "beyond every network"),
+        ({"down_block_types": ["os.system"]}, "does not fit this diffusers"),
+        ({"latent_channels": [[[]]]}, "does not fit"),
+    ],
+)
+def test_a_configuration_of_diffusers_can_claim_nothing_that_the_weights_do_not_hold(images, tmp_path, changes, words):
+    diffusers = pytest.importorskip("diffusers", reason="the extra [diffusers] is not installed")
+    with torch.random.fork_rng():
+        model = diffusers.AutoencoderKL(in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2)
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=words):
+        load(tmp_path, Request(data=str(images)))
+    (tmp_path / "config.json").write_text("[" * 10**5)
+    with pytest.raises(InputError):
+        load(tmp_path, Request(data=str(images)))

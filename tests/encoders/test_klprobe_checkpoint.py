@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from klprobe import registry
+from klprobe import checkpoint, registry
 from klprobe.checkpoint import load_checkpoint
 from klprobe.distributions import DiagonalGaussian
 from klprobe.encoders._shared import Request, sha256
@@ -102,3 +102,16 @@ def test_data_may_be_a_file_too_and_what_cannot_be_done_is_refused(path, digits,
     assert (from_file.split, from_file.trained_on) == ("unknown", "unknown")
     with pytest.raises(InputError, match="leave --outputs away"):
         KlprobeCheckpoint().load(path, Request(outputs="mean,logvar"))
+
+
+@pytest.mark.parametrize("name", ["trap_of_a_file:x", "os:system", "x.npy", "digits.npy", "/dev/zero", "."])
+def test_a_data_set_that_the_file_names_is_one_of_klprobes_and_no_python_code(path, tmp_path, monkeypatch, name):
+    """--data package.module:dataset imports what it names, because the user named it; a file is no user."""
+    (tmp_path / "trap_of_a_file.py").write_text("import pathlib\npathlib.Path(__file__).with_name('mark').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    tensors, settings = checkpoint.read(path)
+    checkpoint.write(tmp_path / "c.safetensors", tensors, {**settings, "dataset": name})
+    with pytest.raises(InputError, match="no data set of klprobe list: say with --data"):
+        KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request())
+    assert not (tmp_path / "mark").exists()
+    assert len(KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request(data="digits")).posterior.mean) == 1797

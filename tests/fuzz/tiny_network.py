@@ -10,6 +10,7 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1))
         self.mean = nn.Linear(width, 2)
         self.logvar = nn.Linear(width, 2)
+        nn.init.constant_(self.logvar.bias, -1.0)  # without training it might be positive for all points, as no logvar is
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.body(x)
