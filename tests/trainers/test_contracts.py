@@ -1,4 +1,4 @@
-"""What must hold of every system in the registry, on the ring with networks of a few units; `test_improvement.py`: that it learns."""
+"""What must hold of every system in the registry, on the ring with tiny networks; that it learns says `test_improvement.py`."""
 
 import dataclasses
 import os
