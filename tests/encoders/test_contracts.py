@@ -23,6 +23,7 @@ from klprobe.loading import load
 from klprobe.types import InputError
 
 NAMES = registry.names("encoders")
+FORMATS = {name: registry.load("encoders", name)() for name in NAMES}
 N = 120
 """Data points."""
 FLAGS = {
@@ -262,6 +263,11 @@ def gives_the_numbers(read: Callable, file: Genuine) -> None:
     torch.testing.assert_close(std.float(), file.std, rtol=1e-3, atol=1e-4)
 
 
+def is_recognised_by_no_other(formats: dict, file: Genuine, name: str) -> None:
+    """Raise AssertionError unless the format of that name alone takes the file; none where a flag chooses it."""
+    assert [each for each in formats if formats[each].matches(file.path)] == ([] if file.by_flag else [name])
+
+
 def is_refused(file: Genuine, capsys, *, path: Path | None = None, **changes) -> str:
     """Raise AssertionError unless library and command line refuse it, in one line; returns what is said."""
     path, request = path or file.path, dataclasses.replace(file.request, **changes)
@@ -302,18 +308,16 @@ def test_the_table_has_a_genuine_file_of_every_format(name):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", TABLE)
 def test_a_format_gives_what_the_live_encoder_says_of_every_point(row, genuine):
-    file, kind = genuine(row), registry.load("encoders", TABLE[row][0])()
+    file = genuine(row)
     gives_the_numbers(load, file)
-    gives_the_numbers(kind.load, file)
+    gives_the_numbers(FORMATS[TABLE[row][0]].load, file)
     assert load(file.path, file.request).provenance["format"] == TABLE[row][0]
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", TABLE)
 def test_exactly_one_format_recognises_a_file_so_that_their_order_does_not_matter(row, genuine):
-    file = genuine(row)
-    found = [name for name in NAMES if registry.load("encoders", name)().matches(file.path)]
-    assert found == ([] if file.by_flag else [TABLE[row][0]])
+    is_recognised_by_no_other(FORMATS, genuine(row), TABLE[row][0])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -324,7 +328,7 @@ def test_no_format_recognises_a_file_that_is_empty_or_text(row, genuine, tmp_pat
         path = tmp_path / genuine(row).path.name
         path.unlink(missing_ok=True)
         path.write_bytes(content)
-        found = [name for name in NAMES if registry.load("encoders", name)().matches(path)]
+        found = [name for name in NAMES if FORMATS[name].matches(path)]
         assert found == (["onnx"] if path.suffix == ".onnx" else [])
 
 
@@ -368,6 +372,20 @@ def test_shapes_that_do_not_fit_are_refused(row, genuine, capsys):
 
 
 # ---- formats that are wrong
+
+
+class Greedy:
+    """Looks at the suffix, or at nothing but whether it is a folder."""
+
+    def matches(self, path: Path) -> bool:
+        return path.is_dir() or path.suffix in (".pt", ".pt2", ".pth", ".ckpt", ".npz", ".onnx", ".safetensors")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", TABLE)
+def test_a_format_that_takes_files_of_others_is_caught(row, genuine):
+    with pytest.raises(AssertionError):
+        is_recognised_by_no_other({**FORMATS, "greedy": Greedy()}, genuine(row), TABLE[row][0])
 
 
 def _changed(encoded, change: Callable) -> object:
