@@ -82,7 +82,9 @@ class Scvi:
         cells = Path(request.data) if request.data else path / CELLS
         if not cells.is_file():
             raise InputError(
-                f"{path.name} needs cells to encode: give --data cells.h5ad, or save the model with save_anndata=True."
+                f"{path.name} finds no cells in {cells}: give --data cells.h5ad, or save the model with save_anndata=True."
+                if request.data
+                else f"{path.name} needs cells to encode: give --data cells.h5ad, or save the model with save_anndata=True."
             )
         settings = {"folder": str(path.absolute()), "cells": str(cells.absolute()), "device": request.device}
         with (

@@ -11,7 +11,12 @@ from klprobe.loading import dataset
 from klprobe.types import InputError
 
 NAMES = registry.names("datasets")
-BUILT_IN = ("digits", "gaussians", "grid", "ring")
+ON_DISK = tuple(name for name in NAMES if hasattr(registry.load("datasets", name), "locate"))
+EMBEDDED = tuple(name for name in NAMES if name not in ON_DISK)
+ONES_OWN = tuple(
+    name for name in ON_DISK if "path" in {field.name for field in dataclasses.fields(registry.load("datasets", name))}
+)
+"""Files whose place the user gives: they lie in no folder of data sets."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +39,7 @@ def test_downloads_have_an_https_address_first_unless_none_and_a_sha256(name):
         assert set(download.sha256) <= set("0123456789abcdef")
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(BUILT_IN) - {"image-folder", "array-file"}))
+@pytest.mark.parametrize("name", sorted(set(ON_DISK) - set(ONES_OWN)))
 def test_a_missing_set_says_where_it_is_looked_for_and_how_to_come_by_it(name, tmp_path):
     chosen = registry.create("datasets", name)
     for ask in (chosen.locate, lambda root: chosen.load("train", root)):
@@ -44,7 +49,25 @@ def test_a_missing_set_says_where_it_is_looked_for_and_how_to_come_by_it(name, t
         assert ("klprobe data fetch" in str(caught.value)) == bool(chosen.downloads)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_registry_has_sets_of_each_of_the_three_kinds():
+    assert EMBEDDED
+    assert ONES_OWN
+    assert set(ON_DISK) > set(ONES_OWN)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_set_needs_files_if_and_only_if_it_can_locate_them(name, tmp_path):
+    """What has no `locate` loads from an empty folder and has nothing to fetch; what has one does not load from there."""
+    chosen = registry.create("datasets", name)
+    if name in EMBEDDED:
+        assert not chosen.downloads
+        assert len(chosen.load("train", tmp_path)) > 0
+    else:
+        with pytest.raises(InputError):
+            chosen.load("train", tmp_path)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_what_needs_no_files_is_the_same_every_time_and_all_is_train_then_test(name):
     train, test, everything = (registry.create("datasets", name).load(split) for split in ("train", "test", "all"))
     assert (train.name, train.split) == (name, "train")
@@ -54,7 +77,7 @@ def test_what_needs_no_files_is_the_same_every_time_and_all_is_train_then_test(n
         registry.create("datasets", name).load("half")
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_validation_is_kept_of_the_training_points_and_the_other_splits_stay(name):
     """Train and validation are train in two parts, each in its order; labels stay with their points."""
     plain, kept = registry.create("datasets", name), registry.create("datasets", f"{name}:validation=100")

@@ -1,4 +1,4 @@
-"""What every estimator promises, run over whatever files the folder holds."""
+"""What every estimator promises beside the right number (`test_truth.py`), run over whatever files the folder holds."""
 
 import dataclasses
 import json
@@ -60,21 +60,6 @@ def test_estimates_say_who_what_of_which_kl_and_on_which_side(name, found):
         assert e.std_error >= 0
         assert e.seconds >= 0
         json.dumps(dict(e.details), allow_nan=False)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_bounds_lie_on_the_side_they_declare(name, found, problem):
-    """One data set of 400 points: 5 standard errors; the population's bounds hold in the mean over data sets."""
-    exact = next(e for e in found["monte-carlo"] if (e.quantity, e.target, e.bound) == ("kl", "empirical", "exact"))
-    for e in found[name]:
-        if e.quantity in ("mutual-information", "average-kl"):
-            continue
-        truth, error = (problem.population_kl, 0.0) if e.target == "population" else (exact.value, exact.std_error)
-        slack = 5 * math.hypot(e.std_error, error)
-        if e.bound in ("lower", "exact"):
-            assert e.value <= truth + slack
-        if e.bound in ("upper", "exact"):
-            assert e.value >= truth - slack
 
 
 @pytest.mark.parametrize("name", NAMES)

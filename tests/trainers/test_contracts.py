@@ -1,6 +1,5 @@
-"""What must hold of every system in the registry, on the ring with networks of a few units."""
+"""What must hold of every system in the registry, on the ring with tiny networks; that it learns says `test_improvement.py`."""
 
-import csv
 import dataclasses
 import os
 import signal
@@ -46,29 +45,6 @@ VARIANTS |= {
 }
 BY_NETWORK = ("draw",)
 """Systems whose q(z|x) is a density that takes a run of the network for each pair of z and x."""
-IMPROVED = {
-    "vae": "vae.loss",
-    "vae with a marginal KL": "vae.nll",
-    "draw": "draw.loss",
-    "aae": "autoencoder.reconstruction",
-    "aae implicit": "autoencoder.reconstruction",
-    "aae-plus": "encoder.reconstruction",
-    "aae-gan": "encoder.reconstruction",
-    "aae-gan empirical": "encoder.reconstruction",
-    "adversarial-vb": "model.nll",
-    "adversarial-vb with contrast": "model.nll",
-    "age": "generator.loss",
-    "veegan": "reconstructor.loss",
-    "aavae": "vae.nll",
-    "aavae not activated": "vae.loss",
-    "aavae by class": "vae.nll",
-    "aavae with few labels": "vae.nll",
-    "wae": "autoencoder.reconstruction",
-    "wae gan": "autoencoder.reconstruction",
-    "bms-vae": "autoencoder.reconstruction",
-    "bms-vae-gan": "autoencoder.reconstruction",
-}
-"""What each system that reconstructs, or fits, must get better at; in a game between two nothing else need fall."""
 
 
 def make(variant, shape=(2,), **changes):
@@ -231,16 +207,6 @@ def test_images_train_on_the_papers_networks(variant, tmp_path):
         made = decode(algorithm, networks.eval(), algorithm.prior(3, torch.Generator().manual_seed(0)))
     assert made.shape == (3, *shape)
     assert 0 <= made.min() <= made.max() <= 1
-
-
-@pytest.mark.parametrize("variant", IMPROVED)
-def test_two_hundred_steps_on_the_ring_lower_the_systems_own_criterion(variant, ring, tmp_path):
-    """The mean over the second half of the run lies below that over the first tenth."""
-    algorithm, _ = make(variant, lr=3e-3, width=32, batch_size=64)
-    train(algorithm, ring, steps=200, out=tmp_path, log_every=20)
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        values = [float(row[IMPROVED[variant]]) for row in csv.DictReader(file)]
-    assert sum(values[5:]) / 5 < values[0]
 
 
 def test_every_setting_says_what_it_is():
