@@ -28,6 +28,7 @@ from klprobe.loading import dataset
 from klprobe.metrics._features import FeatureNet, raw_values, read_net
 from klprobe.pictures import reconstruct
 from klprobe.provenance import commit, versions
+from klprobe.remembered import remembered
 from klprobe.report import evaluation as report
 from klprobe.report import wording
 from klprobe.report.comparison import labels
@@ -147,7 +148,7 @@ def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
 def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
     """What the metrics look at: the system, its data, and a net that is made when it is needed."""
     trained = load_checkpoint(checkpoint, device)
-    name = judging.data or trained.settings["dataset"]
+    name = judging.data or remembered(trained.settings, checkpoint.name)
     chosen = dataset(name)
     more = has_validation(chosen) and judging.split != "validation"
     held_out, training = (read_dataset(name, split, judging.data_root) for split in (judging.split, "train"))

@@ -13,6 +13,7 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device, emit
 from klprobe.cli.source import read_dataset
 from klprobe.pictures import reconstruct, save_rows
+from klprobe.remembered import remembered
 from klprobe.types import CapabilityError, InputError
 
 
@@ -53,7 +54,7 @@ def run(arguments: list[str]) -> int:
             f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it reconstructs nothing: "
             f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
         )
-    name = flags.data or trained.settings["dataset"]
+    name = flags.data or remembered(trained.settings, flags.checkpoint.name)
     data = read_dataset(name, flags.split, flags.data_root)
     if data.shape != tuple(trained.settings["input_shape"]):
         raise InputError(

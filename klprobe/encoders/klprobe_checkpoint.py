@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from klprobe import registry
 from klprobe.checkpoint import KIND, Checkpoint, load_checkpoint, metadata
 from klprobe.distributions import ConditionalDistribution, DiagonalGaussian, SampleOnly, diagonal_normal
 from klprobe.encoders._inputs import open_inputs
 from klprobe.encoders._shared import Encoded, Request, refuse_flags, sha256
+from klprobe.remembered import remembered
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 __all__ = ["KlprobeCheckpoint"]
@@ -46,7 +46,7 @@ class KlprobeCheckpoint:
                 f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
-        name = request.data or _remembered(settings["dataset"], path)
+        name = request.data or remembered(settings, path.name)
         refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
         data = open_inputs(replace(request, data=name), path.name)
         if data.shape != tuple(settings["input_shape"]):
@@ -68,15 +68,6 @@ class KlprobeCheckpoint:
             },
             notes=data.notes,
         )
-
-
-def _remembered(name: str, path: Path) -> str:
-    """The data set that the file names, where it is one of klprobe's: what else --data can name may be Python code."""
-    if name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
-        raise InputError(
-            f"{path.name} was trained on {name[:80]!r}, which is no data set of klprobe list: say with --data what to encode."
-        )
-    return name
 
 
 def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> ConditionalDistribution:

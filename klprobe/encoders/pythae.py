@@ -88,7 +88,8 @@ def _build(path: Path, name: str, settings: dict[str, Any], held: int) -> tuple[
         import pythae.models
     except ImportError as error:
         raise CapabilityError(f"{path.name} needs pythae: pip install 'klprobe[pythae]'.") from error
-    kind, config = getattr(pythae.models, name, None), getattr(pythae.models, f"{name}Config", None)
+    kind: Any = getattr(pythae.models, name, None)
+    config: Any = getattr(pythae.models, f"{name}Config", None)
     if not (_is_a(kind, pythae.models.BaseAE) and _is_a(config, pythae.models.BaseAEConfig)):
         raise InputError(f"{path.name} is a {name[:40]!r}, which pythae {getattr(pythae, '__version__', '')} does not know.")
     try:
