@@ -115,3 +115,21 @@ def test_a_data_set_that_the_file_names_is_one_of_klprobes_and_no_python_code(pa
         KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request())
     assert not (tmp_path / "mark").exists()
     assert len(KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request(data="digits")).posterior.mean) == 1797
+
+
+@pytest.mark.parametrize("name", ["gaussians:dim=1000000000", "celeba:size=9999", "image-folder:path=other:resize=9999x64"])
+def test_a_data_set_whose_points_the_network_cannot_take_is_not_made(path, tmp_path, name):
+    tensors, settings = checkpoint.read(path)
+    checkpoint.write(tmp_path / "c.safetensors", tensors, {**settings, "dataset": name})
+    with pytest.raises(InputError, match=r"points are not of shape \[64\]"):
+        KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request())
+
+
+def test_a_folder_of_other_files_is_not_searched_for_images(path, tmp_path):
+    (tmp_path / "disk").mkdir()
+    for number in range(10_001):
+        (tmp_path / "disk" / str(number)).touch()
+    tensors, settings = checkpoint.read(path)
+    checkpoint.write(tmp_path / "c.safetensors", tensors, {**settings, "dataset": f"image-folder:path={tmp_path / 'disk'}"})
+    with pytest.raises(InputError, match="mostly other files"):
+        KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request())

@@ -84,7 +84,7 @@ def change_value(rng: random.Random, document: Any) -> tuple[str, Any]:
     path = rng.choice(places(document)[1:] or [()])
     kind = rng.choice(("value", "value", "value", "payload", "payload", "number", "drop", "rename", "add"))
     holder = at(document, path[:-1]) if path else None
-    if kind == "payload" and isinstance(at(document, path), dict | list):
+    if kind == "payload" and rng.random() < 0.8:
         leaves = [p for p in places(document) if isinstance(at(document, p), str)]
         path = rng.choice(leaves) if leaves else path
     if kind == "drop" and path:
