@@ -7,11 +7,14 @@ chooses among what klprobe has, it imports nothing and calls nothing of its own.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from klprobe import registry
+from klprobe.images import SUFFIXES
 from klprobe.printable import short, visible
 from klprobe.types import InputError
 
@@ -22,6 +25,10 @@ LONGEST = 4096
 LONGEST_MODULE = 200
 """Letters of package.module:name that the remedy repeats, at most."""
 GIVE = "give --data a data set's name, a folder or a file"
+SIZES = re.compile(r":(?:dim|size|resize)=([^:]*)")
+"""Settings of data sets that make points as large as one wishes."""
+UNKNOWN_FILES, SHARE = 10_000, 0.05
+"""A folder of images may hold so many other files; beyond that, this share of its files must be images."""
 NETWORK = ("\\\\", "//")
 """A folder of another machine, which is asked, with the user's credentials, as soon as it is looked at."""
 
@@ -38,12 +45,13 @@ class NotOurs(InputError):
         self.reason = reason
 
 
-def dataset_of_file(name: object, file: str) -> Any:
+def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
     """The data set of klprobe's own that a file names, with settings, as `celeba:size=128` or `image-folder:path=photos`.
 
     Args:
         name: What the file says, whatever it is.
         file: What errors call the file.
+        shape: Of the points that the file's network takes.
     Raises:
         NotOurs: it is no name of a data set of klprobe's; the message says which flag gives the data instead.
         InputError: a setting that the data set does not have, or a value that it does not take.
@@ -55,6 +63,9 @@ def dataset_of_file(name: object, file: str) -> Any:
             why = "which klprobe does not import because a file says so"
             raise NotOurs(f"{file} was trained on {name}, {why}", f"give --data {name}")
         raise NotOurs(f"{file} was trained on {short(name)}, which is no data set of klprobe's", GIVE)
+    sizes = {str(size) for size in shape}
+    if any(size not in sizes for found in SIZES.findall(name) for size in found.split("x") if found):
+        raise NotOurs(f"{file} was trained on {short(name)}, whose points are not of shape {tuple(shape)}", GIVE)
     try:
         chosen = registry.create("datasets", name)
     except InputError as error:
@@ -81,3 +92,16 @@ def _check_path(path: str, file: str) -> None:
             f"{file} was trained on {short(path)}, and no file or folder of that name is here",
             "run klprobe where it was trained, or " + GIVE,
         )
+    if Path(path).is_dir() and not _mostly_images(Path(path)):
+        raise NotOurs(f"{file} was trained on the images in {short(path)}, which holds mostly other files", GIVE)
+
+
+def _mostly_images(folder: Path) -> bool:
+    """Whether the folder can be searched for images in reasonable time."""
+    every = images = 0
+    for _, folders, files in os.walk(folder):
+        every += len(files) + len(folders)
+        images += sum(file.lower().endswith(SUFFIXES) for file in files)
+        if every > UNKNOWN_FILES and images < SHARE * every:
+            return False
+    return True

@@ -181,7 +181,7 @@ def test_a_folder_that_a_file_names_is_read_and_not_written_to(here, monkeypatch
     for i in range(20):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(here / "photos" / f"{i:02}.png")
     before = sorted(os.listdir("photos"))
-    found = dataset_of_file("image-folder:path=photos", "a.safetensors").load("train")
+    found = dataset_of_file("image-folder:path=photos", "a.safetensors", (1, 8, 8)).load("train")
     assert sorted(os.listdir("photos")) == before
     assert found.name == "image-folder:path=photos"
     assert torch.equal(found.x, dataset("photos").load("train").x)

@@ -47,7 +47,7 @@ def choose_dataset(flag: str | None, trained: Checkpoint, file: str) -> tuple[st
     """
     if flag:
         return flag, dataset(flag)
-    chosen: Dataset = dataset_of_file(trained.settings["dataset"], file)
+    chosen: Dataset = dataset_of_file(trained.settings["dataset"], file, trained.settings["input_shape"])
     for note in notes_of(chosen, file):
         say(note)
     return registry.spec(chosen), chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class KlprobeCheckpoint:
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
         refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
-        data, notes = _inputs(settings["dataset"], path.name, request)
+        data, notes = _inputs(settings, path.name, request)
         if data.shape != tuple(settings["input_shape"]):
             raise InputError(
                 f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {tuple(settings['input_shape'])}, "
@@ -74,11 +75,11 @@ class KlprobeCheckpoint:
         )
 
 
-def _inputs(remembered: object, label: str, request: Request) -> tuple[Inputs, tuple[str, ...]]:
+def _inputs(settings: Mapping[str, Any], label: str, request: Request) -> tuple[Inputs, tuple[str, ...]]:
     """The data that the user names, as she means it, else those that the file remembers, if klprobe has them; and notes."""
     if request.data:
         return open_inputs(request, label), ()
-    chosen = dataset_of_file(remembered, label)
+    chosen = dataset_of_file(settings["dataset"], label, settings["input_shape"])
     return inputs_of(chosen, request), notes_of(chosen, label)
 
 
