@@ -111,7 +111,7 @@ def test_a_data_set_that_the_file_names_is_one_of_klprobes_and_no_python_code(pa
     monkeypatch.chdir(tmp_path)
     tensors, settings = checkpoint.read(path)
     checkpoint.write(tmp_path / "c.safetensors", tensors, {**settings, "dataset": name})
-    with pytest.raises(InputError, match="no data set of klprobe's|does not import because a file says so"):
+    with pytest.raises(InputError, match=r"no data set of klprobe's|does not import because a file says so"):
         KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request())
     assert not (tmp_path / "mark").exists()
     assert len(KlprobeCheckpoint().load(tmp_path / "c.safetensors", Request(data="digits")).posterior.mean) == 1797
