@@ -185,8 +185,10 @@ def _rebuilt(tensors: Mapping[str, torch.Tensor]) -> tuple[Flow, Whitening]:
         raise ValueError(f"{bad[0]} is not finite")
     mean, std, rotation = (tensors[f"whitening.{name}"] for name in ("mean", "std", "rotation"))
     dim, components = len(mean), len(tensors["base.logits"])
+    if mean.shape != (dim,) or std.shape != (dim,) or rotation.shape != (dim, dim):
+        raise ValueError("its whitening has tensors of different sizes")
     sign, log_volume = torch.linalg.slogdet(rotation)
-    if std.shape != (dim,) or rotation.shape != (dim, dim) or not (std > 0).all() or sign == 0:
+    if not (std > 0).all() or sign == 0:
         raise ValueError("its whitening cannot be undone")
     flows = _count(tensors, r"maps\.(\d+)\.")
     layers = _count(tensors, r"maps\.0\.autoregressive_net\.blocks\.(\d+)\.")

@@ -240,7 +240,7 @@ def test_a_flow_of_another_dimension_is_refused(tmp_path, capsys):
     assert "2 latents, but the prior has" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (10**9, 0), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (0,), (10**9, 0), (2, 3, 4), (3, 1)])
 @pytest.mark.parametrize(
     "name", ["whitening.mean", "base.logits", "whitening.rotation", "maps.0.autoregressive_net.initial_layer.weight"]
 )

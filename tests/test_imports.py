@@ -24,12 +24,16 @@ LEVELS = (
         "kernels",
         "parallel",
         "partial",
+        "zips",
+        "json_files",
+        "construction",
+        "typed_settings",
         "npy",
         "images",
         "downloads",
     ),  # the registry finds files by name when it is asked, and imports none of them itself
     ("distributions", "priors", "networks", "losses", "mixture", "statistics", "control_variates", "categorical"),
-    ("checkpoint", "metrics_log", "training", "problems", "flows"),
+    ("checkpoint", "metrics_log", "training", "problems", "flows", "remembered"),
     FOLDERS,
     (
         *("marginals", "pairs", "inspection", "diagnosis", "parts", "holes", "report", "loading", "estimation", "experiments"),

@@ -7,6 +7,7 @@ N(0, I / s^2)]: the same question with another prior.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,9 @@ class Diffusers:
         weights, label = read_weights(path / WEIGHTS, request.limits), f"{path.name}/{CONFIG}"
         _check_sizes(config, label)
         try:
-            model = sizes_of(lambda: AutoencoderKL.from_config(config), len(weights), label)
+            known = inspect.signature(AutoencoderKL.__init__).parameters  # of others diffusers prints key and value
+            asked = {key: value for key, value in config.items() if key in known}
+            model = sizes_of(lambda: AutoencoderKL.from_config(asked), len(weights), label)
         except InputError:
             raise
         except Exception as error:
