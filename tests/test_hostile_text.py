@@ -27,7 +27,7 @@ NAMES = {
     "markup": "[bold]x[_bold] $x$",
     "bidi": "\u202eabc\u2066\u2069",
     "bytes": os.fsdecode(b"raw\xff\xfe"),
-    "lines": "a\nklprobe: all is well",
+    "lines": "a\nall is well",
     "c1": "\x9b31m\x7f",
 }
 TEXTS = [*NAMES.values(), "\x1b]0;title\x07", "\ud800", "\u2028line", "\x00"]
@@ -266,7 +266,7 @@ def test_on_a_terminal_only_klprobes_own_styles_act(tmp_path, monkeypatch):
     assert process.returncode == 0, text
     assert "\x1b[1m" in text, "klprobe's own styles are there"
     assert visible(name) in text
-    for act in ("\x1b[31mred", "\x07", "\b", "\u202e", "\u2066", "\x9b", "\x7f", "\nklprobe: all is well"):
+    for act in ("\x1b[31mred", "\x07", "\b", "\u202e", "\u2066", "\x9b", "\x7f", "\nall is well"):
         assert act not in text
 
 
