@@ -41,7 +41,7 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         if not 1 <= self.dim <= MOST:
-            raise InputError(f"gaussians needs dim from 1 to {MOST:,}; got {short(self.dim)}.")
+            raise InputError(f"gaussians needs dim of at least 1 and at most {MOST:,}; got {short(self.dim)}.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"gaussians needs seed from 0 to 2^32 - 1; got {short(self.seed)}.")
 
