@@ -31,8 +31,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from analyses import golden_cases
-from analyses.golden_cases import Case, first_cases, later_cases, make_inputs
+from analyses.machinery import golden_cases
+from analyses.machinery.golden_cases import Case, first_cases, later_cases, make_inputs
 
 Numbers = dict[str, str]
 """From the path of a key, as `report.json.estimates[0].value`, to the `repr` of its number, or to a SHA-256."""

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses import findings
-from analyses.cells import Item, Record, markdown, reason, results
-from klprobe.experiments.records import read_records
+from analyses.machinery import findings
+from analyses.machinery.cells import Item, Record, markdown, reason, results
+from klprobe.runtime.records import read_records
 
 HERE = Path(__file__).parent
 HEAD = ("item", "command: `python -m analyses.` and", "2 cores", "paper", "ours", "record")
@@ -43,38 +43,38 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("DMVI Table 1", "distribution_matching.table_1", "ColorMNIST 50: 0.468, 0.244 nats a latent", findings.table_1),
-    Row("DMVI Figure 1", "distribution_matching.figure_1", "bars; all near the minimum", findings.table_1),
-    Row("DMVI Tables 2, 3", "distribution_matching.table_2", "2.3 to 3.3 of 12.3 nats; 25812.8 with noise", findings.table_2),
+    Row("DMVI Table 1", "dmvi.table_1", "ColorMNIST 50: 0.468, 0.244 nats a latent", findings.table_1),
+    Row("DMVI Figure 1", "dmvi.figure_1", "bars; all near the minimum", findings.table_1),
+    Row("DMVI Tables 2, 3", "dmvi.table_2", "2.3 to 3.3 of 12.3 nats; 25812.8 with noise", findings.table_2),
     Row(
         "DMVI Table 4",
-        "distribution_matching.table_4",
+        "dmvi.table_4",
         "0: 23.4, 12.2; 1: 22.5, 11.6; 2: 22.3, 11.4; 10: 22.2, 11.3",
         findings.table_4,
     ),
-    Row("DMVI Figure 6", "distribution_matching.figure_6", "all below Monte Carlo, LSTM best", findings.figure_6),
-    Row("DMVI Figure 7", "distribution_matching.figure_7", "KL 44.7, and 256.7 with better reconstructions", findings.figure_7),
-    Row("DMVI Figure 11", "distribution_matching.figure_11", "the VAE's bound rises, VEEGAN's does not", findings.figure_11),
-    Row("DMVI Figures 4, 5; AGAN Figures 2, 5", "sweep.box_plots", "box plots; the two nets disagree on 15 %", findings.sweep),
-    Row("AGAN Figures 13, 15; DMVI Figure 17's curve", "sweep.critics", "curves and a scatter plot", findings.sweep),
-    Row("DMVI Figures 12 to 17; AGAN Figures 3, 4, 6 to 9, 14", "sweep.grids", "pictures", findings.sweep),
-    Row("AGAN Figures 10 to 12", "sweep.code_matching", "histograms and covariances", findings.code_matching),
-    Row("BMS Table 1", "best_of_many.table_1", "ring 8 modes, 99.6 %; grid 25 modes, 99.7 %", findings.modes),
-    Row("BMS Table 2", "best_of_many.table_2", "scatter plots", findings.modes),
-    Row("BMS Table 3", "best_of_many.table_3", "t-SNE with holes; no number", findings.holes),
-    Row("BMS Tables 4, 6", "best_of_many.table_4_6", "FID 23.4 to 89.3, IvOM .0037 to .0084", findings.images),
+    Row("DMVI Figure 6", "dmvi.figure_6", "all below Monte Carlo, LSTM best", findings.figure_6),
+    Row("DMVI Figure 7", "dmvi.figure_7", "KL 44.7, and 256.7 with better reconstructions", findings.figure_7),
+    Row("DMVI Figure 11", "dmvi.figure_11", "the VAE's bound rises, VEEGAN's does not", findings.figure_11),
+    Row("DMVI Figures 4, 5; AGAN Figures 2, 5", "agan.box_plots", "box plots; the two nets disagree on 15 %", findings.sweep),
+    Row("AGAN Figures 13, 15; DMVI Figure 17's curve", "agan.critics", "curves and a scatter plot", findings.sweep),
+    Row("DMVI Figures 12 to 17; AGAN Figures 3, 4, 6 to 9, 14", "agan.grids", "pictures", findings.sweep),
+    Row("AGAN Figures 10 to 12", "agan.code_matching", "histograms and covariances", findings.code_matching),
+    Row("BMS Table 1", "bms.table_1", "ring 8 modes, 99.6 %; grid 25 modes, 99.7 %", findings.modes),
+    Row("BMS Table 2", "bms.table_2", "scatter plots", findings.modes),
+    Row("BMS Table 3", "bms.table_3", "t-SNE with holes; no number", findings.holes),
+    Row("BMS Tables 4, 6", "bms.table_4_6", "FID 23.4 to 89.3, IvOM .0037 to .0084", findings.images),
     Row(
         "BMS Table 5, Figure 3",
-        "best_of_many.table_5_figure_3",
+        "bms.table_5_figure_3",
         "pictures; in Table 4 IvOM .0055, .0048, .0037",
         findings.closest,
     ),
-    Row("BMS Tables 7, 8", "best_of_many.table_7_8", "CelebA: FID 13.6 to 41.2, IvOM .0034 to .0221", findings.images),
-    Row("BMS Table 9", "best_of_many.table_9", "LPIPS .140 to .162, lowest called most diverse", findings.diversity),
-    Row("BMS Figures 2, 4, 5", "best_of_many.figures_2_4_5", "pictures", findings.samples),
-    Row("UNIFY Table 3", "unifying.table_3", "VAE: +0.74, +1.44, +0.11 nats at 1, 10, 100 %", findings.bounds),
-    Row("UNIFY Tables 2, 4", "unifying.table_2_4", "8.34 to 8.45; .985 to .987", findings.scores),
-    Row("Ours: every system on MNIST", "systems.table", "DMVI: AAE, AAE++, AAE-GAN match better", findings.side_by_side),
+    Row("BMS Tables 7, 8", "bms.table_7_8", "CelebA: FID 13.6 to 41.2, IvOM .0034 to .0221", findings.images),
+    Row("BMS Table 9", "bms.table_9", "LPIPS .140 to .162, lowest called most diverse", findings.diversity),
+    Row("BMS Figures 2, 4, 5", "bms.figures_2_4_5", "pictures", findings.samples),
+    Row("UNIFY Table 3", "unify.table_3", "VAE: +0.74, +1.44, +0.11 nats at 1, 10, 100 %", findings.bounds),
+    Row("UNIFY Tables 2, 4", "unify.table_2_4", "8.34 to 8.45; .985 to .987", findings.scores),
+    Row("Ours: every system on MNIST", "ours.systems", "DMVI: AAE, AAE++, AAE-GAN match better", findings.side_by_side),
     Row("Ours: encoders of other people", "ours.third_party", NO_PAPER, findings.third_party),
     Row("Ours: verdict against N", "ours.verdict_against_n", NO_PAPER, findings.verdicts),
     Row("Hoffman and Johnson (2016)", "ours.elbo_surgery", "2: 0.21; 10: 8.35; 20: 9.53", findings.elbo_surgery),
@@ -100,59 +100,59 @@ class Page(NamedTuple):
 PAGES = (
     Page(
         "DMVI Figures 2, 8, 9, 10",
-        "distribution_matching.run_synthetic, then figure_2, ..., synthetic_page",
+        "dmvi.run_synthetic, then figure_2, ..., synthetic_page",
         "true KL falls at d = 1, 10; estimates off at every d",
         findings.synthetic,
-        "distribution_matching/records/synthetic.jsonl",
+        "dmvi/results/records/synthetic.jsonl",
     ),
     Page(
         "UNIFY Lemmas 1 and 2, Figure 2",
-        "unifying.lemmas, unifying.figure_2",
+        "unify.lemmas, unify.figure_2",
         "two identities; a picture",
-        "[page](unifying/lemmas.md), [figure](unifying/figure_2.svg)",
+        "[page](unify/results/lemmas.md), [figure](unify/results/figure_2.svg)",
         "none: quadrature, in seconds",
     ),
     Page(
         "Ours: every estimator by dimension and KL",
-        "dimension_scaling.run, then figure",
+        "ours.dimension_scaling, then dimension_scaling_page",
         NO_PAPER,
         findings.scaling,
-        "dimension_scaling/records/dimension_scaling.jsonl",
+        "ours/results/records/dimension_scaling.jsonl",
     ),
     Page(
         "Ratio estimators on known KLs",
-        "benchmarks.ratio_estimators, then ratio_estimators_page",
+        "ours.ratio_estimators, then ratio_estimators_page",
         NO_PAPER,
         findings.goals,
-        "benchmarks/records/ratio_estimators.jsonl",
+        "ours/results/records/ratio_estimators.jsonl",
     ),
     Page(
         "Monte Carlo against its peers",
-        "benchmarks.monte_carlo",
+        "ours.monte_carlo",
         NO_PAPER,
-        "[page](benchmarks/monte_carlo.md)",
-        "benchmarks/records/monte_carlo.jsonl",
+        "[page](ours/results/monte_carlo.md)",
+        "ours/results/records/monte_carlo.jsonl",
     ),
     Page(
         "A training step, against pythae and a loop by hand",
-        "benchmarks.training",
+        "ours.training",
         NO_PAPER,
-        "[page](benchmarks/training.md)",
-        "benchmarks/records/training.jsonl",
+        "[page](ours/results/training.md)",
+        "ours/results/records/training.jsonl",
     ),
     Page(
         "Loading data",
-        "benchmarks.loading --data-root DIR",
+        "ours.loading --data-root DIR",
         NO_PAPER,
         "batches a second, also flipped and shifted: in the record",
-        "benchmarks/records/loading.jsonl",
+        "ours/results/records/loading.jsonl",
     ),
     Page(
         "A VAE on MNIST for 20 epochs",
-        "systems.vae_mnist",
+        "ours.vae_mnist",
         "Quantized Normal: better reconstructions, larger KL",
-        "[page](systems/vae_mnist.md)",
-        "systems/records/vae_mnist.jsonl",
+        "[page](ours/results/vae_mnist.md)",
+        "ours/results/records/vae_mnist.jsonl",
     ),
 )
 

@@ -5,26 +5,35 @@ The public names are loaded when they are first used, so that `import klprobe` c
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klprobe.categorical import Classes
-    from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
-    from klprobe.estimation import estimate
-    from klprobe.report.document import Report
-    from klprobe.tracking import track
+    from klprobe.distributions import problems as problems
+    from klprobe.distributions.categorical import Classes
+    from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+    from klprobe.estimation import holes as holes
+    from klprobe.estimation import lightning as lightning
+    from klprobe.estimation import tracking as tracking
+    from klprobe.estimation.report import Report
+    from klprobe.estimation.run import estimate
+    from klprobe.estimation.tracking import track
     from klprobe.types import CapabilityError, Estimate, InputError
 
 __version__ = "0.1.0"
 _HOME = {
-    "Classes": "categorical",
-    "estimate": "estimation",
-    "track": "tracking",
-    "DiagonalGaussian": "distributions",
-    "SampleOnly": "distributions",
-    "standard_normal": "distributions",
-    "Report": "report.document",
+    "Classes": "distributions.categorical",
+    "estimate": "estimation.run",
+    "track": "estimation.tracking",
+    "DiagonalGaussian": "distributions.posteriors",
+    "SampleOnly": "distributions.posteriors",
+    "standard_normal": "distributions.posteriors",
+    "Report": "estimation.report",
     "Estimate": "types",
     "InputError": "types",
     "CapabilityError": "types",
@@ -42,8 +51,33 @@ __all__ = [
     "track",
 ]
 
+_SHORT = {
+    "problems": "distributions.problems",
+    "holes": "estimation.holes",
+    "lightning": "estimation.lightning",
+    "tracking": "estimation.tracking",
+}
+"""Modules that users import by a short name, as in `from klprobe.problems import paper_pair`, and where they stand."""
+
+
+class _ShortNames(MetaPathFinder, Loader):
+    """Makes `klprobe.problems` the module `klprobe.distributions.problems` itself: one module under two names, and no copy."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return spec_from_loader(fullname, self) if package == "klprobe" and name in _SHORT else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__.removeprefix("klprobe.")
+        sys.modules[module.__name__] = import_module(f"klprobe.{_SHORT[name]}")  # what the import system then hands out
+
+
+sys.meta_path.insert(0, _ShortNames())  # the first to be asked: a file left over from an older version must not answer
+
 
 def __getattr__(name: str) -> Any:
+    if name in _SHORT:
+        return import_module(f"klprobe.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'klprobe' has no attribute {name!r}")
     return getattr(import_module(f"klprobe.{_HOME[name]}"), name)

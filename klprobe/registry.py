@@ -17,7 +17,7 @@ from typing import Any
 from klprobe.printable import short
 from klprobe.types import InputError
 
-KINDS = ("estimators", "encoders", "trainers", "datasets", "metrics")
+KINDS = ("estimators", "formats", "trainers", "datasets", "metrics")
 LONGEST_TYPO = 40
 """Letters of a name up to which the nearest known one is looked for: longer ones are no slip of the pen."""
 

@@ -122,7 +122,7 @@ def no_progress(done: float, total: float, note: str = "") -> None:
 class Posterior(Protocol):
     """N conditionals q(z|x_n). Any torch Distribution of batch shape (N,) and event shape (D,) can be made one.
 
-    `klprobe.distributions.as_posterior` makes it. Indices name data points; z has shape (m, D), float64.
+    `klprobe.distributions.posteriors.as_posterior` makes it. Indices name data points; z has shape (m, D), float64.
     """
 
     has_log_prob: bool
@@ -173,3 +173,42 @@ class Estimator(Protocol):
             CapabilityError: a needed density is missing.
             InputError: too few points, a fit that diverged, and what to change.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class NotDone:
+    """A method that was asked for and gave no estimate, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RadiusHistogram:
+    """Densities of |z| under q(z) and p(z) over common bins; shapes (bins + 1,), (bins,), (bins,)."""
+
+    edges: tuple[float, ...]
+    posterior: tuple[float, ...]
+    prior: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PartReport:
+    """What is known of some of the latents by themselves, against their own part of the prior.
+
+    Attributes:
+        name: As `level 0`, `channel 3`, `classes`.
+        kind: `latents`, some of the continuous ones, or `classes`, a categorical latent.
+        size: How many latents, or classes.
+        average_kl, mutual_information, brackets, estimates: As in the report, of this part alone; `estimates` holds all three.
+        reason: Why there are no numbers; None when there are.
+    """
+
+    name: str
+    kind: str
+    size: int
+    average_kl: Quantity
+    mutual_information: Quantity
+    brackets: Mapping[str, Bracket]
+    estimates: tuple[Estimate, ...]
+    reason: str | None = None

@@ -13,7 +13,7 @@ import pytest
 from klprobe import registry
 from klprobe.cli.estimate import ESTIMATE_HELP
 from klprobe.cli.estimate_flags import Source, parse_groups
-from klprobe.loading import load
+from klprobe.formats import load
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -102,7 +102,7 @@ def test_the_code_map_names_every_room():
 
 def test_the_speed_ratios_are_those_of_the_last_record():
     """One digit below ten, none above; the first row is the random workload, the second the span over the trained encoders."""
-    record = json.loads((ROOT / "analyses/benchmarks/records/monte_carlo.jsonl").read_text().splitlines()[-1])
+    record = json.loads((ROOT / "analyses/ours/results/records/monte_carlo.jsonl").read_text().splitlines()[-1])
     ratios = {}
     for row in record["table"]:
         ratios.setdefault(row["method"], []).append((row["workload"] == "random", row["over_klprobe"]))

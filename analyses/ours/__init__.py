@@ -1,1 +1,1 @@
-"""What no paper has: brackets, other people's encoders, and what the number of points decides."""
+"""What no paper has: brackets, other people's encoders, every system side by side, benchmarks, programs to copy from."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
-from analyses.models import look_up, probe
+from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.models import look_up, probe
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "results"
 PRINTED = ((2, 0.21), (10, 8.35), (20, 9.53))
 """ELBO surgery: yet another way to carve up the variational evidence lower bound, its table of MNIST VAEs, in nats."""
 STEPS = {"tiny": 4, "quick": 10_000, "paper": 200_000}

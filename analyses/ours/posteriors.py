@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from klprobe.distributions import DiagonalGaussian, as_posterior
-from klprobe.loading import load
+from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior
+from klprobe.formats import load
 from klprobe.types import InputError
 
 FILES = ("joint-vae-fashion", "beta-vae-mnist", "factor-vae-mnist")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
-from analyses.models import facts
+from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.models import facts
 from analyses.ours.posteriors import FILES, open_posterior
-from klprobe.estimation import estimate
+from klprobe.estimation.run import estimate
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "results"
 SAID = """Total nats, over the 60,000 images that each encoder was trained on, so the population's lower bound may be a little
 too high: the encoders' test images are not here. *Least* is average KL - log N, what Monte Carlo cannot go below."""
 

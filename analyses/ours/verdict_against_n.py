@@ -10,15 +10,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analyses.cells import Cell, Item, Preset, Record, Result, main
-from analyses.drawing import COLOURS, save
-from analyses.models import facts
+from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main
+from analyses.machinery.drawing import COLOURS, save
+from analyses.machinery.models import facts
 from analyses.ours.posteriors import FILES, open_posterior, some
-from klprobe.estimation import estimate
+from klprobe.estimation.run import estimate
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "results"
 COUNTS = {"tiny": (50, 200), "quick": (100, 300, 1000, 3000, 10_000, 30_000, 60_000)}
 MARKS = {"resolved": "o", "floor-limited": "s", "methods-disagree": "x", "impossible": "*"}
 

@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Sequence
 
 import klprobe
-from klprobe import kernels
 from klprobe.cli.output import answer_page, say, silence_stdout
 from klprobe.printable import short
+from klprobe.runtime import kernels
 from klprobe.types import InputError
 
 __all__ = ["main"]

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from klprobe import cli
-from klprobe.checkpoint import KIND
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
-from klprobe.encoders._shared import Request
-from klprobe.estimation import estimate
-from klprobe.files.tensor_file import kind_of
-from klprobe.loading import is_ours, load
-from klprobe.report import comparison
-from klprobe.report.comparison import Compared
-from klprobe.report.document import NotDone, Report, as_json
-from klprobe.types import InputError
+from klprobe.datasets import is_ours
+from klprobe.estimation.report import Report, as_json
+from klprobe.estimation.run import estimate
+from klprobe.files.tensor_file import KIND, kind_of
+from klprobe.formats import Request, load
+from klprobe.rendering import comparison
+from klprobe.rendering.comparison import Compared
+from klprobe.types import InputError, NotDone
 
 QUICK, QUICK_FROM_SAMPLES = ("closed-form", "monte-carlo"), ("classifier", "gmm")
 """Estimators of the KL that take seconds, for encoders with a density and for those without."""

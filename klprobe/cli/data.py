@@ -15,12 +15,13 @@ from klprobe.cli.flags import parse
 from klprobe.cli.output import answer, answer_json
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
-from klprobe.datasets._shared import Data, Dataset, data_root
-from klprobe.downloads import fetch
-from klprobe.loading import dataset
-from klprobe.pictures import has_picture, save_rows
+from klprobe.datasets import Dataset, data_root, dataset
+from klprobe.estimation.report import as_json
+from klprobe.files.downloads import fetch
+from klprobe.files.images import has_picture
 from klprobe.printable import short
-from klprobe.report.document import as_json
+from klprobe.rendering.pictures import save_rows
+from klprobe.training.data import Data
 from klprobe.types import InputError
 
 BLOCK = 10_000

@@ -8,20 +8,21 @@ from typing import Any
 
 from torch.distributions import Distribution
 
-from klprobe import cli, parallel
+from klprobe import cli
 from klprobe.cli.estimate_flags import Common, Source, parse_groups
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer_json, emit, say
 from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
-from klprobe.distributions import as_posterior
-from klprobe.encoders._shared import Encoded
-from klprobe.estimation import capabilities, choose_methods, estimate
+from klprobe.distributions.posteriors import as_posterior
+from klprobe.estimation.auto import left_out
+from klprobe.estimation.report import Report
+from klprobe.estimation.run import capabilities, choose_methods, estimate
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.recommendation import left_out
-from klprobe.report import Report
-from klprobe.report.files import save
-from klprobe.report.terminal import print_report
+from klprobe.formats import Encoded
+from klprobe.rendering.files import save
+from klprobe.rendering.terminal import print_report
+from klprobe.runtime import parallel
 from klprobe.types import Estimator, InputError, Posterior
 
 PARTIAL = "monte-carlo.partial.npz"

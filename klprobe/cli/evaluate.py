@@ -11,29 +11,28 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 
 from klprobe import cli, registry
-from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import choose_dataset, read_dataset
-from klprobe.datasets._shared import has_validation
-from klprobe.evaluation import INTERRUPTED, Evaluation, choose, evaluate
-from klprobe.evidence import Evidence, generator_of
+from klprobe.datasets import has_validation
+from klprobe.distributions.inspection import radius_histogram
+from klprobe.estimation.report import as_json
+from klprobe.evaluation.evidence import Evidence, generator_of
+from klprobe.evaluation.feature_net import FeatureNet, raw_values, read_net
+from klprobe.evaluation.judge import own_net
+from klprobe.evaluation.run import INTERRUPTED, Evaluation, choose, evaluate
 from klprobe.files.child import Limits
-from klprobe.inspection import radius_histogram
-from klprobe.judge import own_net
-from klprobe.metrics._features import FeatureNet, raw_values, read_net
-from klprobe.pictures import reconstruct
 from klprobe.printable import visible
-from klprobe.provenance import commit, versions
-from klprobe.report import evaluation as report
-from klprobe.report.comparison import labels
-from klprobe.report.document import RadiusHistogram, as_json
-from klprobe.report.evaluation_figures import SHOWN, draw_evaluation, nearest
-from klprobe.trained import Trained
-from klprobe.types import InputError
+from klprobe.rendering import evaluation as report
+from klprobe.rendering.comparison import labels
+from klprobe.rendering.evaluation_figures import SHOWN, draw_evaluation, nearest
+from klprobe.runtime.provenance import commit, versions
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import Trained, reconstruct
+from klprobe.types import InputError, RadiusHistogram
 
 WIDTH = 100
 

@@ -10,20 +10,21 @@ from typing import Annotated
 import torch
 
 from klprobe import cli
-from klprobe.checkpoint import KIND, load_checkpoint
 from klprobe.cli.estimate_flags import Bare, Source
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
-from klprobe.files.tensor_file import kind_of
-from klprobe.holes import Draws, Holes, find_holes
-from klprobe.pictures import decode, has_picture
-from klprobe.provenance import commit, versions
-from klprobe.report import holes as report
-from klprobe.report.document import as_json
-from klprobe.report.holes_figures import draw_holes, embed
+from klprobe.estimation.holes import Draws, Holes, find_holes
+from klprobe.estimation.report import as_json
+from klprobe.files.images import has_picture
+from klprobe.files.tensor_file import KIND, kind_of
+from klprobe.rendering import holes as report
+from klprobe.rendering.holes_figures import draw_holes, embed
+from klprobe.runtime.provenance import commit, versions
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import decode
 from klprobe.types import InputError
 
 WIDTH = 100

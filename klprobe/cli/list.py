@@ -12,7 +12,7 @@ TITLES = {
     "estimators": "methods (--methods)",
     "trainers": "trainers (klprobe train NAME)",
     "datasets": "data sets (--data, --dataset)",
-    "encoders": "checkpoint formats (--checkpoint)",
+    "formats": "checkpoint formats (--checkpoint)",
     "metrics": "metrics (klprobe evaluate --metrics)",
 }
 

@@ -1,7 +1,7 @@
 """The one way to the terminal: every word on stdout and stderr goes through here, as characters that show themselves.
 
 A file's name, and what a file says of itself, may hold anything; `klprobe.printable.visible` takes its power away. No other
-file of this package prints; what rich draws (`klprobe.report.terminal`, `klprobe.cli.progress`) is made visible there.
+file of this package prints; what rich draws (`klprobe.rendering.terminal`, `klprobe.cli.progress`) is made visible there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from klprobe.printable import visible
-from klprobe.report.wording import PLAIN
+from klprobe.rendering.wording import PLAIN
 
 LONGEST = 2000
 """Characters of a message on stderr, at most: a name out of a file may be as long as the file."""
@@ -35,7 +35,7 @@ def answer_page(text: str) -> None:
 
 
 def answer_json(document: str) -> None:
-    """A JSON document, whose strings escape by JSON's own rules what must not be seen (`klprobe.report.document.as_json`)."""
+    """A JSON document, whose strings escape by JSON's own rules what must not be seen (`klprobe.estimation.report.as_json`)."""
     emit(lambda: print(document))
 
 

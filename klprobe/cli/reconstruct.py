@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 
-from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device
 from klprobe.cli.output import answer
 from klprobe.cli.source import choose_dataset, read_dataset
-from klprobe.pictures import reconstruct, save_rows
+from klprobe.rendering.pictures import save_rows
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import reconstruct
 from klprobe.types import CapabilityError, InputError
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from klprobe.checkpoint import load_checkpoint
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device
 from klprobe.cli.output import answer
-from klprobe.pictures import sampled_rows, save_rows
+from klprobe.rendering.pictures import sampled_rows, save_rows
+from klprobe.training.checkpoint import load_checkpoint
 from klprobe.types import CapabilityError, InputError
 
 

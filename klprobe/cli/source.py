@@ -8,17 +8,17 @@ from pathlib import Path
 from torch.distributions import Distribution
 
 from klprobe import registry
-from klprobe.checkpoint import Checkpoint
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.output import say
-from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
-from klprobe.datasets._shared import Data, Dataset, Split
-from klprobe.encoders._shared import Encoded, Request
+from klprobe.datasets import Dataset, Split, dataset
 from klprobe.files.child import Limits
-from klprobe.images import parse_size
-from klprobe.loading import dataset, load
-from klprobe.remembered import dataset_of_file, notes_of
+from klprobe.files.images import parse_size
+from klprobe.files.remembered import dataset_of_file, notes_of
+from klprobe.formats import Encoded, Request, load
+from klprobe.formats._prior import parse_prior
+from klprobe.training.checkpoint import Checkpoint
+from klprobe.training.data import Data
 from klprobe.types import Progress
 
 

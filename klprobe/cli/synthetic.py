@@ -13,12 +13,12 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, say
 from klprobe.cli.progress import bars
-from klprobe.experiments.records import Record, is_cell, keep_record, read_records
-from klprobe.experiments.settings import PRESETS, Experiment, Preset, Settings
-from klprobe.experiments.synthetic import Diverged, run_one
-from klprobe.problems import features_of
-from klprobe.report import synthetic as report
-from klprobe.report.files import write_whole
+from klprobe.distributions.problems import features_of
+from klprobe.rendering import synthetic as report
+from klprobe.rendering.files import write_whole
+from klprobe.runtime.records import Record, keep_record, read_records
+from klprobe.synthetic.run import Diverged, run_one
+from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings, is_cell
 from klprobe.types import InputError
 
 RECORDS = "synthetic.jsonl"

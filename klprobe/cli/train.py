@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from klprobe import parallel, registry
+from klprobe import registry
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_page
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
-from klprobe.loading import dataset
-from klprobe.pictures import has_picture, painter
-from klprobe.training import Precision, train
+from klprobe.datasets import dataset
+from klprobe.files.images import has_picture
+from klprobe.rendering.pictures import painter
+from klprobe.runtime import parallel
+from klprobe.training.loop import Precision, train
 from klprobe.types import InputError
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from klprobe.images import Undecodable, check_same_shape
-from klprobe.npy import map_file
+from klprobe.files.images import Undecodable, check_same_shape
+from klprobe.files.npy import map_file
 from klprobe.types import InputError, Progress, no_progress
 
 KEEP_FROM = 1 << 25

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, downloads, folder_with, parts
+from klprobe.datasets import downloads, folder_with, parts
+from klprobe.training.data import Data
 from klprobe.types import InputError
 
 PREFIX = {"train": "train", "test": "t10k"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from klprobe.datasets._shared import Data, parts
+from klprobe.datasets import parts
+from klprobe.training.data import Data
 
 SIZES = {"train": 50_000, "test": 10_000}
 """Points of a split (ours)."""

@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe import npy
-from klprobe.datasets._augment import augment
-from klprobe.datasets._shared import Data, Split, carved, held_out, parts
-from klprobe.downloads import Download
+from klprobe.datasets import Split, carved, held_out, parts
+from klprobe.files import npy
+from klprobe.files.downloads import Download
+from klprobe.files.images import channels_first
 from klprobe.files.zips import opened
-from klprobe.images import channels_first
 from klprobe.registry import spec
+from klprobe.training.data import Data, augment
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["ArrayFile"]

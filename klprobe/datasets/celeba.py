@@ -12,12 +12,12 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets._augment import augment
+from klprobe.datasets import Split, data_root, folder_with, parts
 from klprobe.datasets._decoded import Files, decode
-from klprobe.datasets._shared import Data, Split, data_root, folder_with, parts
-from klprobe.downloads import Download
-from klprobe.images import Undecodable, read_image
+from klprobe.files.downloads import Download
+from klprobe.files.images import Undecodable, read_image
 from klprobe.registry import spec
+from klprobe.training.data import Data, augment
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Celeba"]

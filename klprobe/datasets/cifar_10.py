@@ -13,11 +13,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from klprobe.datasets._augment import augment
-from klprobe.datasets._python2_pickle import read_pickle
-from klprobe.datasets._shared import Data, Split, carved, data_root, downloads, parts
-from klprobe.downloads import Download
+from klprobe.datasets import Split, carved, data_root, downloads, parts
+from klprobe.files.downloads import Download
+from klprobe.files.python2_pickle import read_pickle
 from klprobe.registry import spec
+from klprobe.training.data import Data, augment
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Cifar10"]

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from klprobe.datasets import Split, carved, parts
 from klprobe.datasets._idx import MNIST, load_idx, locate_idx
-from klprobe.datasets._shared import Data, Split, carved, parts
-from klprobe.downloads import Download
+from klprobe.files.downloads import Download
 from klprobe.registry import spec
+from klprobe.training.data import Data
 from klprobe.types import Progress, no_progress
 
 __all__ = ["ColorMnist"]

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, Split, carved, parts
-from klprobe.downloads import Download
+from klprobe.datasets import Split, carved, parts
+from klprobe.files.downloads import Download
+from klprobe.training.data import Data
 from klprobe.types import Progress, no_progress
 
 __all__ = ["Digits"]

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets._shared import Data, Split, carved, parts
-from klprobe.downloads import Download
+from klprobe.datasets import Split, carved, parts
+from klprobe.distributions.problems import Gaussian, paper_gaussian
+from klprobe.files.downloads import Download
 from klprobe.printable import short
-from klprobe.problems import Gaussian, paper_gaussian
 from klprobe.registry import spec
+from klprobe.training.data import Data
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Gaussians"]

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets._augment import augment
+from klprobe.datasets import Split, carved, held_out, parts
 from klprobe.datasets._decoded import Files, decode
-from klprobe.datasets._shared import Data, Split, carved, held_out, parts
-from klprobe.downloads import Download
-from klprobe.images import find_images, parse_size, read_image
+from klprobe.files.downloads import Download
+from klprobe.files.images import find_images, parse_size, read_image
 from klprobe.registry import spec
+from klprobe.training.data import Data, augment
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["ImageFolder"]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from klprobe.datasets import Split, carved, downloads
 from klprobe.datasets._idx import load_idx, locate_idx
-from klprobe.datasets._shared import Data, Split, carved, downloads
-from klprobe.downloads import Download
+from klprobe.files.downloads import Download
+from klprobe.training.data import Data
 from klprobe.types import Progress, no_progress
 
 __all__ = ["Kmnist"]

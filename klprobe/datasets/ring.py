@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import torch
 
+from klprobe.datasets import Split, carved
 from klprobe.datasets._modes import load_modes
-from klprobe.datasets._shared import Data, Split, carved
-from klprobe.downloads import Download
+from klprobe.files.downloads import Download
+from klprobe.training.data import Data
 from klprobe.types import Progress, no_progress
 
 __all__ = ["Ring"]

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets._shared import Data, Split, carved, downloads, folder_with, parts
-from klprobe.downloads import Download
+from klprobe.datasets import Split, carved, downloads, folder_with, parts
+from klprobe.files.downloads import Download
+from klprobe.training.data import Data
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Svhn"]

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.distributions import SampleOnly, as_posterior, check_prior
+from klprobe.distributions.flows import Whitening
+from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior
+from klprobe.distributions.statistics import point_mean, visits
 from klprobe.estimators._density_fit import Schedule, log_density, maximise, whiten
 from klprobe.estimators._shared import Split, draw_evenly, mean_error, split_points
-from klprobe.flows import Whitening
-from klprobe.statistics import point_mean, visits
 from klprobe.types import Estimate, InputError, Posterior, Progress, no_progress
 
 FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from klprobe.flows import Whitening
+from klprobe.distributions.flows import Whitening
 from klprobe.types import InputError, Progress
 
 EVALUATIONS = 50

@@ -8,7 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from klprobe.flows import Mixture
+from klprobe.distributions.flows import Mixture
 
 
 def start_mixture(

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from klprobe.distributions.statistics import point_mean
 from klprobe.estimators._shared import CLIP_MARGIN, MeanError, clip, donsker_varadhan, mean_error, nwj
-from klprobe.statistics import point_mean
 from klprobe.types import Bound, Estimate, Target
 
 BINS = 15

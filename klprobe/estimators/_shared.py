@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import InputError, Posterior
 
 CLIP_MARGIN = 5.0
@@ -47,13 +48,6 @@ def split_points(num_points: int, generator: torch.Generator, *, method: str) ->
     stop, report = (math.ceil(num_points * share) for share in (STOP_SHARE, REPORT_SHARE))
     order = torch.randperm(num_points, generator=generator)
     return Split(order[stop + report :], order[:stop], order[stop : stop + report])
-
-
-def visit_evenly(indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Point indices for `num_samples` draws: each point floor or ceil(num_samples / len) times, in random order."""
-    rounds = math.ceil(num_samples / len(indices))
-    orders = [indices[torch.randperm(len(indices), generator=generator)] for _ in range(rounds)]
-    return torch.cat(orders)[:num_samples]
 
 
 def draw_evenly(posterior: Posterior, indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:

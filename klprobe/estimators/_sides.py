@@ -13,10 +13,11 @@ from typing import NamedTuple
 import torch
 from torch.distributions import Distribution
 
-from klprobe.distributions import SampleOnly, as_posterior, check_prior, sample_prior
+from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, sample_prior
+from klprobe.distributions.priors import Cloud
+from klprobe.distributions.statistics import visit_evenly
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates, share_above_ceiling
-from klprobe.estimators._shared import Split, draw_evenly, split_points, visit_evenly
-from klprobe.priors import Cloud
+from klprobe.estimators._shared import Split, draw_evenly, split_points
 from klprobe.types import Estimate, InputError, Posterior, Target
 
 Draw = Callable[[int], torch.Tensor]

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch.distributions import Distribution
 
-from klprobe.distributions import as_posterior, check_prior, conditional_kl
-from klprobe.statistics import point_mean, visits
+from klprobe.distributions.posteriors import as_posterior, check_prior, conditional_kl
+from klprobe.distributions.statistics import point_mean, visits
 from klprobe.types import Bound, Estimate, Progress, Target, no_progress
 
 __all__ = ["ClosedForm"]

@@ -10,13 +10,14 @@ from typing import ClassVar
 import torch
 from torch.distributions import Distribution, MultivariateNormal
 
-from klprobe.distributions import SampleOnly, diagonal_normal
+from klprobe.distributions.posteriors import SampleOnly, diagonal_normal
+from klprobe.distributions.statistics import visit_evenly
 from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
 from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._moments import SHRINKAGES, Moments, moments
 from klprobe.estimators._ratio_fit import MOMENT_DRAWS
 from klprobe.estimators._ratio_report import RatioOnQ
-from klprobe.estimators._shared import FIT_LEFT_OUT, MeanError, mean_error, visit_evenly
+from klprobe.estimators._shared import FIT_LEFT_OUT, MeanError, mean_error
 from klprobe.estimators._sides import Sides
 from klprobe.estimators._whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, Target, no_progress

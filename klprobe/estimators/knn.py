@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions import as_posterior, check_prior, sample_prior
+from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
+from klprobe.distributions.priors import Cloud
 from klprobe.estimators._shared import MeanError
 from klprobe.estimators._whitening import Whitening
-from klprobe.priors import Cloud
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["Knn"]

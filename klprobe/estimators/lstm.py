@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from klprobe.distributions import LOG_2PI
+from klprobe.distributions.posteriors import LOG_2PI
 from klprobe.estimators._density import DensityEstimator
 from klprobe.estimators._density_fit import seeded
 

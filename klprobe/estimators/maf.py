@@ -1,4 +1,4 @@
-"""Masked autoregressive flow: Algorithm 3 with `klprobe.flows.Flow`, which can be kept and used as a prior."""
+"""Masked autoregressive flow: Algorithm 3 with `klprobe.distributions.flows.Flow`, which can be kept and used as a prior."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
+from klprobe.distributions.flows import Flow, save_flow
 from klprobe.estimators._density import DensityEstimator, MixedWithPrior
 from klprobe.estimators._density_fit import seeded
 from klprobe.estimators._gaussian_mixture import start_mixture
 from klprobe.estimators._shared import Split
-from klprobe.flows import Flow, save_flow
-from klprobe.provenance import commit, versions
+from klprobe.runtime.provenance import commit, versions
 from klprobe.types import InputError, Posterior, Progress
 
 __all__ = ["Maf"]

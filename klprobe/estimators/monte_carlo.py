@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.control_variates import Adjusted, GaussianControls, Regression, cross_fit
-from klprobe.distributions import DiagonalGaussian, as_posterior, check_prior, conditional_kl
-from klprobe.mixture import general_rate, log_sum_others, removal_losses
-from klprobe.partial import Keeper
-from klprobe.statistics import PointMean, point_mean, visits
+from klprobe.distributions.aggregate import general_rate, log_sum_others, removal_losses
+from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
+from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl
+from klprobe.distributions.statistics import PointMean, point_mean, visits
+from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
 __all__ = ["MonteCarlo"]
@@ -56,7 +56,7 @@ class MonteCarlo:
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
     in_parallel: ClassVar[bool] = True
-    """Several processes share its work (klprobe.parallel)."""
+    """Several processes share its work (klprobe.runtime.parallel)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""

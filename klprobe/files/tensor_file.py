@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from klprobe.types import InputError
 
 UNREADABLE = (SafetensorError, ValueError, RuntimeError, AttributeError, TypeError)
 """What safetensors raises of a damaged file, and of numbers of a kind that this torch lacks."""
+
+KIND = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,23 @@ def kind_of(path: Path) -> str | None:
             return file.kind
     except (InputError, OSError):
         return None
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], *, kind: str = KIND) -> None:
+    """Write a checkpoint under another name, then rename it: a full disk or a crash leaves the old file whole.
+
+    Another `kind` of file with tensors and settings is written alike.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    draft = path.with_name(path.name + ".draft")
+    metadata = {"klprobe.kind": kind, "klprobe.settings": json.dumps(settings, allow_nan=False)}
+    try:
+        # not save_file, which gives the file to its owner alone whatever the umask
+        draft.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        kept = f"the checkpoint written before stays as it is: {path}" if path.exists() else "there is no earlier one"
+        raise InputError(f"The checkpoint {path} cannot be written ({error}); {kept}.") from error

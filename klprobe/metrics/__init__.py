@@ -1,8 +1,8 @@
 """One file = one sample-quality metric.
 
-Three layers: `_features` turns images into features by a net, `_statistics` turns features into moments and errors, and a
-metric turns those into scores. A metric is a frozen dataclass of settings with one method, `measure`; the names of its
-arguments say what it looks at, and `klprobe.evidence` hands it over:
+Three layers: `klprobe.evaluation.feature_net` turns images into features by a net, `_statistics` turns features into
+moments and errors, and a metric turns those into scores. A metric is a frozen dataclass of settings with one method,
+`measure`; the names of its arguments say what it looks at, and `klprobe.evaluation.evidence` hands it over:
 
     samples, data      points of shape (m, *shape), made by the model and held out; on the scale of the data where both are
                        asked for, else images in [0, 1]
@@ -19,3 +19,108 @@ arguments say what it looks at, and `klprobe.evidence` hands it over:
     generator          source of all randomness
     progress           told how far the work is
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch.distributions import Distribution
+
+from klprobe.types import InputError
+
+Better = Literal["higher", "lower", "closer", "neither"]
+"""Which way a score is good; closer: to the value of real data, or to that of the prior."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a metric.
+
+    Attributes:
+        quantity: Its name.
+        value: None where there is no number; `reason` says why.
+        std_error: Standard error of the value, over fresh samples and data; None where it is not known.
+        better: Which way it is good.
+        unit: Empty for a number without one.
+        net: Feature net behind it; values under different nets are not comparable.
+        reason: Why there is no value, or no error.
+        details: What else was found, strict-JSON values only.
+    """
+
+    quantity: str
+    value: float | None
+    std_error: float | None
+    better: Better
+    unit: str = ""
+    net: str | None = None
+    reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a net sees in data points.
+
+    Attributes:
+        values: Features, float64, shape (n, dim).
+        net: Which net it was, in words.
+        logits: Unnormalised log-probabilities of its classes, float64, shape (n, classes); None for a net without classes.
+    """
+
+    values: torch.Tensor
+    net: str
+    logits: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Model(Protocol):
+    """A trained system as metrics ask it (`klprobe.training.trained.Trained`); codes have shape (m, D), points (m, *shape)."""
+
+    @property
+    def latent_dim(self) -> int:
+        """D, the number of latents."""
+
+    @property
+    def prior(self) -> Distribution:
+        """p(z), event shape (D,)."""
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Points of codes, differentiable."""
+
+    def draw(
+        self, x: torch.Tensor, num: int, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes z ~ q(z|x), shape (num, m, D), and their log q(z|x), shape (num, m), float64.
+
+        A conditional system takes the labels of x. Raises CapabilityError without an encoder that has a density.
+        """
+
+    def log_likelihood(
+        self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """log p(x|z) of each pair in nats, shape (m,), float64. Raises CapabilityError where p(x|z) has no density."""
+
+
+def check_pair(samples: Features, data: Features, metric: str, least: int = 2) -> None:
+    """Raise InputError unless both are finite features of one net, at least `least` points each."""
+    if samples.net != data.net:
+        raise InputError(f"{metric} compares features of one net; got those of {samples.net} and of {data.net}.")
+    if samples.values.dim() != 2 or data.values.dim() != 2 or samples.values.shape[1] != data.values.shape[1]:
+        raise InputError(
+            f"{metric} compares features of shape (n, dim); got {tuple(samples.values.shape)} and {tuple(data.values.shape)}."
+        )
+    for name, points in (("samples", samples), ("data", data)):
+        if len(points) < least:
+            raise InputError(f"{metric} needs at least {least} points; got {len(points)} {name}.")
+        if not points.values.isfinite().all():
+            raise InputError(f"{metric} needs finite features; those of the {name} by {points.net} are not.")
+
+
+def seed_of(generator: torch.Generator) -> int:
+    """A seed for a library that takes no torch generator, drawn from one."""
+    return int(torch.randint(2**31, (), generator=generator))

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from klprobe.metrics._shared import seed_of
+from klprobe.metrics import seed_of
 from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from klprobe.metrics._shared import Features, Score
+from klprobe.metrics import Features, Score
 from klprobe.metrics._statistics import share_error
 from klprobe.types import CapabilityError, InputError
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from klprobe.metrics._shared import Features, Score, check_pair
+from klprobe.metrics import Features, Score, check_pair
 from klprobe.metrics._two_samples import LEAST, TwoSamples
 
 __all__ = ["C2ST"]

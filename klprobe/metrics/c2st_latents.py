@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from klprobe.metrics._shared import Score
+from klprobe.metrics import Score
 from klprobe.metrics._two_samples import LEAST, TwoSamples
 from klprobe.types import InputError
 

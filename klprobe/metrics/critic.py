@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from klprobe.losses import gradient_penalty
-from klprobe.metrics._shared import Score, seed_of
+from klprobe.metrics import Score, seed_of
 from klprobe.metrics._statistics import mean_error
-from klprobe.networks import discriminator
+from klprobe.training.losses import gradient_penalty
+from klprobe.training.networks import discriminator
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Critic"]

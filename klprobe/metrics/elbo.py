@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from klprobe.metrics._shared import Model, Score
+from klprobe.metrics import Model, Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import InputError, Progress, no_progress
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from klprobe.metrics._shared import Features, Score, check_pair
+from klprobe.metrics import Features, Score, check_pair
 from klprobe.metrics._statistics import frechet, frechet_distance, frechet_influence, mean_error, moments
 from klprobe.types import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from klprobe.metrics._shared import Features, Score
+from klprobe.metrics import Features, Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import CapabilityError, InputError
 

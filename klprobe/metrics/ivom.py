@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from klprobe.distributions import sample_prior
-from klprobe.metrics._shared import Model, Score
+from klprobe.distributions.posteriors import sample_prior
+from klprobe.metrics import Model, Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import InputError, Progress, no_progress
 

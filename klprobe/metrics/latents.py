@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from klprobe.metrics._shared import Better, Score
+from klprobe.metrics import Better, Score
 from klprobe.metrics._statistics import halves_error, moments
 from klprobe.types import InputError
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from klprobe.files.child import Limits
 from klprobe.files.weights import read_weights as read_state_dict
-from klprobe.metrics._shared import Score
+from klprobe.metrics import Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import InputError
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from klprobe.metrics._shared import Score
+from klprobe.metrics import Score
 from klprobe.metrics._statistics import mean_error
 from klprobe.types import InputError
 

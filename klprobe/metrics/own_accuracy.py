@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from klprobe.metrics._shared import Score
+from klprobe.metrics import Score
 from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from klprobe.metrics._shared import Better, Features, Score, check_pair
+from klprobe.metrics import Better, Features, Score, check_pair
 from klprobe.metrics._statistics import halves_error, share_error
 from klprobe.types import InputError
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from klprobe.training import Batch, TrainingData
+from klprobe.training.data import Batch, TrainingData
 from klprobe.types import CapabilityError, InputError
 
 UNKNOWN = -1

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from klprobe.distributions import SampleOnly
-from klprobe.networks import encoder, generator
+from klprobe.distributions.posteriors import SampleOnly
+from klprobe.training.networks import encoder, generator
 from klprobe.types import InputError
 
 PosteriorKind = Literal["gaussian", "deterministic", "implicit"]

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from klprobe.networks import discriminator, spectral, standard_discriminator, standard_generator
+from klprobe.training.networks import discriminator, spectral, standard_discriminator, standard_generator
 
 Architecture = Literal["auto", "standard", "dcgan"]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Laplace
 
-from klprobe.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
-from klprobe.networks import generator
+from klprobe.training.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
+from klprobe.training.networks import generator
 
 Visible = Literal["bernoulli", "quantized_normal", "quantized_normal_shared", "laplace"]
 QUANTIZED = ("quantized_normal", "quantized_normal_shared")

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from klprobe.distributions import TorchPosterior, as_double
-from klprobe.losses import fake_loss, gaussian_kl, real_loss
-from klprobe.networks import discriminator, encoder
+from klprobe.distributions.posteriors import TorchPosterior, as_double
 from klprobe.trainers._classes import FewLabels, beside, check_labels, few_labels
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
-from klprobe.training import Batch, Loss, Player, TrainingData
+from klprobe.training.data import Batch, TrainingData
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, gaussian_kl, real_loss
+from klprobe.training.networks import discriminator, encoder
 from klprobe.types import InputError
 
 __all__ = ["AAVAE"]

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from klprobe.distributions import SampleOnly
-from klprobe.losses import cosine_distance, empirical_kl
-from klprobe.networks import encoder
+from klprobe.distributions.posteriors import SampleOnly
 from klprobe.trainers._shared import System
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import cosine_distance, empirical_kl
+from klprobe.training.networks import encoder
 from klprobe.types import CapabilityError
 
 __all__ = ["AGE"]

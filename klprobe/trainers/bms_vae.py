@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.losses import best_match, fake_loss, real_loss, reverse_kl
-from klprobe.networks import code_discriminator
 from klprobe.trainers._best_of_many import check_draws, draw_many, weight
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import best_match, fake_loss, real_loss, reverse_kl
+from klprobe.training.networks import code_discriminator
 
 __all__ = ["BMSVAE"]
 

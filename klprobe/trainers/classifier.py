@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from klprobe.networks import classifier_trunk, encoder
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.networks import classifier_trunk, encoder
 from klprobe.types import InputError
 
 __all__ = ["Classifier"]

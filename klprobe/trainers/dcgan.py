@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from klprobe.losses import fake_loss, real_loss
-from klprobe.networks import discriminator
 from klprobe.trainers._shared import System
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, real_loss
+from klprobe.training.networks import discriminator
 
 __all__ = ["DCGAN"]
 

@@ -9,11 +9,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from klprobe.distributions import LOG_2PI, ConditionalDistribution
-from klprobe.losses import gaussian_kl
+from klprobe.distributions.posteriors import LOG_2PI, ConditionalDistribution
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, mean, nll
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import gaussian_kl
 from klprobe.types import InputError
 
 __all__ = ["DRAW"]

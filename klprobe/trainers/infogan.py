@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from klprobe.losses import fake_loss, gaussian_nll, real_loss
-from klprobe.networks import discriminator, encoder
 from klprobe.trainers._shared import System
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, gaussian_nll, real_loss
+from klprobe.training.networks import discriminator, encoder
 from klprobe.types import InputError
 
 __all__ = ["InfoGAN"]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from klprobe.losses import fake_loss, importance_weights, real_loss
-from klprobe.networks import discriminator, generator
 from klprobe.trainers._classes import beside, check_labels
 from klprobe.trainers._shared import System
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, importance_weights, real_loss
+from klprobe.training.networks import discriminator, generator
 
 __all__ = ["IWGAN"]
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from klprobe.losses import hinge_fake, hinge_real
 from klprobe.trainers._shared import System
 from klprobe.trainers._spectral import Architecture, make_generator, make_judge
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import hinge_fake, hinge_real
 
 __all__ = ["SNGAN"]
 

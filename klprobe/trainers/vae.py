@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from klprobe.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
-from klprobe.networks import code_discriminator, encoder
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
+from klprobe.training.networks import code_discriminator, encoder
 
 __all__ = ["VAE"]
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.losses import fake_loss, l1, real_loss
-from klprobe.networks import JointDiscriminator
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, l1, real_loss
+from klprobe.training.networks import JointDiscriminator
 
 __all__ = ["VEEGAN"]
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.losses import fake_loss, imq_mmd, real_loss, squared_error
-from klprobe.networks import code_discriminator
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
-from klprobe.training import Batch, Loss, Player
+from klprobe.training.data import Batch
+from klprobe.training.loop import Loss, Player
+from klprobe.training.losses import fake_loss, imq_mmd, real_loss, squared_error
+from klprobe.training.networks import code_discriminator
 
 __all__ = ["WAE"]
 

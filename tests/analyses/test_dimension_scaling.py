@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from analyses.dimension_scaling import figure, run, settings, summary
+from analyses.ours import dimension_scaling, dimension_scaling_page, dimension_scaling_settings, dimension_scaling_summary
 from klprobe import registry
-from klprobe.distributions import as_posterior
+from klprobe.distributions.posteriors import as_posterior
 
 NAMES = registry.names("estimators")
 
@@ -23,41 +23,50 @@ def record(method, dim, kl, seed, value, *, error=0.1, lower=None, failed=None, 
 
 
 def test_the_grid_has_every_estimator_once_in_each_cell_and_is_whole_for_one_seed_first():
-    order = run.cells()
-    assert len(order) == len(set(order)) == len(NAMES) * len(settings.DIMS) * len(settings.KLS) * settings.SEEDS
-    assert {seed for *_, seed in order[: len(order) // settings.SEEDS]} == {0}
+    order = dimension_scaling.cells()
+    assert (
+        len(order)
+        == len(set(order))
+        == len(NAMES)
+        * len(dimension_scaling_settings.DIMS)
+        * len(dimension_scaling_settings.KLS)
+        * dimension_scaling_settings.SEEDS
+    )
+    assert {seed for *_, seed in order[: len(order) // dimension_scaling_settings.SEEDS]} == {0}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_estimator_is_given_what_it_requires_and_no_more(name):
     requires = registry.load("estimators", name).requires
-    problem = run.problem_for(requires, 3, 5.0, 0)
+    problem = dimension_scaling.problem_for(requires, 3, 5.0, 0)
     assert as_posterior(problem.posterior).has_log_prob == ("posterior-density" in requires)
     assert getattr(problem.prior, "has_log_prob", True) == bool(requires)
     assert problem.population_kl == 5.0
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dim", settings.DIMS)
+@pytest.mark.parametrize("dim", dimension_scaling_settings.DIMS)
 def test_settings_are_ones_that_the_estimator_takes(name, dim):
     kind = registry.load("estimators", name)
     fields = set(kind.__dataclass_fields__)
-    chosen = settings.settings_of(name, dim, fields)
+    chosen = dimension_scaling_settings.settings_of(name, dim, fields)
     kind(**chosen)
-    assert set(settings.OF.get(name, {})) | set(settings.OF_AT.get((name, dim), {})) <= fields
+    assert (
+        set(dimension_scaling_settings.OF.get(name, {})) | set(dimension_scaling_settings.OF_AT.get((name, dim), {})) <= fields
+    )
 
 
 @pytest.mark.parametrize("name", ["knn", "closed-form", "gmm"])
 def test_a_cell_is_strict_json_with_values_near_the_truth(name):
-    found = run.run((name, 2, 1.0, 0), **({"num_samples": 2000} if name != "closed-form" else {}))
+    found = dimension_scaling.run((name, 2, 1.0, 0), **({"num_samples": 2000} if name != "closed-form" else {}))
     json.dumps(found, allow_nan=False)
     assert found["failed"] is None
-    (cell,) = summary.grid([found]).values()
+    (cell,) = dimension_scaling_summary.grid([found]).values()
     assert abs(cell.point.bias - (5.0 if name == "closed-form" else 0.0)) < 0.4, "an upper bound is off by what codes tell"
 
 
 def test_a_fit_beyond_the_limit_is_stopped_and_recorded():
-    found = run.run(("classifier", 2, 1.0, 0), limit=0.3, steps=100_000)
+    found = dimension_scaling.run(("classifier", 2, 1.0, 0), limit=0.3, steps=100_000)
     assert found["failed"] == "not done after 0.3 s of CPU"
     assert found["estimates"] == []
 
@@ -69,9 +78,9 @@ def busy(seconds):
 
 
 def test_the_limit_counts_cpu_and_is_gone_afterwards():
-    with run.cpu_limit(0.05):
+    with dimension_scaling.cpu_limit(0.05):
         time.sleep(0.2)
-    with pytest.raises(run.OverBudget), run.cpu_limit(0.05):
+    with pytest.raises(dimension_scaling.OverBudget), dimension_scaling.cpu_limit(0.05):
         busy(10.0)
     busy(0.2)
 
@@ -79,20 +88,20 @@ def test_the_limit_counts_cpu_and_is_gone_afterwards():
 def test_harder_cases_of_what_took_too_long_are_not_tried():
     slow = record("lstm", 1000, 1.0, 0, 0.0, failed="not done after 30 s of CPU", seconds=30.1)
     refused = record("knn", 1000, 1.0, 0, 0.0, failed="codes coincide", seconds=0.1)
-    assert "at 1 nats, seed 0" in run.hopeless(("lstm", 1000, 5.0, 2), [slow, refused])
+    assert "at 1 nats, seed 0" in dimension_scaling.hopeless(("lstm", 1000, 5.0, 2), [slow, refused])
     for cell in (("lstm", 1000, 0.0, 1), ("lstm", 100, 5.0, 0), ("knn", 1000, 5.0, 0)):
-        assert run.hopeless(cell, [slow, refused]) is None
+        assert dimension_scaling.hopeless(cell, [slow, refused]) is None
 
 
 def test_bias_spread_errors_and_broken_bounds_come_from_the_seeds():
     rows = [record("gmm", 10, 5.0, i, v, lower=low) for i, (v, low) in enumerate(((5.1, 5.9), (5.3, 6.0), (5.5, 6.1)))]
     rows.append(record("gmm", 10, 20.0, 0, 0.0, failed="not done"))
-    cells = summary.grid(rows)
+    cells = dimension_scaling_summary.grid(rows)
     cell = cells["gmm", 10, 5.0]
     assert (cell.point.bias, cell.point.spread, cell.point.said) == pytest.approx((0.3, 0.2, 0.1))
     assert cell.lower.bias == pytest.approx(1.0)
     assert cell.bound_broken, "1 nat above the truth with an error of 0.1 / sqrt(3)"
-    page = summary.page(cells, ["gmm"], [10], [5.0, 20.0], figure.head(rows))
+    page = dimension_scaling_summary.page(cells, ["gmm"], [10], [5.0, 20.0], dimension_scaling_page.head(rows))
     assert "| gmm | 10 | +0.300 ± 0.2 (0.1) | no answer |" in page
     assert "| gmm | 10 | **+1 ± 0.1 (0.1)** | no answer |" in page
     assert "ENIAC" in page
@@ -100,7 +109,9 @@ def test_bias_spread_errors_and_broken_bounds_come_from_the_seeds():
 
 def test_figures_are_drawn_from_a_part_of_the_grid():
     rows = [record("knn", 10, 5.0, i, 5.0 + i) for i in range(2)]
-    cells = summary.grid([*rows, record("lstm", 1000, 0.0, 0, 0.0, failed="slow")])
-    drawn = figure.draw(cells, figure.ordered(), lambda cell: cell.point, lambda number: number.said, "title")
+    cells = dimension_scaling_summary.grid([*rows, record("lstm", 1000, 0.0, 0, 0.0, failed="slow")])
+    drawn = dimension_scaling_page.draw(
+        cells, dimension_scaling_page.ordered(), lambda cell: cell.point, lambda number: number.said, "title"
+    )
     assert sum(axes.get_visible() for axes in drawn.axes) == len(NAMES)
-    figure.draw_seconds(cells, figure.ordered()).canvas.draw()
+    dimension_scaling_page.draw_seconds(cells, dimension_scaling_page.ordered()).canvas.draw()

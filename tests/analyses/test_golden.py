@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from analyses import golden
-from analyses.golden_cases import Case
+from analyses.machinery.golden_cases import Case
 
 CASES = {"estimate/a": {"report.value": repr(0.1), "report.error": repr(0.2)}, "train/b": {"loss": repr(3)}}
 

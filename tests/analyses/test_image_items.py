@@ -5,18 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from analyses import cells, models
-from analyses.best_of_many import (
-    figures_2_4_5,
-    image_models,
-    image_scores,
-    image_settings,
-    table_5_figure_3,
-    table_7_8,
-    table_9,
-)
+from analyses.bms import figures_2_4_5, image_models, image_scores, image_settings, table_5_figure_3, table_7_8, table_9
+from analyses.machinery import cells, models
 from klprobe import registry
-from klprobe.metrics._features import FeatureNet
+from klprobe.evaluation.feature_net import FeatureNet
 from klprobe.metrics.lpips import LPIPS
 
 ITEMS = (table_5_figure_3, table_7_8, table_9, figures_2_4_5)

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 import analyses
-from analyses import cells, models, overview
-from analyses.distribution_matching import run_synthetic, synthetic_page
-from klprobe.experiments.records import is_cell
+from analyses import overview
+from analyses.dmvi import run_synthetic, synthetic_page
+from analyses.machinery import cells, models
+from klprobe.synthetic.settings import is_cell
 
 MODULES = [
     name

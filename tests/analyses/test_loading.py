@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from analyses.benchmarks import loading
+from analyses.ours import loading
 
 
 def test_the_quick_mode_measures_what_is_here_and_writes_no_record(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """BMS Table 1: what its page says of given records."""
 
-from analyses.best_of_many import mode_settings, table_1
-from analyses.cells import results
+from analyses.bms import mode_settings, table_1
+from analyses.machinery.cells import results
 
 CELLS = table_1.cells("quick")
 

@@ -2,8 +2,8 @@
 
 import json
 
-from analyses.benchmarks import ratio_estimators as benchmark
-from analyses.benchmarks import ratio_estimators_page
+from analyses.ours import ratio_estimators as benchmark
+from analyses.ours import ratio_estimators_page
 
 
 def record(case, method, seed, value, *, truth=2.0, lower=None):

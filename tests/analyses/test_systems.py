@@ -6,17 +6,18 @@ import json
 import pytest
 import torch
 
-from analyses import models, overview
-from analyses.cells import record_of
-from analyses.systems import page, settings, table, vae_mnist
-from klprobe.experiments.records import read_records
+from analyses import overview
+from analyses.machinery import models
+from analyses.machinery.cells import record_of
+from analyses.ours import systems, systems_page, systems_settings, vae_mnist
+from klprobe.runtime.records import read_records
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """scikit-learn's digits in MNIST's place, and runs kept in a scratch folder."""
-    monkeypatch.setattr(settings, "DATASET", "digits")
-    for module in (models, table):
+    monkeypatch.setattr(systems_settings, "DATASET", "digits")
+    for module in (models, systems):
         monkeypatch.setattr(module, "RUNS", tmp_path)
 
 
@@ -32,23 +33,31 @@ def record(system, seed, lower, *, average=None):
     }
     quality = {"net": "classifier", "fid": [3.0, 0.1, 0.2], "inception-score": [9.0, 0.1, 9.8]}
     result = {"kl": kept, "reconstruction_errors": {"l1": [0.1, 0.01], "rms": [0.2, 0.01]}, "quality": quality}
-    return {"cell": {"preset": "quick", "model": settings.model("quick", system, seed)}, "result": result, "cpu_seconds": 60.0}
+    return {
+        "cell": {"preset": "quick", "model": systems_settings.model("quick", system, seed)},
+        "result": result,
+        "cpu_seconds": 60.0,
+    }
 
 
 def test_every_trainer_of_images_is_compared_once_a_seed():
-    cells = table.cells("quick")
-    assert len({json.dumps(cell) for cell in cells}) == len(cells) == len(settings.SYSTEMS) * len(settings.SEEDS["quick"])
-    assert {"vae", *settings.CLAIM} <= set(settings.SYSTEMS)
+    cells = systems.cells("quick")
+    assert (
+        len({json.dumps(cell) for cell in cells})
+        == len(cells)
+        == len(systems_settings.SYSTEMS) * len(systems_settings.SEEDS["quick"])
+    )
+    assert {"vae", *systems_settings.CLAIM} <= set(systems_settings.SYSTEMS)
 
 
 @pytest.mark.parametrize("system", ["vae", "age", "dcgan"])
 def test_a_cell_runs_and_what_it_keeps_makes_a_page_and_a_figure(system, small, tmp_path):
     """One with a density, one whose prior has none, one without an encoder."""
     with torch.random.fork_rng():
-        found = record_of(table.work, {"preset": "tiny", "model": settings.model("tiny", system, 0)})
+        found = record_of(systems.work, {"preset": "tiny", "model": systems_settings.model("tiny", system, 0)})
     assert found["failed"] is None
     json.dumps(found, allow_nan=False)
-    text, figure = table.write([found], tmp_path)
+    text, figure = systems.write([found], tmp_path)
     assert f"| {system} |" in text.read_text()
     assert figure.read_bytes()[:4] == b"\x89PNG"
 
@@ -60,7 +69,7 @@ def test_the_page_says_by_each_bound_and_seed_who_matches_better_beyond_the_erro
         *(record("aae-plus", seed, low) for seed, low in ((0, 2.1), (1, 3.0))),
         record("aae-gan", 0, 5.0),
     ]
-    text = page.page(records)
+    text = systems_page.page(records)
     assert "- aae by maf: 1.00, 1.00 against 2.00, 2.00 nats: better in 2 of 2." in text  # seed 2 has no VAE
     assert "- aae-plus by classifier: 1.10, 2.00 against 1.00, 1.00 nats: no different in 1, worse in 1 of 2." in text
     assert "- aae-gan by maf: 5.00 against 2.00 nats: worse in 1 of 1." in text
@@ -74,16 +83,16 @@ def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(mo
     old["cell"]["model"]["settings"] = {"lr": 1.0}
     (tmp_path / "records").mkdir()
     lines = [json.dumps(found | {"date": "2026-01-01"}) + "\n" for found in (old, first, again)]
-    (tmp_path / "records" / table.ITEM.records).write_text("".join(lines))
-    monkeypatch.setattr(table, "ITEM", dataclasses.replace(table.ITEM, folder=tmp_path))
+    (tmp_path / "records" / systems.ITEM.records).write_text("".join(lines))
+    monkeypatch.setattr(systems, "ITEM", dataclasses.replace(systems.ITEM, folder=tmp_path))
     monkeypatch.setattr(overview, "HERE", tmp_path)
-    (row,) = [row for row in overview.ROWS if row.module == "systems.table"]
-    cells = len(table.cells("quick"))
+    (row,) = [row for row in overview.ROWS if row.module == "ours.systems"]
+    cells = len(systems.cells("quick"))
     assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line(row)[4]
 
 
 def test_a_page_without_records_says_so():
-    assert "No records yet" in page.page([])
+    assert "No records yet" in systems_page.page([])
 
 
 def test_the_page_of_the_vae_names_its_goals_from_the_records():

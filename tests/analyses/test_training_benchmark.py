@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from analyses.benchmarks import training as benchmark
+from analyses.ours import training as benchmark
 
 SMALL = tuple(
     dataclasses.replace(case, steps=4, settings=case.settings | {"width": 8}) for case in benchmark.CASES if case.shape == (2,)

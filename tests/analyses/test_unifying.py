@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from analyses.unifying import figure_2, lemmas, table_3
-from analyses.unifying.run_tables import PILOT, bound_cells, gan_cells
+from analyses.unify import figure_2, lemmas, table_3
+from analyses.unify.run_tables import PILOT, bound_cells, gan_cells
 
 PRECISION = 1e-12
 """Gradients are of order 1, sums of 2,801 float64 terms; the trapezoidal rule itself is exact to rounding here."""

@@ -11,7 +11,7 @@ import torch
 
 from klprobe import registry
 from klprobe.datasets import cifar_10
-from klprobe.datasets._python2_pickle import read_pickle
+from klprobe.files.python2_pickle import read_pickle
 from klprobe.types import InputError
 
 FEW = 4

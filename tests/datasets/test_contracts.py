@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets._shared import has_validation
-from klprobe.loading import dataset
+from klprobe.datasets import dataset, has_validation
 from klprobe.types import InputError
 
 NAMES = registry.names("datasets")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets._shared import Data, fits
+from klprobe.training.data import Data, fits
 from klprobe.types import InputError
 
 IDX = ["mnist", "fashion-mnist", "kmnist"]
@@ -182,7 +182,7 @@ def test_grey_images_are_tinted_when_they_are_looked_at_and_stay_grey_in_memory(
 def test_data_that_do_not_fit_a_device_stay_and_their_batches_go(monkeypatch):
     data = Data("a", "all", torch.arange(12, dtype=torch.uint8).reshape(6, 2), torch.arange(6))
     assert data.to(torch.device("meta")).stored.device.type == "meta"
-    monkeypatch.setattr("klprobe.datasets._shared.fits", lambda x, device: False)
+    monkeypatch.setattr("klprobe.training.data.fits", lambda x, device: False)
     moved = data.to(torch.device("meta"))
     assert moved.stored is data.stored
     batch = moved.batch(torch.tensor([4, 1]))

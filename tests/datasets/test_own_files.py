@@ -9,9 +9,9 @@ from PIL import Image
 
 from klprobe import registry
 from klprobe.datasets import _decoded
-from klprobe.datasets._augment import Augment
 from klprobe.datasets.array_file import ArrayFile
 from klprobe.datasets.image_folder import ImageFolder
+from klprobe.training.data import Augment
 from klprobe.types import InputError
 
 

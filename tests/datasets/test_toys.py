@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets._shared import Data
 from klprobe.datasets.color_mnist import hues, tint
+from klprobe.training.data import Data
 
 TOYS = {"ring": (8, 0.01), "grid": (25, 0.05)}
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MixtureSameFamily, Normal
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
+from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimators._descent import Fitted
 from klprobe.estimators._ratio import RatioNetwork, RatioSettings
 from klprobe.estimators._ratio_fit import _slope_excess, learn_ratio
 from klprobe.estimators._whitening import Whitening
 from klprobe.estimators.classifier import Classifier
-from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import InputError, no_progress
 
 SMALL = Classifier(width=32, steps=200, batch_size=128, check_every=50, num_samples=8000, num_prior_samples=20_000)

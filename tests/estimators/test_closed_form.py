@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Laplace, MixtureSameFamily
 
-from klprobe.distributions import standard_normal
+from klprobe.distributions.posteriors import standard_normal
+from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimators.closed_form import ClosedForm
-from klprobe.problems import linear_gaussian_encoder
 
 
 def run(posterior, prior, **settings):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
-from klprobe.problems import linear_gaussian_encoder
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.types import Estimate, Estimator, InputError
 
 QUICK = {"steps": 300, "num_samples": 2000, "num_prior_samples": 20_000, "components": 5, "centres": 50, "fit_samples": 1000}

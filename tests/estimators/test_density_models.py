@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.flows import Whitening
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimators._density import MixedWithPrior, best_prior_weight, empirical, population
 from klprobe.estimators._density_fit import Schedule, log_density, maximise, mean_log_density, whiten
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.lstm import Lstm
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.flows import Whitening
-from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import InputError
 
 QUICK = {

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.distributions.flows import Mixture
+from klprobe.distributions.posteriors import DiagonalGaussian, standard_normal
 from klprobe.estimators._gaussian_mixture import fit_by_em, start_mixture
 from klprobe.estimators.gmm import Gmm
-from klprobe.flows import Mixture
 
 
 def reference(mixture):

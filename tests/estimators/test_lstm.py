@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from klprobe.distributions import LOG_2PI
+from klprobe.distributions.posteriors import LOG_2PI
 from klprobe.estimators.lstm import LARGEST_LOG_STD, Recurrent
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import klprobe
-from klprobe.distributions import LOG_2PI, DiagonalGaussian, standard_normal
+from klprobe.distributions.flows import Flow, Mixture
+from klprobe.distributions.posteriors import LOG_2PI, DiagonalGaussian, standard_normal
 from klprobe.estimators.maf import Maf
-from klprobe.flows import Flow, Mixture
 
 
 def standard_base(dim):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
+from klprobe.distributions.marginals import dimensionwise_kl
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
+from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.marginals import dimensionwise_kl
-from klprobe.problems import linear_gaussian_encoder
 from klprobe.types import CapabilityError, InputError
 
 
@@ -224,7 +224,7 @@ def test_standard_errors_are_honest(dim, num_points, std, num_samples):
 MEMORY = """
 import resource, sys
 import numpy as np, torch
-from klprobe.distributions import DiagonalGaussian, standard_normal
+from klprobe.distributions.posteriors import DiagonalGaussian, standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
 torch.set_num_threads(1)
 mean, logvar = (torch.from_numpy(np.load(f"{sys.argv[1]}/{name}.npy", mmap_mode="c")) for name in ("mean", "logvar"))

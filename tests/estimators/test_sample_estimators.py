@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from klprobe.distributions import SampleOnly, sample_with, standard_normal
+from klprobe.distributions.posteriors import SampleOnly, sample_with, standard_normal
+from klprobe.distributions.priors import Cloud
+from klprobe.distributions.problems import Pair, paper_pair, shifted_gaussians, two_samples, warped
 from klprobe.estimators import _ratio_losses as losses
-from klprobe.estimators._calibration import best_temperature, calibrated
-from klprobe.estimators._chain import waymark_moments, waymarks
 from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
 from klprobe.estimators._gaussianization import Gaussianization, most_normal
 from klprobe.estimators._moments import Moments, moments, quadratic_ratio
+from klprobe.estimators._ratio_estimator import best_temperature, calibrated
 from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._whitening import Whitening
 from klprobe.estimators.critic import Critic
@@ -23,9 +24,7 @@ from klprobe.estimators.denoising import Denoising
 from klprobe.estimators.gaussianized import Gaussianized
 from klprobe.estimators.knn import Knn, _same_ball, _same_count
 from klprobe.estimators.least_squares import LeastSquares
-from klprobe.estimators.telescoping import Telescoping
-from klprobe.priors import Cloud
-from klprobe.problems import Pair, paper_pair, shifted_gaussians, two_samples, warped
+from klprobe.estimators.telescoping import Telescoping, waymark_moments, waymarks
 from klprobe.types import InputError
 
 FIT = {"width": 32, "steps": 200, "batch_size": 128, "check_every": 50}

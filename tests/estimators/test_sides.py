@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from klprobe.distributions import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.priors import Cloud
+from klprobe.distributions.problems import shifted_gaussians, two_samples
 from klprobe.estimators import _sides
-from klprobe.estimators._chain import Chain, waymark_moments
 from klprobe.estimators._moments import Moments
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.denoising import Denoising
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.estimators.telescoping import Telescoping, _certificates
-from klprobe.priors import Cloud
-from klprobe.problems import shifted_gaussians, two_samples
+from klprobe.estimators.telescoping import Chain, Telescoping, _certificates, waymark_moments
 from klprobe.types import CapabilityError, InputError
 
 NONE_HIGH = torch.zeros(10, dtype=torch.float64)
@@ -82,7 +81,7 @@ def test_two_clouds_give_a_bound_of_the_kl_between_what_they_were_drawn_from():
 
 
 def _draw(side, count, seed):
-    from klprobe.distributions import sample_with
+    from klprobe.distributions.posteriors import sample_with
 
     return sample_with(side, count, seeded(seed + 10))
 

@@ -16,7 +16,7 @@ from scipy import stats
 from torch.distributions import Independent, Normal
 
 from klprobe import registry
-from klprobe.distributions import DiagonalGaussian
+from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.types import NOT_A_KL, Estimate
 
 NAMES = registry.names("estimators")

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from klprobe.encoders._shared import Request
 from klprobe.files.exported_check import sanitised
 from klprobe.files.exported_operators import ATEN, PYTHON, operator
 from klprobe.files.exported_sizes import size
 from klprobe.files.exported_values import Refused, weight_name
-from klprobe.loading import load
+from klprobe.formats import Request, load
 from klprobe.types import InputError
 
 _spec = importlib.util.spec_from_file_location("exported_programs", Path(__file__).with_name("exported_programs.py"))

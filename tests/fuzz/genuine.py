@@ -188,7 +188,7 @@ def metrics(folder: Path, seed: int) -> Made:
 def partial(folder: Path, seed: int) -> Made:
     """What monte-carlo leaves of a run that was stopped between two batches."""
     from klprobe.estimators import monte_carlo
-    from klprobe.partial import Keeper
+    from klprobe.runtime.partial import Keeper
 
     _, arrays = _draw(seed)
     np.savez(folder / "q.npz", **arrays)
@@ -210,7 +210,7 @@ def partial(folder: Path, seed: int) -> Made:
 
 
 def flow(folder: Path, seed: int) -> Made:
-    from klprobe.flows import Flow, Mixture, Whitening, save_flow
+    from klprobe.distributions.flows import Flow, Mixture, Whitening, save_flow
 
     draw = np.random.default_rng(seed)
     dim, parts = 2 + seed % 2, 1 + seed % 3

@@ -71,7 +71,7 @@ def prepare(names: Iterable[str]) -> None:
     for name in names:
         for module in FORMATS[name].needs:
             importlib.import_module(module)
-    importlib.import_module("klprobe.report.files").figures.draw = lambda report: ()  # seconds, after all files are read
+    importlib.import_module("klprobe.rendering.files").figures.draw = lambda report: ()  # seconds, after all files are read
     settle()
 
 

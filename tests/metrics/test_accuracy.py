@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from klprobe.metrics._shared import Features
+from klprobe.metrics import Features
 from klprobe.metrics.accuracy import Accuracy
 from klprobe.metrics.own_accuracy import OwnAccuracy
 from klprobe.types import CapabilityError, InputError

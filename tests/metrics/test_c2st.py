@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from klprobe.metrics._shared import Features
+from klprobe.metrics import Features
 from klprobe.metrics._two_samples import TwoSamples
 from klprobe.metrics.c2st import C2ST
 from klprobe.metrics.c2st_latents import C2STLatents

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from klprobe.distributions import standard_normal
+from klprobe.distributions.posteriors import standard_normal
 from klprobe.metrics.elbo import Elbo
 from klprobe.types import InputError
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import linalg
 
-from klprobe.metrics._shared import Features
+from klprobe.metrics import Features
 from klprobe.metrics._statistics import Moments, frechet, frechet_distance, frechet_influence, moments
 from klprobe.metrics.fid import FID
 from klprobe.types import InputError

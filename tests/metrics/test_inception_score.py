@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from klprobe.metrics._shared import Features
+from klprobe.metrics import Features
 from klprobe.metrics.inception_score import InceptionScore
 from klprobe.types import CapabilityError, InputError
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from klprobe.distributions import standard_normal
+from klprobe.distributions.posteriors import standard_normal
 from klprobe.metrics.ivom import Ivom, nearest_codes
 from klprobe.types import InputError
 

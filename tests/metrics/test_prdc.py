@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from klprobe.metrics._shared import Features
+from klprobe.metrics import Features
 from klprobe.metrics.prdc import PRDC
 from klprobe.types import InputError
 

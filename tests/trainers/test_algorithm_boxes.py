@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch.distributions import Independent, Normal
 
 from klprobe import registry
-from klprobe.losses import imq_mmd
-from klprobe.training import Batch
+from klprobe.training.data import Batch
+from klprobe.training.losses import imq_mmd
 from klprobe.types import InputError
 
 N, DIM = 13, 3

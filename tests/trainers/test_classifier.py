@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from klprobe import registry
-from klprobe.checkpoint import load_checkpoint, read
 from klprobe.cli import main
 from klprobe.trainers.classifier import CROP, Classifier, DecayedSGD, random_crops
-from klprobe.training import train
+from klprobe.training.checkpoint import load_checkpoint, read
+from klprobe.training.loop import train
 from klprobe.types import InputError
 
 

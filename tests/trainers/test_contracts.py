@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from klprobe import checkpoint, registry
-from klprobe.checkpoint import load_checkpoint
-from klprobe.distributions import DiagonalGaussian, SampleOnly
-from klprobe.encoders._shared import Request
-from klprobe.encoders.klprobe_checkpoint import POINTS_AT_ONCE, KlprobeCheckpoint
-from klprobe.pictures import decode
-from klprobe.training import Batch, train
+from klprobe import registry
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
+from klprobe.formats import Request
+from klprobe.formats.klprobe_checkpoint import KlprobeCheckpoint
+from klprobe.training import checkpoint
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.data import Batch
+from klprobe.training.loop import train
+from klprobe.training.trained import POINTS_AT_ONCE, decode
 from klprobe.types import CapabilityError
 
 NAMES = [name for name in registry.names("trainers") if name != "classifier"]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from klprobe.distributions import standard_normal
+from klprobe.distributions.aggregate import log_sum_others
+from klprobe.distributions.posteriors import standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.mixture import log_sum_others
-from klprobe.pictures import reconstruct
 from klprobe.trainers.draw import DRAW, _Window
-from klprobe.training import Batch
+from klprobe.training.data import Batch
+from klprobe.training.trained import reconstruct
 from klprobe.types import InputError
 
 SMALL = DRAW(latent_dim=6, glances=3, memory=8)

@@ -16,8 +16,8 @@ import torch
 from torch.distributions import Independent
 
 from klprobe import registry
-from klprobe.distributions import SampleOnly
-from klprobe.training import Batch
+from klprobe.distributions.posteriors import SampleOnly
+from klprobe.training.data import Batch
 
 NAMES = registry.names("trainers")
 SMALL = {"latent_dim": 3, "batch_size": 64, "width": 16, "layers": 1, "code_width": 16, "code_layers": 1, "head_maps": 8}

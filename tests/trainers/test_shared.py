@@ -5,8 +5,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from klprobe import registry
-from klprobe.networks import encoder, generator
-from klprobe.training import train
+from klprobe.training.loop import train
+from klprobe.training.networks import encoder, generator
 
 SMALL = {"latent_dim": 3, "batch_size": 50, "width": 6}
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from klprobe import registry
-from klprobe.training import Batch
+from klprobe.training.data import Batch
 from klprobe.types import InputError
 
 

@@ -7,19 +7,18 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from klprobe import registry
-from klprobe.checkpoint import Checkpoint
 from klprobe.cli import main
-from klprobe.datasets._shared import Data
-from klprobe.evidence import Evidence
-from klprobe.losses import gaussian_nll, importance_weights, real_loss
-from klprobe.metrics._features import raw_values
-from klprobe.pictures import sampled_rows
-from klprobe.trained import Trained
+from klprobe.evaluation.evidence import Evidence
+from klprobe.evaluation.feature_net import raw_values
+from klprobe.rendering.pictures import sampled_rows
 from klprobe.trainers._classes import UNKNOWN, beside, few_labels
 from klprobe.trainers.aavae import AAVAE
 from klprobe.trainers.infogan import InfoGAN
 from klprobe.trainers.iwgan import IWGAN
-from klprobe.training import Batch
+from klprobe.training.checkpoint import Checkpoint
+from klprobe.training.data import Batch, Data
+from klprobe.training.losses import gaussian_nll, importance_weights, real_loss
+from klprobe.training.trained import Trained
 from klprobe.types import CapabilityError, InputError
 
 N, DIM, CLASSES = 13, 3, 4

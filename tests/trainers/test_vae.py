@@ -5,11 +5,12 @@ import torch
 from torch.distributions import kl_divergence
 
 from klprobe import registry
-from klprobe.checkpoint import load_checkpoint
-from klprobe.distributions import standard_normal
-from klprobe.losses import bernoulli_nll
+from klprobe.distributions.posteriors import standard_normal
 from klprobe.trainers.vae import VAE
-from klprobe.training import Batch, train
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.data import Batch
+from klprobe.training.loop import train
+from klprobe.training.losses import bernoulli_nll
 from klprobe.types import InputError
 
 
@@ -76,7 +77,7 @@ def test_training_lowers_the_loss_and_beta_trades_kl_for_reconstruction(digits, 
 
 
 def test_images_train_on_the_convolutional_networks(tmp_path):
-    from klprobe.datasets._shared import Data
+    from klprobe.training.data import Data
 
     x = torch.randint(256, (8, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     path = train(VAE(latent_dim=2, batch_size=4), Data("toy", "train", x), steps=2, out=tmp_path)

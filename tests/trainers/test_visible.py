@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.losses import LOG_STD_FLOOR
 from klprobe.trainers._visible import nll
+from klprobe.training.losses import LOG_STD_FLOOR
 from klprobe.types import InputError
 
 PAIRS = [(system, visible) for system in ("vae", "draw") for visible in ("bernoulli", "laplace", "quantized_normal")]

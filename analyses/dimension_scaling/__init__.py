@@ -1,1 +1,0 @@
-"""Every estimator against the number of latents and the true KL."""

@@ -1,1 +1,0 @@
-"""Every system on MNIST, side by side; and the VAE on it by itself."""

@@ -1,0 +1,1 @@
+"""Posteriors, their mixture, priors, and what can be said of them exactly."""

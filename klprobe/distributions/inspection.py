@@ -1,0 +1,177 @@
+"""What one pass over a posterior's own numbers shows, before anything is estimated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
+
+from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, sample_prior
+from klprobe.distributions.priors import Cloud
+from klprobe.types import Check, InputError, Posterior, RadiusHistogram
+
+ACTIVE = 0.01
+"""Variance of a latent's posterior mean over the data above which the latent counts as active (Burda et al. 2016)."""
+CLAMPED_SHARE = 0.01
+"""Share of exactly equal extreme log-variances at which they look clamped."""
+RESOLVED = 1e-14
+"""Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
+FLOAT32_LOG_RANGE = 87.0
+"""exp of more than this, or less than minus this, leaves float32's normal range."""
+LOOKED_AT, FEW_VALUES = 4096, 256
+"""Points among which a latent's different values are counted, and how few of them make a lattice of it."""
+RADIUS_DRAWS = 20_000
+RADIUS_BINS = 60
+NUMBERS = 4_000_000
+"""Drawn together for the radii: bounds memory."""
+
+
+def check_posterior(posterior: Posterior) -> list[Check]:
+    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads.
+
+    Raises:
+        InputError: NaN or infinity among them, or a standard deviation that is 0, negative or beyond a float64.
+    """
+    if isinstance(posterior, SampleOnly):
+        _need_finite("samples", posterior.samples)
+        return [_duplicates([posterior.samples]), _flat(posterior.samples)]
+    if not isinstance(posterior, DiagonalGaussian):
+        return []
+    _need_finite("mean", posterior.mean)
+    _need_finite(posterior.parametrization, posterior.spread)
+    return [_duplicates([posterior.mean, posterior.spread]), *_spreads(posterior)]
+
+
+def _need_finite(name: str, tensor: torch.Tensor) -> None:
+    bad, first = 0, None
+    for start in range(0, len(tensor), ROWS_AT_ONCE):
+        where = (~torch.isfinite(tensor[start : start + ROWS_AT_ONCE])).nonzero()
+        if len(where) and first is None:
+            first = (int(where[0, 0]) + start, int(where[0, 1]))
+        bad += len(where)
+    if bad:
+        raise InputError(f"{name} holds {bad} values that are NaN or infinite, the first at index {first}.")
+
+
+def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
+    """A warning about samples of q that are also among the prior's; nothing where either is no cloud of samples."""
+    if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
+        return []
+    count = int(np.isin(_row_hashes([posterior.samples]), _row_hashes([prior.samples])).sum())
+    message = (
+        f"{count} of {posterior.num_points} samples of q are among the prior's, bit by bit: errors and bounds take the two "
+        "clouds for independent draws. Hand over samples that were drawn apart"
+    )
+    return [Check("clouds-apart", "warning", count == 0, message if count else "no sample of q is among the prior's")]
+
+
+def _duplicates(columns: list[torch.Tensor]) -> Check:
+    """Points whose rows are equal bit by bit."""
+    count = len(columns[0]) - len(np.unique(_row_hashes(columns)))
+    message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
+    return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+
+
+def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
+    """64 bits for each row of tensors of shape (N, ...), the same for rows that are equal bit by bit as float64."""
+    hashes = []
+    for start in range(0, len(columns[0]), ROWS_AT_ONCE):
+        total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
+        for k, tensor in enumerate(columns):
+            bits = tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous().numpy().view(np.uint64)
+            keys = np.random.default_rng(k).integers(1, 2**63, bits.shape[1], np.uint64) | np.uint64(1)
+            mixed = (bits ^ (bits >> np.uint64(29))) * keys
+            total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
+        hashes.append(total)
+    return np.concatenate(hashes)
+
+
+def _flat(samples: torch.Tensor) -> Check:
+    """Latents that take few values: no ratio of densities is there to be learned."""
+    some = samples[:LOOKED_AT].sort(0).values
+    distinct = 1 + (some[1:] != some[:-1]).sum(0)
+    flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
+    message = (
+        f"few different numbers in latents {_some(flat)}: q(z) has no density there, and its KL is infinite unless p is as "
+        "coarse: estimates from samples do not show it. Drop these latents from q and p, or give them unrounded"
+    )
+    return Check("latents-vary", "warning", not flat, message if flat else "every latent varies over the points")
+
+
+def _spreads(q: DiagonalGaussian) -> list[Check]:
+    """Log-variances: constant or clamped ones, and ones that leave the range of a float."""
+    low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
+    at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
+    unresolved = 0
+    for mean, std in q.blocks():
+        unresolved += int((std < RESOLVED * mean.abs()).sum())
+        block_low, block_high = std.min(0).values.cpu(), std.max(0).values.cpu()
+        at_low = torch.where(block_low < low, 0.0, at_low)
+        at_high = torch.where(block_high > high, 0.0, at_high)
+        low, high = torch.minimum(low, block_low), torch.maximum(high, block_high)
+        at_low += (std.cpu() == low).sum(0)
+        at_high += (std.cpu() == high).sum(0)
+    if not (low > 0).all() or not torch.isfinite(1 / low.square()).all() or not torch.isfinite(high.square()).all():
+        raise InputError(
+            f"Posterior standard deviations from {float(low.min()):.3g} to {float(high.max()):.3g} leave the range of a "
+            "float64. A deterministic encoder has none: hand over its mean alone."
+        )
+    if unresolved:
+        raise InputError(
+            f"{unresolved} posterior standard deviations, down to {float(low.min()):.3g}, are below 1e-14 of their means: no "
+            "draw in float64 can show them. Hand over the mean alone, as a deterministic encoder, or give them a floor."
+        )
+    constant = (low == high).nonzero().flatten().tolist()
+    clamped = ((at_low > CLAMPED_SHARE * q.num_points) | (at_high > CLAMPED_SHARE * q.num_points)) & (low < high)
+    suspects = clamped.nonzero().flatten().tolist()
+    words = [f"constant in latents {_some(constant)} (as it should be if the encoder's variance is fixed)"] * bool(constant) + [
+        f"clamped in latents {_some(suspects)}"
+    ] * bool(suspects)
+    extreme = 2 * max(abs(math.log(float(low.min()))), abs(math.log(float(high.max())))) > FLOAT32_LOG_RANGE
+    return [
+        Check(
+            "log-variance", "warning", not words, "log-variance is " + " and ".join(words) if words else "log-variances vary"
+        ),
+        Check(
+            "float-range",
+            "warning",
+            not extreme,
+            f"standard deviations reach from {float(low.min()):.2g} to {float(high.max()):.2g}"
+            + (": a variance overflows or vanishes in float32" if extreme else ""),
+        ),
+    ]
+
+
+def _some(latents: list[int]) -> str:
+    return ", ".join(map(str, latents[:5])) + (f" and {len(latents) - 5} more" if len(latents) > 5 else "")
+
+
+def active_units(posterior: Posterior) -> int | None:
+    """Latents whose posterior mean varies over the data by more than 0.01; None where the mean is not known.
+
+    Reference: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, section 5.2.
+    """
+    try:
+        mean = posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else posterior.mean
+    except NotImplementedError:
+        return None
+    count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
+    shift = mean[:1].double().cpu()
+    for start in range(0, len(mean), ROWS_AT_ONCE):
+        block = mean[start : start + ROWS_AT_ONCE].double().cpu() - shift
+        count, total, square = count + len(block), total + block.sum(0), square + block.square().sum(0)
+    return int(((square / count - (total / count).square()) > ACTIVE).sum())
+
+
+def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
+    """|z| of draws from q(z) and from p(z), as densities over common bins."""
+    blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
+    q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
+    p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()
+    low, high = min(q.min(), p.min()), max(np.quantile(q, 0.999), np.quantile(p, 0.999))
+    edges = np.linspace(low, high if high > low else low + 1.0, RADIUS_BINS + 1)
+    densities = [np.histogram(r, edges)[0] / (len(r) * np.diff(edges)) for r in (q, p)]
+    return RadiusHistogram(tuple(edges.tolist()), tuple(densities[0].tolist()), tuple(densities[1].tolist()))

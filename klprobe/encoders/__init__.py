@@ -1,1 +1,0 @@
-"""One file = one checkpoint format; each turns a path into a posterior."""

@@ -1,0 +1,247 @@
+"""Prior holes: where p(z) draws codes that no data point encodes to, and the reverse, with the share of mass that lies there.
+
+A draw of q_N has its own component for a neighbour, and a draw of the prior does not: with all components kept, every draw
+of a perfect model's prior would look like a hole. So each draw of q is scored by the mixture without its own component.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
+
+from klprobe.distributions.aggregate import log_sum_others
+from klprobe.distributions.inspection import check_posterior, radius_histogram
+from klprobe.distributions.marginals import dimensionwise_kl
+from klprobe.distributions.pairs import Pairs, pairwise_kl
+from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
+from klprobe.distributions.statistics import visit_evenly
+from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
+
+Array = NDArray[np.float64]
+
+GROUPS = 20
+"""Groups of the jackknife: its error's own relative error is 1 / sqrt(2 (GROUPS - 1)), a sixth."""
+LIKELIEST = 0.9
+"""Share of a distribution's draws among which places are ranked: those where its density is highest."""
+LEAST_POINTS = 2 * GROUPS
+LEAST_DRAWS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Draws of one distribution, scored by both.
+
+    Attributes:
+        z: Shape (m, D).
+        log_q: log q_N(z) in nats, shape (m,); leave-one-out where z was drawn from q_N.
+        log_p: log p(z) in nats, shape (m,).
+        points: Data point that each was drawn at, shape (m,); -1 for draws of the prior.
+    """
+
+    z: torch.Tensor
+    log_q: torch.Tensor
+    log_p: torch.Tensor
+    points: torch.Tensor
+
+    def take(self, which: torch.Tensor) -> Draws:
+        """Some of the draws, in the order of `which`."""
+        return Draws(self.z[which], self.log_q[which], self.log_p[which], self.points[which])
+
+
+@dataclasses.dataclass(frozen=True)
+class Holes:
+    """What `find_holes` found. A perfect match gives both shares the value `level`.
+
+    Attributes:
+        level: The quantile, such as 0.01.
+        share: Share of the prior's mass at which q_N's density lies below its own quantile at draws of q.
+        reverse_share: Share of q's mass at which the prior's density lies below its own quantile.
+        threshold, reverse_threshold: The two quantiles, log-densities in nats.
+        codes, prior_draws: All draws of q_N and of the prior.
+        radius: |z| under both.
+        dimensionwise_kl: KL[q_N(z_d)||p(z_d)] of each latent, or None, and why.
+        pairs: KL of each pair of latents, or None, and why.
+    """
+
+    num_points: int
+    level: float
+    share: Quantity
+    reverse_share: Quantity
+    threshold: float
+    reverse_threshold: float
+    codes: Draws
+    prior_draws: Draws
+    radius: RadiusHistogram
+    dimensionwise_kl: tuple[float, ...] | None
+    dimensionwise_kl_reason: str | None
+    pairs: Pairs | None
+    pairs_reason: str | None
+
+    def deepest(self, count: int) -> Draws:
+        """Likely draws of the prior with the largest log p(z) - log q_N(z), the largest first."""
+        draws = _likely(self.prior_draws, self.prior_draws.log_p)
+        return draws.take((draws.log_p - draws.log_q).argsort(descending=True)[:count])
+
+    def crowded(self, count: int) -> Draws:
+        """Likely codes with the largest log q_N(z) - log p(z), leave-one-out, the largest first, one a data point."""
+        codes = _likely(self.codes, self.codes.log_q)
+        order = (codes.log_q - codes.log_p).argsort(descending=True)
+        _, first = np.unique(codes.points[order].numpy(), return_index=True)
+        return codes.take(order[torch.from_numpy(np.sort(first)[:count])])
+
+    def ordinary(self, count: int) -> Draws:
+        """Draws of the prior that lie in no hole, in the order they were drawn; may be fewer, or none."""
+        return self.prior_draws.take((self.prior_draws.log_q >= self.threshold).nonzero().flatten()[:count])
+
+
+def _likely(draws: Draws, log_density: torch.Tensor) -> Draws:
+    """Those that their own distribution thinks likeliest: ratios of densities are largest far out, where no one goes."""
+    return draws.take((log_density >= log_density.quantile(1 - LIKELIEST)).nonzero().flatten())
+
+
+def find_holes(
+    posterior: Distribution,
+    prior: Distribution,
+    *,
+    num_samples: int = 10_000,
+    level: float = 0.01,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Holes:
+    """Where prior and aggregate posterior miss each other, and how much mass lies there.
+
+    The errors are those over data sets and draws together, of the quantile as well: a jackknife that leaves out a
+    twentieth of the data points, as origins of draws and as components, and of the prior's draws. With few points for many
+    latents q_N is a rough picture of q, and the share of holes errs towards `level`: 31 % for 36 % with 1,000 points of 32.
+
+    Args:
+        posterior: Distribution with a density, batch shape (N,), event shape (D,).
+        prior: Distribution with event shape (D,).
+        num_samples: Draws of each of the two.
+        level: Quantile of a density below which a place counts as one where that distribution hardly ever is.
+        generator: Source of all randomness.
+        progress: Told of the work done.
+
+    Raises:
+        CapabilityError: no log q(z|x), or no log p(z).
+        InputError: fewer than 40 points, or 100 draws, or a level that leaves no draws below it.
+    Reference: the error, Shao and Wu (1989), A general theory for jackknife variance estimation.
+    """
+    q = as_posterior(posterior)
+    check_prior(q, prior)
+    _check(q, prior, num_samples, level)
+    check_posterior(q)
+    codes, prior_draws, thresholds, shares = _look(q, prior, num_samples, level, generator, progress)
+    dimensions, pairs = dimensionwise_kl(q, prior), pairwise_kl(q, prior)
+    return Holes(
+        q.num_points,
+        level,
+        *shares,
+        *thresholds,
+        codes,
+        prior_draws,
+        radius_histogram(q, prior, generator),
+        *dimensions,
+        *pairs,
+    )
+
+
+def share_in_holes(
+    posterior: Posterior, prior: Distribution, *, num_samples: int = 2000, level: float = 0.01, generator: torch.Generator
+) -> Quantity:
+    """The share alone, from fewer draws: what a report of the KL says of holes. Arguments and errors as in `find_holes`."""
+    check_prior(posterior, prior)
+    _check(posterior, prior, num_samples, level)
+    return _look(posterior, prior, num_samples, level, generator, no_progress)[3][0]
+
+
+def _look(
+    q: Posterior, prior: Distribution, num_samples: int, level: float, generator: torch.Generator, progress: Progress
+) -> tuple[Draws, Draws, tuple[float, float], tuple[Quantity, Quantity]]:
+    """Draws of q_N and of the prior with their densities; the two quantiles; the two shares."""
+    order = torch.arange(q.num_points)
+    points = visit_evenly(order, num_samples, generator)
+    z = q.sample_at(points, generator).cpu()
+    z_prior = sample_prior(prior, num_samples, generator).cpu()
+    group = torch.empty(q.num_points, dtype=torch.int64)
+    group[torch.randperm(q.num_points, generator=generator)] = order * GROUPS // q.num_points
+    sums = _sums_by_group(q, torch.cat([z, z_prior]), points, group, progress)
+    log_p = prior.log_prob(torch.cat([z, z_prior])).double().cpu()
+    whole = sums.logsumexp(0)
+    codes = Draws(z, whole[:num_samples] - math.log(q.num_points - 1), log_p[:num_samples], points)
+    prior_draws = Draws(z_prior, whole[num_samples:] - math.log(q.num_points), log_p[num_samples:], torch.full_like(points, -1))
+    threshold, share = _share(codes.log_q.numpy(), prior_draws.log_q.numpy(), level)
+    reverse_threshold, reverse = _share(prior_draws.log_p.numpy(), codes.log_p.numpy(), level)
+    error, reverse_error = _errors(sums.numpy(), log_p.numpy(), group, points, level)
+    shares = (
+        Quantity(share, max(error, _least_error(share, num_samples))),
+        Quantity(reverse, max(reverse_error, _least_error(reverse, num_samples))),
+    )
+    return codes, prior_draws, (threshold, reverse_threshold), shares
+
+
+def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) -> None:
+    if not q.has_log_prob:
+        raise CapabilityError(
+            "holes are where the aggregate posterior's density is low, and this encoder gives samples without a density "
+            "log q(z|x): load one that returns mean and logvar."
+        )
+    if not getattr(prior, "has_log_prob", True):
+        raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
+    if q.num_points < LEAST_POINTS:
+        raise InputError(f"holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
+    if num_samples < LEAST_DRAWS:
+        raise InputError(f"holes need at least {LEAST_DRAWS} draws; got num_samples = {num_samples}.")
+    if not 1 / num_samples <= level <= 0.5:
+        raise InputError(
+            f"the quantile must lie between 1 / num_samples = {1 / num_samples:g} and 0.5; got {level:g}: change it, or draw "
+            "more."
+        )
+
+
+def _sums_by_group(
+    q: Posterior, z: torch.Tensor, points: torch.Tensor, group: torch.Tensor, progress: Progress
+) -> torch.Tensor:
+    """log sum_n q(z|x_n) over the points n of each group but the draw's own, shape (GROUPS, len(z)); draws of q come first."""
+    sums = torch.empty(GROUPS, len(z), dtype=torch.float64)
+    own = torch.full((len(z),), -1)
+    place = torch.empty_like(group)
+    for g in range(GROUPS):
+        members = (group == g).nonzero().flatten()
+        place[members] = torch.arange(len(members))
+        own[: len(points)] = torch.where(group[points] == g, place[points], -1)
+        sums[g] = log_sum_others(q.select(members), z, own)
+        progress(g + 1, GROUPS)
+    return sums
+
+
+def _share(reference: Array, scores: Array, level: float) -> tuple[float, float]:
+    """The quantile of `reference`, and the share of `scores` below it."""
+    threshold = float(np.quantile(reference, level))
+    return threshold, float((scores < threshold).mean())
+
+
+def _errors(sums: Array, log_p: Array, group: torch.Tensor, points: torch.Tensor, level: float) -> tuple[float, float]:
+    """Jackknife standard errors of both shares: each group of points, with its draws and as many of the prior's, left out."""
+    m, n = len(points), len(group)
+    of_code, of_prior, sizes = group[points].numpy(), np.arange(m) % GROUPS, np.bincount(group.numpy())
+    shares = []
+    for g in range(GROUPS):
+        rest = np.logaddexp.reduce(np.delete(sums, g, 0), 0)
+        code, drawn = of_code != g, of_prior != g
+        left = n - sizes[g]
+        share = _share(rest[:m][code] - math.log(left - 1), rest[m:][drawn] - math.log(left), level)[1]
+        shares.append((share, _share(log_p[m:][drawn], log_p[:m][code], level)[1]))
+    error, reverse_error = np.sqrt((GROUPS - 1) * np.var(shares, 0))
+    return float(error), float(reverse_error)
+
+
+def _least_error(share: float, num_samples: int) -> float:
+    """A share of none, or of all, of the draws is known to about one draw (Agresti and Coull 1998)."""
+    near = (share * num_samples + 2) / (num_samples + 4)
+    return math.sqrt(near * (1 - near) / (num_samples + 4))

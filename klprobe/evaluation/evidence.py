@@ -1,0 +1,271 @@
+"""What metrics may look at: samples, data, features, codes, and the trained system itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from klprobe.distributions.posteriors import ConditionalDistribution
+from klprobe.evaluation.feature_net import UNIT, FeatureNet, range_note, to_unit, unit_range
+from klprobe.files.images import has_picture
+from klprobe.metrics import Features
+from klprobe.training.data import Data
+from klprobe.training.trained import Trained, classes_in_turn, has_classes, sample
+from klprobe.types import CapabilityError, InputError, Progress, no_progress
+
+SAMPLED_AT_ONCE = 500
+NOISE = 0.1
+"""Standard deviation of the noise on test data that DMVI and AGAN set beside their diversity."""
+Role = Literal["model", "real", "noisy"]
+"""Whose samples a metric gets: the model's, real data's, or real data's with noise."""
+
+
+class Evidence:
+    """What metrics may look at, made when it is first asked for; the names are those of `klprobe.metrics`.
+
+    Sets of points are equal in size: as many samples as held-out data as real data in the samples' place. For metrics of
+    samples alone the latter are the held-out data; for those that compare with held-out data they are training data.
+
+    Args:
+        trained: The system.
+        held_out, training: Data that it was not trained on, and that it was.
+        dataset: Where they come from; `centres` and `std` are its.
+        net: Feature net, or what makes it when a metric needs one.
+        num_samples: Samples at most.
+        seed: Of the samples and of the choice of data.
+        cache: Folder for features.
+        perceptual: Folder with the weights of `lpips`.
+        validation: Gives further data that it was not trained on, where there are some, when a metric asks for them.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        held_out: Data,
+        training: Data,
+        dataset: Any,
+        net: Callable[[], FeatureNet],
+        *,
+        num_samples: int,
+        seed: int = 0,
+        cache: Path | None = None,
+        perceptual: Path | None = None,
+        validation: Callable[[], Data] | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.trained, self.held_out, self.training, self.dataset, self._make_net = trained, held_out, training, dataset, net
+        self.num = min(num_samples, len(held_out), len(training))
+        self.seed, self.cache, self.perceptual, self.progress = seed, cache, perceptual, progress
+        self._validation = validation
+        self.notes: dict[str, None] = {}
+        self._features: dict[str, Features] = {}
+        if self.num < 2:
+            raise InputError(f"An evaluation needs at least 2 samples, and as many test and training data; got {self.num}.")
+
+    @cached_property
+    def net(self) -> FeatureNet:
+        """The feature net."""
+        return self._make_net()
+
+    @cached_property
+    def samples(self) -> torch.Tensor:
+        """Of the model, on the scale of the data, shape (num, *shape); values outside of the range of pixels are cut off."""
+        if not hasattr(self.trained.checkpoint.algorithm, "decode"):
+            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
+        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
+        checkpoint = self.trained.checkpoint
+        made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in self._counts])
+        if not made.isfinite().all():
+            raise InputError("the system makes samples that are no finite numbers: it has diverged.")
+        if self.pixels is None:
+            return made
+        low, high = self.pixels
+        outside = float(((made < low) | (made > high)).double().mean())
+        if outside:
+            said = f"{100 * outside:.1f} % of the samples' values lay outside of [{low:g}, {high:g}]"
+            said += f", between {float(made.min()):.3g} and {float(made.max()):.3g}"
+            self.notes[f"{said}: cut off at its ends"] = None
+        return made.clamp(low, high)
+
+    @cached_property
+    def pixels(self) -> tuple[float, float] | None:
+        """Range of the data's pixels, by the values of those held out; None of points that are no images, or have no known one.
+
+        Vectors that fill a square are images where they lie in [0, 1].
+        """
+        if len(self.held_out.shape) != 3:
+            return UNIT if has_picture(self.held_out.shape) and self.held_out.shape != (2,) and _in_unit(self.data) else None
+        try:
+            found = unit_range(self.data)
+        except InputError as error:
+            self.notes[str(error).rstrip(".")] = None
+            return None
+        if found != UNIT:
+            self.notes[range_note(found)] = None
+        return found
+
+    def unit(self, x: torch.Tensor) -> torch.Tensor:
+        """Points on the data's scale, images brought to [0, 1]."""
+        return x if self.pixels in (None, UNIT) else to_unit(x, self.pixels)
+
+    @property
+    def _counts(self) -> list[int]:
+        """Samples that are made at once."""
+        return [len(block) for block in torch.arange(self.num).split(SAMPLED_AT_ONCE)]
+
+    @cached_property
+    def _held_out(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._some(self.held_out, "held out")
+
+    @property
+    def data(self) -> torch.Tensor:
+        """Held out, shape (num, *shape), chosen at random."""
+        return self._held_out[0]
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Of the held-out data, shape (num,), where they have some."""
+        return self._held_out[1]
+
+    @cached_property
+    def real(self) -> torch.Tensor:
+        """Training data, as many."""
+        return self._some(self.training, "training")[0]
+
+    @cached_property
+    def noisy(self) -> torch.Tensor:
+        """Held-out data + N(0, 0.1) on the scale of [0, 1], cut off at its ends."""
+        noise = torch.randn(self.data.shape, generator=generator_of(self.seed, "noise"))
+        low, high = self.pixels or UNIT
+        return (self.data + (high - low) * NOISE * noise).clamp(low, high)
+
+    def give(self, name: str, role: Role, metric: str, compares: bool) -> Any:
+        """The argument of that name.
+
+        Args:
+            name: Of an argument of a metric's `measure`.
+            role: In whose place samples, and codes, are.
+            metric: Who asks.
+            compares: Whether the metric compares with held-out data.
+        Raises:
+            CapabilityError: it cannot be had from this system or data.
+        """
+        source = "held out" if role == "real" and not compares else role
+        known: dict[str, Callable[[], Any]] = {
+            "samples": lambda: self._points(source) if compares else self.unit(self._points(source)),
+            "sample_features": lambda: self._look(source),
+            "data": lambda: self.data,
+            "data_features": lambda: self._look("held out"),
+            "validation": self._validation_points,
+            "data_labels": lambda: self.labels if self.trained.conditional else None,
+            "codes": lambda: self._prior_codes(self.seed) if role == "real" else self._codes[0],
+            "prior_codes": lambda: self._prior_codes(generator_of(self.seed, "prior codes").initial_seed()),
+            "means": lambda: None if role == "real" else self._codes[1],
+            "generator": lambda: generator_of(self.seed, metric),
+            "progress": lambda: self.progress,
+            "model": lambda: self.trained,
+            "centres": lambda: self._of_dataset("centres"),
+            "std": lambda: self._of_dataset("std"),
+            "perceptual": self._perceptual,
+            "own_logits": self._own_logits,
+            "held_out_labels": self._held_out_labels,
+            "sample_labels": lambda: self._sample_labels(source),
+        }
+        if name not in known:
+            raise InputError(f"{metric} asks for {name!r}, which klprobe.evaluation.evidence does not know.")
+        return known[name]()
+
+    def _of_dataset(self, name: str) -> Any:
+        if not hasattr(self.dataset, name):
+            raise CapabilityError(f"the modes of {self.held_out.name} are not known; those of ring and grid are")
+        return getattr(self.dataset, name)
+
+    def _perceptual(self) -> Path:
+        if self.perceptual is None:
+            raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
+        return self.perceptual
+
+    def _sample_labels(self, source: str) -> torch.Tensor:
+        """Classes asked for, or those of the data in the samples' place."""
+        algorithm = self.trained.checkpoint.algorithm
+        if not has_classes(algorithm):
+            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} makes no samples of a class that is asked for")
+        if source == "model":
+            return torch.cat([classes_in_turn(algorithm, n) for n in self._counts])
+        return self._held_out_labels()
+
+    def _held_out_labels(self) -> torch.Tensor:
+        if self.labels is None:
+            raise CapabilityError(f"{self.held_out.name} has no labels")
+        return self.labels
+
+    @torch.no_grad()
+    def _own_logits(self) -> torch.Tensor:
+        """Of the classifier that a system learned beside its codes, for the held-out data."""
+        trained = self.trained.checkpoint
+        if getattr(trained.algorithm, "labelled", None) is None:
+            raise CapabilityError(f"{trained.settings['system']} learned no classifier from few labels")
+        blocks = self.data.split(SAMPLED_AT_ONCE)
+        return torch.cat([trained.algorithm.classify(trained.networks, x.to(self.trained.device)).cpu() for x in blocks])
+
+    def _points(self, source: str) -> torch.Tensor:
+        """Of the model, held out, real (training data) or noisy."""
+        if source == "model":
+            return self.samples
+        return {"held out": lambda: self.data, "real": lambda: self.real, "noisy": lambda: self.noisy}[source]()
+
+    def _validation_points(self) -> torch.Tensor | None:
+        return None if self._validation is None else self._some(self._validation(), "validation")[0]
+
+    def _some(self, data: Data, which: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Points and their labels."""
+        chosen = torch.randperm(len(data), generator=generator_of(self.seed, which))[: self.num].sort().values
+        return data.floats(chosen).cpu(), None if data.labels is None else data.labels[chosen.to(data.labels.device)].cpu()
+
+    def _look(self, source: str) -> Features:
+        """Features of points, looked at once; how good a classifier is at held-out data is said."""
+        if source not in self._features:
+            points = self._points(source)
+            ready = points if self.net.value_range is None else self.unit(points)
+            found, notes = self.net.features(ready, self.cache, self.progress)
+            self._features[source] = found
+            self.notes |= dict.fromkeys(notes)
+            _, labels = self._held_out
+            if source == "held out" and found.logits is not None and labels is not None and self.net.own:
+                right = float((found.logits.argmax(1) == labels).double().mean())
+                self.notes[f"{found.net} is right about {100 * right:.1f} % of the held-out data"] = None
+        return self._features[source]
+
+    def _prior_codes(self, seed: int) -> torch.Tensor:
+        """As many draws of the prior."""
+        noise = torch.Generator(self.trained.device).manual_seed(seed)
+        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
+
+    @cached_property
+    def posterior(self) -> ConditionalDistribution:
+        """q(z|x) of the held-out data."""
+        return self.trained.posterior(self.data, self.labels)
+
+    @cached_property
+    def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One draw of q(z|x) a held-out point, and the means of q(z|x) where they are known."""
+        codes = self.posterior.sample_at(torch.arange(self.num), generator_of(self.seed, "codes")).cpu()
+        try:
+            return codes, self.posterior.mean.cpu()
+        except NotImplementedError:
+            return codes, None
+
+
+def _in_unit(x: torch.Tensor) -> bool:
+    return float(x.min()) >= 0 and float(x.max()) <= 1
+
+
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """A generator that depends on the seed and the name alone: no metric's numbers change with its company."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -1,1 +1,0 @@
-"""Experiments on problems whose KL is known: estimator x problem x seed -> one record."""

@@ -1,0 +1,107 @@
+"""The data set that a file names: looked up among klprobe's own, and nowhere else.
+
+What a user types is obeyed, `package.module:name` too, which imports her code. What a file says is a stranger's word: it
+chooses among what klprobe has, it imports nothing and calls nothing of its own. The two never meet in one function:
+`klprobe.datasets.dataset` and `klprobe.formats._inputs.open_inputs` take a user's words, `dataset_of_file` takes a file's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from klprobe import registry
+from klprobe.files.images import SUFFIXES
+from klprobe.printable import short, visible
+from klprobe.types import InputError
+
+MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""package.module:name"""
+LONGEST = 4096
+"""Letters of a data set's name, at most: as many as a path has on Linux."""
+LONGEST_MODULE = 200
+"""Letters of package.module:name that the remedy repeats, at most."""
+GIVE = "give --data a data set's name, a folder or a file"
+SIZES = re.compile(r":(?:dim|size|resize)=([^:]*)")
+"""Settings of data sets that make points as large as one wishes."""
+UNKNOWN_FILES, SHARE = 10_000, 0.05
+"""A folder of images may hold so many other files; beyond that, this share of its files must be images."""
+NETWORK = ("\\\\", "//")
+"""A folder of another machine, which is asked, with the user's credentials, as soon as it is looked at."""
+
+
+class NotOurs(InputError):
+    """A file names data that klprobe does not get because a file says so.
+
+    Attributes:
+        reason: The message without its remedy, which is a flag of the checkpoint that is looked at.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}: {remedy}.")
+        self.reason = reason
+
+
+def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
+    """The data set of klprobe's own that a file names, with settings, as `celeba:size=128` or `image-folder:path=photos`.
+
+    Args:
+        name: What the file says, whatever it is.
+        file: What errors call the file.
+        shape: Of the points that the file's network takes.
+    Raises:
+        NotOurs: it is no name of a data set of klprobe's; the message says which flag gives the data instead.
+        InputError: a setting that the data set does not have, or a value that it does not take.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
+        raise NotOurs(f"{file} names no data set that it was trained on ({short(name)})", GIVE)
+    if name.partition(":")[0].replace("_", "-") not in registry.names("datasets"):
+        if len(name) <= LONGEST_MODULE and MODULE.fullmatch(name):
+            why = "which klprobe does not import because a file says so"
+            raise NotOurs(f"{file} was trained on {name}, {why}", f"give --data {name}")
+        raise NotOurs(f"{file} was trained on {short(name)}, which is no data set of klprobe's", GIVE)
+    sizes = {str(size) for size in shape}
+    if any(size not in sizes for found in SIZES.findall(name) for size in found.split("x") if found):
+        raise NotOurs(f"{file} was trained on {short(name)}, whose points are not of shape {tuple(shape)}", GIVE)
+    try:
+        chosen = registry.create("datasets", name)
+    except InputError as error:
+        raise InputError(f"{file} was trained on a data set that cannot be had. {error} {GIVE.capitalize()}.") from error
+    path = getattr(chosen, "path", None)
+    if path is None:
+        return chosen
+    _check_path(path, file)
+    return chosen.only_reading() if hasattr(chosen, "only_reading") else chosen
+
+
+def notes_of(chosen: Any, file: str) -> tuple[str, ...]:
+    """What the user should know of a data set that a file named: that it is a file or folder of her own."""
+    path = getattr(chosen, "path", None)
+    return () if path is None else (f"data from {visible(path)}, as {file} says; --data gives others.",)
+
+
+def _check_path(path: str, file: str) -> None:
+    """Whether what the file names is a folder, or a file in the strict sense: no device, no pipe, no other machine's."""
+    if path.startswith(NETWORK):
+        raise NotOurs(f"{file} was trained on {short(path)}, which klprobe does not look for on a network", GIVE)
+    if not (Path(path).is_file() or Path(path).is_dir()):
+        raise NotOurs(
+            f"{file} was trained on {short(path)}, and no file or folder of that name is here",
+            "run klprobe where it was trained, or " + GIVE,
+        )
+    if Path(path).is_dir() and not _mostly_images(Path(path)):
+        raise NotOurs(f"{file} was trained on the images in {short(path)}, which holds mostly other files", GIVE)
+
+
+def _mostly_images(folder: Path) -> bool:
+    """Whether the folder can be searched for images in reasonable time."""
+    every = images = 0
+    for _, folders, files in os.walk(folder):
+        every += len(files) + len(folders)
+        images += sum(file.lower().endswith(SUFFIXES) for file in files)
+        if every > UNKNOWN_FILES and images < SHARE * every:
+            return False
+    return True

@@ -1,0 +1,220 @@
+"""One file = one checkpoint format; here is what all of them agree on, and the way from a path to the posterior in it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.distributions import Distribution
+
+from klprobe import registry
+from klprobe.distributions.categorical import Classes
+from klprobe.files import tensor_file
+from klprobe.files.archive import names_in
+from klprobe.files.child import Limits
+from klprobe.printable import LONGEST, short
+from klprobe.types import InputError, Progress, no_progress
+
+PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
+"""Formats whose libraries open names that are text alone."""
+FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for beside the path.
+
+    Attributes:
+        data: What the user wants encoded, in her own words; None means the set of klprobe's that the checkpoint remembers.
+        split: `train`, `test` or `all` (train, then test).
+        data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
+        device: Device that the encoder's network runs on; results come back to the CPU.
+        progress: Told how many data points are encoded.
+        encoder: `package.module:factory` of the network that a state dict belongs to; imports and runs that code.
+        outputs: What the encoder returns, as `mean,logvar`, `_` for what is to be ignored; None means look and find out.
+        resize: (H, W) that images are resized to, bilinear.
+        value_range: Range that bytes, or numbers in [0, 1], are mapped to.
+        gray: Whether colours become one grey channel.
+        flatten: Whether a point becomes a vector.
+        allow_pickle: Whether the file may run the code in it: the user trusts it.
+        limits: Memory and time that a file may use where it is opened or run in a confined process.
+    """
+
+    data: str | None = None
+    split: str = "all"
+    data_root: Path | None = None
+    device: str = "cpu"
+    progress: Progress = no_progress
+    encoder: str | None = None
+    outputs: str | None = None
+    resize: tuple[int, int] | None = None
+    value_range: tuple[float, float] | None = None
+    gray: bool = False
+    flatten: bool = False
+    allow_pickle: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
+FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
+
+
+def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
+    """Raise InputError when the user asked for what a format cannot do; nothing asked for is ever ignored."""
+    asked = [FLAGS[field] for field in fields if getattr(request, field)]
+    if asked:
+        raise InputError(f"{why}: leave {', '.join(asked)} away.")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a checkpoint gives: the conditionals of a data set, and where they come from.
+
+    Attributes:
+        posterior: klprobe's own or any torch Distribution, batch shape (N,), event shape (D,).
+        prior: Event shape (D,); None when the file says nothing, and N(0, I) is meant.
+        split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
+        trained_on: Split that the encoder was trained on, or `unknown`.
+        provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
+        notes: How data and outputs were understood, one sentence each, for the user to check.
+        parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
+    """
+
+    posterior: Distribution
+    prior: Distribution | None = None
+    split: str = "unknown"
+    trained_on: str = "unknown"
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    parts: Mapping[str, slice | Classes] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """One checkpoint format: a frozen dataclass without fields, first in its file's `__all__`."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file looks like this format: suffix and header only, cheap, False on garbage."""
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Read the file, and encode the data set where the format holds an encoder.
+
+        Raises:
+            InputError: the file is damaged, or lacks something; the message names file, tensor and remedy.
+        """
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal: which file a number came from."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load(path: str | Path, request: Request | None = None) -> Encoded:
+    """The posterior that a file or folder holds, or that its encoder gives on a data set.
+
+    Args:
+        path: A file or folder in one of the formats that `klprobe list` names.
+        request: Data, split and device, for a checkpoint that holds an encoder; its factory, for one that holds weights.
+
+    Raises:
+        InputError: no such file, or one that cannot be used; the message names file, tensor and remedy.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise InputError(_missing(path))
+        if path.suffix.lower() in NEED_TEXT and not _is_text(str(path)):
+            raise InputError(f"{path} has bytes in its name that are no text, and cannot be opened by that name: rename it.")
+        if request is not None and request.encoder is not None:
+            chosen: Encoded = registry.load("formats", "state-dict")().load(path, request)
+            return chosen
+        for name in registry.names("formats"):
+            checkpoint = registry.load("formats", name)()
+            if checkpoint.matches(path):
+                return checkpoint.load(path, request or Request())
+        if request is not None and request.allow_pickle and path.is_file() and _is_pickle(path):
+            trusted: Encoded = registry.load("formats", "pickled-module")().load(path, request)
+            return trusted
+        raise InputError(_unknown(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _is_text(name: str) -> bool:
+    """Whether there are no undecodable bytes in it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _missing(path: Path) -> str:
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() and len(path.name) <= LONGEST else []
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
+    return f"{path} does not exist" + (
+        f"; did you mean {path.parent / near[0]}?" if near else ": give the path of a checkpoint."
+    )
+
+
+def _unknown(path: Path) -> str:
+    """Why no format took the file, and what to do."""
+    if path.is_dir():
+        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+    if path.stat().st_size == 0:
+        return f"{path} is empty (0 bytes): save or copy it again."
+    suffix = path.suffix.lower()
+    if _is_cut(path):
+        return f"{path} begins as a zip file and does not end as one, so it is truncated or damaged: save or copy it again."
+    if suffix in PICKLED or _is_pickle(path):
+        return (
+            f"{path} is a pickle. If it holds weights alone, they are read as tensors, with --encoder package.module:factory "
+            "for the network they belong to. A whole pickled module may run any code when it is opened: export it instead, "
+            f"torch.jit.script(encoder).save('encoder.pt'), or save what the encoder returns, {FROM_ARRAYS}; if you trust it, "
+            "--allow-pickle."
+        )
+    if suffix == ".npy":
+        return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
+    if suffix == ".npz":
+        return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
+    if suffix == ".safetensors":
+        return _unknown_safetensors(path)
+    return (
+        f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
+        f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
+    )
+
+
+def _unknown_safetensors(path: Path) -> str:
+    with tensor_file.opened(path) as file:
+        names, kind = file.names, file.kind
+    if kind == "flow":
+        return f"{path} is a flow that --maf.save kept, a prior and no posterior: give it as --prior flow:{path}."
+    if kind is not None:
+        return f"{path} says klprobe.kind = {short(kind)}, which this version does not know: update klprobe."
+    listed = ", ".join(map(short, names[:4])) + (", ..." if len(names) > 4 else "")
+    return (
+        f"{path} holds the tensors {listed or 'none'}, no posterior: a network's weights alone do not say how to run it. "
+        f"Run the encoder over your data and save what it returns: {FROM_ARRAYS}."
+    )
+
+
+def _is_cut(path: Path) -> bool:
+    """A zip file without the directory at its end."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
+
+
+def _is_pickle(path: Path) -> bool:
+    """A pickle of protocol 2 or later, or torch's zip of one."""
+    with path.open("rb") as stream:
+        head = stream.read(2)
+    if head == b"PK":
+        return any(name.endswith(".pkl") for name in names_in(path))
+    return head[:1] == b"\x80" and 2 <= head[-1] <= 5

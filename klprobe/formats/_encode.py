@@ -1,0 +1,219 @@
+"""Run an encoder over data: probe it first, then encode everything block by block.
+
+The probe makes three passes over a few points. Two passes over the same points that differ mean samples, or dropout left on;
+points whose result changes with their neighbours mean batch normalisation in training mode. When the encoder gives samples
+beside mean and spread, their scatter around the mean has to be the spread that was read, or the run stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.distributions import Distribution
+
+from klprobe.formats import Encoded, Request
+from klprobe.formats._inputs import open_inputs
+from klprobe.formats._latents import Latents, Part, latents_of
+from klprobe.formats._outputs import MATRICES, SPREAD_ROLES, Reading, read
+from klprobe.formats._returned import Tensors, tensors_of
+from klprobe.types import InputError
+
+POINTS_AT_ONCE = 1000
+"""Data points encoded at a time: bounds memory, not results."""
+PROBED = 64
+"""Points that the three passes of the probe look at."""
+SAME = 1e-3
+"""Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
+SEED = 0
+"""Of the encoder's own random numbers; torch's global generator comes back as it was."""
+MOST_CHANNELS = 16
+"""Of spatial latents that are reported one by one: each costs as much as latents of its own."""
+Z_SCORES = 6.0
+"""mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder ready to run.
+
+    Attributes:
+        run: From float32 points (m, ...), on the CPU, to whatever the encoder returns.
+        label: The file's name, for messages.
+        wants: What input it wants, in words; empty when it cannot be told.
+        batch_size: The only number of points that it takes at a time; None when it takes any.
+    """
+
+    run: Callable[[torch.Tensor], Any]
+    label: str
+    wants: str = ""
+    batch_size: int | None = None
+
+
+class Points(Protocol):
+    """Data points ready for an encoder."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> torch.Tensor:
+        """The points from `start` up to `stop`, shape (m, ...)."""
+
+
+def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], notes: tuple[str, ...] = ()) -> Encoded:
+    """The posterior of the requested data.
+
+    Raises:
+        InputError: data that cannot be had or do not fit, outputs that cannot be read, an encoder in training mode.
+    """
+    inputs = open_inputs(request, encoder.label)
+    facts = inputs.facts()
+    latents, reading = _encode(encoder, inputs, request)
+    shape = tuple(facts["input_shape"])
+    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
+    return Encoded(
+        latents.posterior,
+        split=inputs.split,
+        provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
+        notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note, *latents.notes) if note),
+        parts=latents.parts,
+    )
+
+
+def encode_points(encoder: Encoder, points: Points, request: Request) -> tuple[Distribution, Reading]:
+    """The posterior of points, and which outputs of the encoder it is made of; of the request, `outputs` and `progress`.
+
+    Raises:
+        InputError: as `encode_data`.
+    """
+    latents, reading = _encode(encoder, points, request)
+    return latents.posterior, reading
+
+
+def _encode(encoder: Encoder, points: Points, request: Request) -> tuple[Latents, Reading]:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        reading, channels = _probe(encoder, points, request)
+        latents = _latents(encoder.label, _all_points(encoder, points, reading, request))
+    return _by_channel(latents, channels), reading
+
+
+def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
+    """The encoder's tensors on the points x, padded where it takes one batch size only."""
+    m, size = len(x), encoder.batch_size
+    padded = x if size is None or m == size else torch.cat([x, x[-1:].expand(size - m, *x.shape[1:])])
+    try:
+        returned = encoder.run(padded)
+    except InputError:
+        raise
+    except Exception as error:
+        wants = f" It wants {encoder.wants}." if encoder.wants else ""
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+        raise InputError(
+            f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "
+            "Change the data, or --resize, --gray, --flatten."
+        ) from error
+    return {name: tensor[:m].cpu() for name, tensor in tensors_of(returned, len(padded)).items()}
+
+
+def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Reading, int | None]:
+    """Find out what the outputs are, and how many channels, and refuse an encoder that is in training mode."""
+    size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
+    x = inputs.batch(0, size)
+    first, second = _call(encoder, x), _call(encoder, x)
+    random = {name for name in first if not _same(first[name], second[name])}
+    reading = read(first, random, request.outputs, encoder.label)
+    half = max(1, size // 2)
+    alone = _call(encoder, torch.cat([x[:half], x[:1].expand(size - half, *x.shape[1:])]))
+    for role, (name, _) in reading.roles.items():
+        if role == "samples":
+            continue
+        if name in random:
+            raise InputError(
+                f"{encoder.label}: its {role} differs between two passes over the same points, so dropout (or other noise) is "
+                "on: call eval() before you save it. If this output is a sample, say --outputs samples."
+            )
+        if not _same(first[name][:half], alone[name][:half]):
+            raise InputError(
+                f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
+                "training mode: call eval() before you save it."
+            )
+    return reading, reading.channels(first)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    scale = max(float(a.abs().max()), 1e-6)
+    return not bool(a.isfinite().all()) or bool(((a.double() - b.double()).abs() <= SAME * scale).all())
+
+
+def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Request) -> Tensors:
+    parts: dict[str, list[torch.Tensor]] = {role: [] for role in reading.roles}
+    size = encoder.batch_size or POINTS_AT_ONCE
+    for start in range(0, len(inputs), size):
+        taken = reading.take(_call(encoder, inputs.batch(start, start + size)))
+        if start == 0 and {"mean", "samples"} <= set(taken):
+            _check_scatter(taken, encoder.label)
+        for role, tensor in taken.items():
+            parts[role].append(tensor.float() if tensor.dtype != torch.float64 else tensor)
+        request.progress(min(start + size, len(inputs)), len(inputs))
+    return {role: torch.cat(blocks) for role, blocks in parts.items()}
+
+
+def _check_scatter(taken: Tensors, label: str) -> None:
+    """Hold the claimed spread against the scatter of the encoder's own samples around its mean."""
+    claimed = next((role for role in SPREAD_ROLES if role in taken), None)
+    if claimed is None or taken["samples"].shape != taken["mean"].shape or taken[claimed].shape != taken["mean"].shape:
+        return
+    squares = (taken["samples"].double() - taken["mean"].double()).square()
+    spread = taken[claimed].double()
+    if not (squares.isfinite().all() and spread.isfinite().all()):
+        return  # said more clearly once all points are there
+    slack = Z_SCORES * (2 / squares.numel()) ** 0.5
+    ratios = {role: float((squares / variance_of(role, spread)).mean()) for role in SPREAD_ROLES}
+    if abs(ratios[claimed] - 1) <= slack:
+        return
+    possible = [role for role in SPREAD_ROLES if role in ("logvar", "logstd") or bool((spread > 0).all())]
+    likeliest = min(possible, key=lambda role: abs(ratios[role] - 1))
+    if abs(ratios[likeliest] - 1) <= slack:
+        better = f"As {likeliest} it fits ({ratios[likeliest]:.3g}): say --outputs with {likeliest} in its place"
+    else:
+        better = "No other reading fits: look at which output is which, and name each with --outputs, _ for what to ignore"
+    raise InputError(
+        f"{label}: its own samples scatter around its mean with {ratios[claimed]:.3g} times the variance that its spread, read "
+        f"as {claimed}, claims (1 +- {slack:.2g} is expected of {squares.numel():,} values). {better}."
+    )
+
+
+def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
+    """The variance that a spread stands for when it is read as `role`."""
+    if role == "logvar":
+        return spread.clamp(-80, 80).exp()
+    if role == "logstd":
+        return (2 * spread).clamp(-80, 80).exp()
+    return spread.square() if role == "std" else spread
+
+
+def _latents(label: str, tensors: Tensors) -> Latents:
+    """Samples give way to mean and spread, and means alone to samples; log standard deviations are doubled."""
+    if "samples" in tensors and len(tensors) > 1:
+        has_spread = any(role in (*SPREAD_ROLES, *MATRICES) for role in tensors)
+        tensors = {role: t for role, t in tensors.items() if role != ("samples" if has_spread else "mean")}
+    doubled = {role.replace("logstd", "logvar"): 2 * t if role.startswith("logstd") else t for role, t in tensors.items()}
+    return latents_of(label, doubled)
+
+
+def _by_channel(latents: Latents, channels: int | None) -> Latents:
+    """The channels of spatial latents, (C, H, W), are their parts."""
+    if channels is None or channels == 1:
+        return latents
+    if channels > MOST_CHANNELS:
+        note = f"{channels} channels, which are more than {MOST_CHANNELS}: they are not reported one by one"
+        return latents._replace(notes=(*latents.notes, note))
+    places = latents.posterior.event_shape[0] // channels
+    parts: dict[str, Part] = {f"channel {c}": slice(c * places, (c + 1) * places) for c in range(channels)}
+    return latents._replace(parts={**parts, **latents.parts})
+
+
+def _place(name: str, half: int | None) -> str:
+    return name if half is None else f"{name}, {('first', 'second')[half]} half"

@@ -1,0 +1,168 @@
+"""`--prior SPEC`: a name, then options, as in `normal:scale=2.0`; or a file, as in `mixture:prior.npz`; or Python."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch.distributions import Distribution, Independent, Normal
+
+from klprobe.distributions.flows import load_flow
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.priors import Cloud, UniformSphere, mixture
+from klprobe.files.npy import read_member
+from klprobe.files.remembered import MODULE, NotOurs
+from klprobe.files.zips import opened
+from klprobe.formats import load
+from klprobe.printable import LONGEST, short
+from klprobe.runtime.user_code import import_named
+from klprobe.types import InputError
+
+Options = Mapping[str, tuple[float, ...]]
+Encode = Callable[[str], Distribution]
+ARRAYS = (".npz", ".safetensors")
+"""Files that are taken as samples of the prior when they are named alone."""
+
+
+def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -> Distribution:
+    """The prior that SPEC names, event shape (D,).
+
+    Args:
+        spec: `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
+            `FILES` with a path after the `:`; a file of samples alone; or `package.module:prior`.
+        dim: D, the number of latents of the posterior.
+        own: The prior that came with the checkpoint; None is N(0, I).
+        encode: From the path of data, as the encoder wants them, to their posterior.
+    """
+    name, *rest = spec.split(":")
+    if spec == "own":
+        return standard_normal(dim) if own is None else own
+    if name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS:
+        return _samples(spec, encode)
+    if name in FILES:
+        path = ":".join(rest)
+        if not path:
+            raise InputError(f"--prior {name} needs a file: {name}:PATH.")
+        return FILES[name](path, encode)
+    if name not in PRIORS and MODULE.fullmatch(spec):
+        return _python(spec, dim)
+    if name not in PRIORS:
+        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1) if len(name) <= LONGEST else []
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        known = ", ".join((*PRIORS, *(f"{file}:PATH" for file in FILES)))
+        raise InputError(
+            f"--prior {short(spec)} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
+        )
+    return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
+
+
+def _normal(dim: int, options: Options) -> Distribution:
+    if unknown := sorted(set(options) - {"mean", "scale"}):
+        raise InputError(
+            f"--prior normal takes mean and scale, not {', '.join(map(repr, unknown))}, as in normal:mean=0:scale=2."
+        )
+    mean, scale = (_vector(dim, name, options.get(name, (default,))) for name, default in (("mean", 0.0), ("scale", 1.0)))
+    if not bool((scale > 0).all()):
+        raise InputError(f"--prior normal: scale is a standard deviation and must be positive; got {scale.min():g}.")
+    return Independent(Normal(mean, scale, validate_args=False), 1)
+
+
+def _sphere(dim: int, options: Options) -> Distribution:
+    if set(options) - {"radius"} or len(options.get("radius", (1.0,))) != 1:
+        raise InputError("--prior sphere takes one radius, as in sphere or sphere:radius=2.")
+    return UniformSphere(dim, *options.get("radius", ()))
+
+
+def _mixture(path: str, encode: Encode) -> Distribution:
+    """Gaussians in any file of posteriors, and in .npz their `weights`."""
+    components = _components(f"mixture:{path}", _posterior(path))
+    weights = None
+    if Path(path).suffix.lower() == ".npz":
+        with opened(Path(path), path) as archive:
+            if "weights.npy" in archive.namelist():
+                weights = torch.from_numpy(read_member(archive, archive.getinfo("weights.npy"), f"{path}: 'weights'"))
+    try:
+        return mixture(components, weights)
+    except InputError as error:
+        raise InputError(f"--prior mixture:{path}: {error}") from error
+
+
+def _vampprior(path: str, encode: Encode) -> Distribution:
+    """The posteriors of pseudo-inputs, with equal weights."""
+    return mixture(_components(f"vampprior:{path}", encode(path)))
+
+
+def _flow(path: str, encode: Encode) -> Distribution:
+    """A flow that --maf.save kept."""
+    return load_flow(Path(path))
+
+
+def _samples(path: str, encode: Encode) -> Distribution:
+    """The `samples` of any file of posteriors, as a cloud without a density."""
+    posterior = _posterior(path)
+    if not isinstance(posterior, SampleOnly):
+        raise InputError(
+            f"--prior {path} holds Gaussians: --prior mixture:{path} takes them as a mixture. A cloud of prior draws is "
+            "an array samples of shape (M, D) alone."
+        )
+    return Cloud(posterior.samples)
+
+
+def _posterior(path: str) -> Distribution:
+    """What a file holds, or what its encoder says of the data that it was trained on."""
+    try:
+        return load(path).posterior
+    except NotOurs as error:  # --data gives the data of the checkpoint that is looked at, not of this one
+        raise InputError(
+            f"{error.reason}: encode those data in Python, numpy.savez('prior.npz', mean=mean, logvar=logvar), "
+            "and give --prior mixture:prior.npz."
+        ) from error
+
+
+def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
+    if not isinstance(posterior, DiagonalGaussian):
+        raise InputError(f"--prior {spec} needs diagonal Gaussians, mean and logvar, as components.")
+    return posterior
+
+
+def _python(spec: str, dim: int) -> Distribution:
+    """A torch Distribution, or a function from D to one."""
+    found = import_named(spec, "--prior")
+    if callable(found) and not isinstance(found, Distribution):
+        try:
+            found = found(dim)
+        except Exception as error:
+            raise InputError(f"--prior {spec}({dim}) failed ({type(error).__name__}: {error}): let it take D.") from error
+    if not isinstance(found, Distribution):
+        raise InputError(f"--prior {spec} is a {type(found).__name__}: give a torch Distribution, or a function from D to one.")
+    return found
+
+
+PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
+"""What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
+FILES: dict[str, Callable[[str, Encode], Distribution]] = {
+    "mixture": _mixture,
+    "vampprior": _vampprior,
+    "flow": _flow,
+    "samples": _samples,
+}
+"""The same for priors that come from a file."""
+
+
+def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:
+    if len(values) not in (1, dim):
+        raise InputError(f"--prior: {name} has {len(values)} values, but the posterior has D = {dim} latents: give 1 or {dim}.")
+    return torch.tensor(values, dtype=torch.float64).expand(dim).clone()
+
+
+def _numbers(spec: str, key: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
+        raise InputError(f"--prior {short(spec)}: {key or 'an option'} needs a finite number, as in normal:mean=0:scale=2.")
+    return values

@@ -1,0 +1,149 @@
+"""Posteriors as plain arrays, so that any framework can hand its encoder over.
+
+`.npz`, `.safetensors`, or a folder of memory-mapped `.npy` files, holding
+- `mean` (N, D) and exactly one of `logvar`, `var`, `std` (N, D): diagonal Gaussians;
+- `samples` (N, D) alone: one draw a point of an encoder that can only be sampled;
+- `mean` (N, D) alone: a deterministic encoder;
+- `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
+- `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
+- beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
+  uniform, or `prior_probs` (K,).
+`.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
+`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from klprobe.files import npy, tensor_file
+from klprobe.files.zips import opened
+from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.formats._latents import check_names, known, latents_of
+from klprobe.types import InputError
+
+__all__ = ["Arrays"]
+
+KIND = "posterior"
+"""Value of `klprobe.kind` in a safetensors header that claims this format."""
+LABELS = ("split", "trained_on")
+LABEL_BYTES = 1024
+
+Read = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, or a folder of .npy."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
+        if path.is_dir():
+            return bool(known(file.stem for file in path.glob("*.npy")))
+        try:
+            if path.suffix.lower() == ".npz":
+                with path.open("rb") as stream:
+                    return stream.read(2) == b"PK"
+            if path.suffix.lower() == ".safetensors":
+                with tensor_file.opened(path) as file:
+                    return file.kind == KIND or (file.kind is None and bool(known(file.names)))
+        except (OSError, InputError):
+            pass
+        return False
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Read and check the arrays; what is memory-mapped stays so."""
+        if request.data is not None:
+            raise InputError(
+                f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: --data is for "
+                "checkpoints with an encoder; or encode the data yourself and save what comes out."
+            )
+        refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
+        read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
+        tensors, labels = read(path)
+        split, trained_on = (_label(path, labels, name) for name in LABELS)
+        if request.split not in ("all", split):
+            raise InputError(
+                f"{path.name} holds its points as they are ({split} split), so --split {request.split} cannot choose among "
+                f"them: save those points' posteriors to a file of their own, with split='{request.split}' beside mean."
+            )
+        files = [path / f"{name}.npy" for name in tensors] if path.is_dir() else [path]
+        provenance = {
+            "format": "arrays",
+            "file": path.name,
+            "sha256": {file.name: sha256(file) for file in files},
+            "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
+        }
+        latents = latents_of(path.name, tensors)
+        return Encoded(
+            latents.posterior,
+            split=split,
+            trained_on=trained_on,
+            provenance=provenance,
+            notes=latents.notes,
+            parts=latents.parts,
+        )
+
+
+def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
+    """Read the tensors that make a posterior; InputError when the names make none, or more than one."""
+    found = list(found)
+    check_names(path.name, found)
+    return {name: read(name) for name in known(found)}
+
+
+def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with opened(path, path.name) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+        def read(name: str) -> torch.Tensor:
+            return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
+
+        small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
+        labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
+        return _choose(path, members, read), labels
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with tensor_file.opened(path, path.name) as file:
+        header, tensors = file.header, _choose(path, file.names, file.read)
+    labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
+    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
+
+
+def _read_folder(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def read(name: str) -> torch.Tensor:
+        return _from_numpy(path, name, npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
+
+    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}
+
+
+def _from_numpy(path: Path, name: str, array: np.ndarray) -> torch.Tensor:
+    if array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path.name}: tensor {name!r} has dtype {array.dtype}, but a posterior is real numbers: save it as float32."
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)
+
+
+def _as_real(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise InputError(f"{path.name}: tensor {name!r} has dtype {kind}, but a posterior is real numbers: save it as float32.")
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _label(path: Path, labels: dict[str, str], name: str) -> str:
+    value = labels.get(name, "unknown")
+    if value not in ("train", "test", "all", "unknown"):
+        raise InputError(f"{path.name}: {name} is {value[:40]!r}; it can be train, test or all.")
+    return value

@@ -1,0 +1,79 @@
+"""klprobe's own checkpoints: the encoder comes back, and encodes the data set it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from klprobe.files.remembered import dataset_of_file, notes_of
+from klprobe.files.tensor_file import KIND, kind_of
+from klprobe.formats import Encoded, Request, refuse_flags, sha256
+from klprobe.formats._inputs import Inputs, inputs_of, open_inputs
+from klprobe.printable import LONGEST, short
+from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import encode
+from klprobe.types import CapabilityError, InputError
+
+__all__ = ["KlprobeCheckpoint"]
+SPLITS = ("train", "validation", "test", "all")
+
+
+@dataclass(frozen=True)
+class KlprobeCheckpoint:
+    """A system trained by `klprobe train`: .safetensors with weights and settings; its encoder encodes the data set."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file is a safetensors whose header says `klprobe.kind = "checkpoint"`."""
+        return path.suffix.lower() == ".safetensors" and kind_of(path) == KIND
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Encode the data set that was asked for, else the one trained on, in eval mode and float32.
+
+        Raises:
+            CapabilityError: the system has no encoder.
+            InputError: damaged file, or a data set that is missing, of another shape, or not of klprobe's own and named by the
+                file alone.
+        """
+        trained = load_checkpoint(path, request.device)
+        settings = trained.settings
+        if not hasattr(trained.algorithm, "encode"):
+            raise CapabilityError(
+                f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
+                f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
+            )
+        refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
+        data, notes = _inputs(settings, path.name, request)
+        if data.shape != tuple(settings["input_shape"]):
+            raise InputError(
+                f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {tuple(settings['input_shape'])}, "
+                f"but {data.name} has points of shape {data.shape}: choose another --data."
+            )
+        same = data.name == settings["dataset"]
+        return Encoded(
+            encode(trained, data, request.device, request.progress),
+            getattr(trained.algorithm, "prior_distribution", None),
+            split=data.split,
+            trained_on=settings["split"] if same and settings["split"] in SPLITS else "unknown",
+            provenance={
+                "format": "klprobe-checkpoint",
+                "file": path.name,
+                "sha256": {path.name: sha256(path)},
+                **data.facts(),
+                "checkpoint": settings,
+            },
+            notes=(*notes, *data.notes),
+        )
+
+
+def _inputs(settings: Mapping[str, Any], label: str, request: Request) -> tuple[Inputs, tuple[str, ...]]:
+    """The data that the user names, as she means it, else those that the file remembers, if klprobe has them; and notes."""
+    if request.data:
+        return open_inputs(request, label), ()
+    chosen = dataset_of_file(settings["dataset"], label, settings["input_shape"])
+    return inputs_of(chosen, request), notes_of(chosen, label)
+
+
+def _bare(name: object) -> str:
+    return name if isinstance(name, str) and len(name) <= LONGEST else short(name)

@@ -1,0 +1,37 @@
+"""ONNX, through onnxruntime (extra `[onnx]`): a graph of operators with its weights, and no Python.
+
+A random operator inside means an exported sampler; when it gives samples alone, the encoder is sample-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from klprobe.files.programs import start
+from klprobe.formats import Encoded, Request, sha256
+from klprobe.formats._encode import SEED, Encoder, encode_data
+
+__all__ = ["Onnx"]
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """A network exported to ONNX (.onnx): run by onnxruntime, pip install 'klprobe[onnx]'; needs --data."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file is called .onnx; the format has no mark of its own."""
+        return path.is_file() and path.suffix.lower() == ".onnx"
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Run the graph on the data, on the CPU.
+
+        Raises:
+            CapabilityError: onnxruntime is not installed.
+            InputError: a damaged file, weights outside its folder, several inputs, beyond the limits, or data that do not fit.
+        """
+        program = start("onnx", path, request.limits, seed=SEED)
+        facts = {"format": "onnx", "file": path.name, "sha256": {path.name: sha256(path)}, **program.facts}
+        size = program.batch_size
+        notes = () if size is None else (f"exported for {size} points at a time",)
+        return encode_data(Encoder(program.run, path.name, program.wants, size), request, facts, notes)

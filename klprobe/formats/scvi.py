@@ -1,0 +1,213 @@
+"""A model folder of scvi-tools (extra `[scvi]`): `model.save(folder)`, which writes a pickle, and cells as .h5ad.
+
+The pickle is read by torch's restricted unpickler, which makes tensors, numpy arrays and containers and calls nothing else.
+What scvi-tools opens is a copy that was written anew from those, so nothing of the file itself is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+
+from klprobe.files.child import Child
+from klprobe.files.confined import Opened
+from klprobe.files.hdf5 import read_h5ad
+from klprobe.files.weights import load_restricted
+from klprobe.formats import Encoded, Request, refuse_flags, sha256
+from klprobe.formats._tensors import posterior_of
+from klprobe.types import CapabilityError, InputError
+
+__all__ = ["Scvi"]
+
+MODEL, CELLS = "model.pt", "adata.h5ad"
+KNOWN = ("SCVI", "LinearSCVI")
+"""Models whose latents have a diagonal Gaussian posterior and the prior N(0, I)."""
+BY_HAND = "mean, var = model.get_latent_representation(return_dist=True), then numpy.savez('posterior.npz', mean=mean, var=var)"
+NEEDED = ("model_state_dict", "var_names", "attr_dict")
+LOOKED_AT = 1 << 24
+GROWTH = 16
+"""Arrays of objects take 8 bytes an entry, which a pickle may say in one; nothing else grows."""
+DTYPES = ("O", "U1", "S1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+
+
+def _empty_dict(*_: Any) -> dict[Any, Any]:
+    """What stands in for a defaultdict, which torch's restricted unpickler does not fill."""
+    return {}
+
+
+def _empty_bytes() -> bytes:
+    """What stands in for bytes, which would take any size from the file."""
+    return b""
+
+
+HARMLESS: list[Any] = [
+    *(np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0], np.ndarray, np.dtype, _codecs.encode, dict),
+    *(type(np.dtype(kind)) for kind in DTYPES),
+    (_empty_dict, "collections.defaultdict"),
+    (_empty_bytes, "builtins.bytes"),
+]
+"""What makes numpy's arrays and numbers, beside tensors; none of it runs what it is given."""
+
+
+@dataclass(frozen=True)
+class Scvi:
+    """A folder that a scvi-tools model saved, with adata.h5ad or --data cells.h5ad; pip install 'klprobe[scvi]'."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether this is a folder whose model.pt names what scvi-tools keeps in one."""
+        return (path / MODEL).is_file() and not (path / "model_config.json").exists() and _mentions(path / MODEL, NEEDED)
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Give scvi-tools a clean copy of the model, and ask it for mean and variance of the latents of every cell.
+
+        Raises:
+            CapabilityError: scvi-tools is not installed, or a model with another prior.
+            InputError: a pickle that asks for more than arrays, no cells, or cells that do not fit.
+        """
+        refuse_flags(
+            request, ("encoder", "outputs", "resize", "value_range", "gray", "flatten"), f"{path.name} says how it encodes"
+        )
+        if request.split != "all":
+            raise InputError(
+                f"--split {request.split} chooses among klprobe's data sets: give those cells as --data cells.h5ad."
+            )
+        cells = Path(request.data) if request.data else path / CELLS
+        if not cells.is_file():
+            raise InputError(
+                f"{path.name} finds no cells in {cells}: give --data cells.h5ad, or save the model with save_anndata=True."
+                if request.data
+                else f"{path.name} needs cells to encode: give --data cells.h5ad, or save the model with save_anndata=True."
+            )
+        settings = {"folder": str(path.absolute()), "cells": str(cells.absolute()), "device": request.device}
+        with (
+            tempfile.TemporaryDirectory() as copy,
+            Child(
+                encode_cells,
+                {**settings, "copy": copy},
+                label=path.name,
+                limits=request.limits,
+                device=request.device,
+                writable=Path(copy),
+            ) as child,
+        ):
+            mean, name = child.tensors["mean"], child.facts["model"]
+        return Encoded(
+            posterior_of(path.name, child.tensors),
+            provenance={
+                "format": "scvi",
+                "file": path.name,
+                "sha256": {MODEL: sha256(path / MODEL), cells.name: sha256(cells)},
+                "model": name,
+                "data": cells.name,
+                "num_points": len(mean),
+            },
+            notes=(
+                f"{name} of scvi-tools on {len(mean):,} cells of {cells.name}; the latents z alone, without the library size",
+            ),
+        )
+
+
+def encode_cells(folder: str, cells: str, device: str, copy: str) -> Opened:
+    """Mean and variance of every cell by scvi-tools itself, in a confined process.
+
+    Args:
+        folder: The model's folder.
+        cells: The file of cells.
+        device: Where the network runs.
+        copy: Folder for the copy of the model that scvi-tools opens.
+    """
+    label = Path(folder).name
+    held = _restricted(Path(folder) / MODEL)
+    name = _kind(label, held)
+    try:
+        import scvi
+    except ImportError as error:
+        raise CapabilityError(f"{label} needs scvi-tools: pip install 'klprobe[scvi]'.") from error
+    scvi.settings.verbosity = logging.ERROR
+    torch.save(held, Path(copy) / MODEL)
+    found = read_h5ad(Path(cells))
+    try:
+        model = getattr(scvi.model, name).load(copy, found, accelerator="gpu" if device == "cuda" else "cpu")
+        mean, var = model.get_latent_representation(return_dist=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{label} cannot encode {Path(cells).name} ({type(error).__name__}: {said[:300]}).") from error
+    return Opened({"model": name}, {"mean": torch.as_tensor(mean), "var": torch.as_tensor(var)})
+
+
+def _mentions(path: Path, words: tuple[str, ...]) -> bool:
+    """Whether the first megabytes, where torch puts the pickle as it is, hold these words; it is looked at and not opened."""
+    with path.open("rb") as stream:
+        head = stream.read(LOOKED_AT)
+    return all(word.encode() in head for word in words)
+
+
+def _restricted(path: Path) -> dict[str, Any]:
+    """What the file holds, of tensors, arrays and containers alone."""
+    try:
+        held = load_restricted(path, HARMLESS)
+        size = _num_bytes(held)
+    except UnpicklingError as error:
+        raise InputError(
+            f"{path.parent.name}/{path.name} asks Python for more than arrays, which klprobe does not run. If it is yours: "
+            f"{BY_HAND}."
+        ) from error
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path.parent.name}/{path.name} is damaged ({said[:200]}): save or copy it again.") from error
+    kinds = {"model_state_dict": dict, "attr_dict": dict, "var_names": np.ndarray}
+    if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
+        raise InputError(f"{path.parent.name} is no model folder of scvi-tools: {path.name} lacks {', '.join(NEEDED)}.")
+    if size > GROWTH * path.stat().st_size:
+        raise InputError(f"{path.parent.name}/{path.name} claims arrays of {size:,} bytes, far beyond its own: it is damaged.")
+    _check_sizes(path.parent.name, held)
+    return held
+
+
+def _num_bytes(value: Any) -> int:
+    """Of all numpy arrays and tensors in it."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return int(value.nbytes)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_num_bytes, inside))
+
+
+def _check_sizes(label: str, held: dict[str, Any]) -> None:
+    """Raise InputError where the settings claim a network larger than the weights: it would be built before it is filled."""
+    shapes = [value.shape for value in held["model_state_dict"].values() if isinstance(value, torch.Tensor)]
+    largest = max((size for shape in shapes for size in shape), default=0)
+    given = held["attr_dict"].get("init_params_", {})
+    claimed = [n for values in (given.get("non_kwargs", {}), given) for n in values.values() if type(n) is int]
+    if max(claimed, default=0) > max(largest, 100):
+        raise InputError(
+            f"{label} claims a size of {max(claimed):,}, but its weights have no side above {largest:,}: it is damaged."
+        )
+
+
+def _kind(label: str, held: dict[str, Any]) -> str:
+    """The model's class, by name."""
+    registry = held["attr_dict"].get("registry_")
+    registry = registry if isinstance(registry, dict) else {}
+    name, setup = registry.get("model_name"), registry.get("setup_method_name", "setup_anndata")
+    if name not in KNOWN:
+        raise CapabilityError(
+            f"{label} is a {str(name)[:40]}; of scvi-tools klprobe knows {' and '.join(KNOWN)}, whose prior is N(0, I). "
+            f"In Python: {BY_HAND}."
+        )
+    if setup != "setup_anndata":  # the name of a method that scvi-tools calls with arguments from the file
+        raise InputError(
+            f"{label} was set up by {str(setup)[:40]!r}, but klprobe follows setup_anndata alone. In Python: {BY_HAND}."
+        )
+    return str(name)

@@ -1,0 +1,75 @@
+"""Weights without a program: a state dict or Lightning checkpoint, and the Python factory of the network they belong to.
+
+The weights are read by torch's restricted unpickler (`weights_only=True`), which makes tensors and containers and calls nothing
+else, unless `--allow-pickle` says otherwise. The factory is the user's own code, and is imported because `--encoder` names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from klprobe.files.programs import wanted_by
+from klprobe.files.weights import fit, read_weights, some_of
+from klprobe.formats import Encoded, Request, sha256
+from klprobe.formats._encode import Encoder, encode_data
+from klprobe.runtime.user_code import import_named
+from klprobe.types import InputError
+
+__all__ = ["StateDict"]
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Weights (.pt, .pth, .ckpt of Lightning, .safetensors) with --encoder package.module:factory; needs --data."""
+
+    def matches(self, path: Path) -> bool:
+        """False: weights alone do not say how to run them; `--encoder` chooses this format."""
+        return False
+
+    def load(self, path: Path, request: Request) -> Encoded:
+        """Build the network, give it the weights, run `encode` where it has one, else `forward`, in eval mode.
+
+        Raises:
+            InputError: a file that is more than tensors, a factory that fails, weights that do not fit it.
+        """
+        if request.encoder is None:
+            raise InputError(
+                f"{path.name} holds weights alone: say which network they belong to, --encoder package.module:factory."
+            )
+        weights = read_weights(path, request.limits, allow_pickle=request.allow_pickle)
+        with torch.random.fork_rng():
+            module = _build(request.encoder)
+        prefix, leftover = fit(module, weights, path.name, request.encoder)
+        module.to(request.device).eval()
+        encode = getattr(module, "encode", module)
+        notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
+        if leftover:
+            notes.append(f"{len(leftover)} tensors of {path.name} were not used: {some_of(leftover)}")
+        provenance = {
+            "format": "state-dict",
+            "file": path.name,
+            "sha256": {path.name: sha256(path)},
+            "encoder": request.encoder,
+            "prefix": prefix,
+            "unused": leftover,
+        }
+        encoder = Encoder(lambda x: encode(x.to(request.device)), path.name, wanted_by(module))
+        return encode_data(encoder, request, provenance, tuple(notes))
+
+
+def _build(spec: str) -> nn.Module:
+    factory = import_named(spec, "--encoder")
+    try:
+        module = factory if isinstance(factory, nn.Module) else factory()
+    except Exception as error:
+        raise InputError(
+            f"--encoder {spec} cannot be called without arguments ({type(error).__name__}: {error}): give a function that "
+            "returns the network with its sizes filled in."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"--encoder {spec} returns a {type(module).__name__}: let it return the torch.nn.Module.")
+    return module

@@ -1,0 +1,279 @@
+"""How a report says things: numbers with their errors, brackets, verdicts and bounds, in words a newcomer can read.
+
+Terminal, page and figures all take their words from here, so that they cannot tell different stories.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from klprobe.estimation.report import Report, finite
+from klprobe.types import Bound, Bracket, Estimate, Quantity, Side, Target, Verdict
+
+TITLE = "How far is the aggregate posterior q(z) from the prior p(z)?"
+UNIT = "KL divergence in nats; 0 is a perfect match."
+TARGETS: tuple[Target, ...] = ("population", "empirical")
+SYMBOL: dict[Target, str] = {"population": "KL[q||p]", "empirical": "KL[q_N||p]"}
+BOUND_NAME: dict[Bound, str] = {"exact": "exact", "lower": "lower", "upper": "upper", "none": "none"}
+BOUND_MEANING: dict[Bound, str] = {
+    "exact": "aims at the KL itself: the standard error is all its uncertainty.",
+    "lower": "lies at or below the KL, apart from its standard error: the truth is this or more.",
+    "upper": "lies at or above the KL, apart from its standard error: the truth is this or less.",
+    "none": "may err on either side, so it never enters a bracket; its error covers the draws and not what the fit missed.",
+}
+QUANTITY_MEANING = {
+    "mean-logit": "the learned log-ratio's average as it stands; the classifier's is that of Rosca et al. (2018)",
+    "donsker-varadhan": "the learned log-ratio's average, clipped and corrected by Donsker and Varadhan's inequality",
+    "nwj": "the learned log-ratio's average, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
+    "donsker-varadhan-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
+    "nwj-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
+    "leave-one-out": "each code is scored by the mixture of all other points, without the one that it came from",
+    "average-kl": "the mean of KL[q(z|x_n)||p(z)] over the points, what a VAE's loss contains",
+    "mutual-information": "what the code tells about which point it came from, at most log N",
+}
+VERDICT_MEANING: dict[Verdict, str] = {
+    "resolved": "the brackets answer the question",
+    "floor-limited": "these points and methods cannot settle it",
+    "methods-disagree": "a lower bound lies above an upper bound, so at least one method is wrong",
+    "impossible": "something that must hold does not: do not use these numbers",
+}
+
+
+PLAIN = str.maketrans(
+    {"±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "·": "*", "‖": "||", "…": "...", "—": "-", "\N{EN DASH}": "-"}
+)
+
+
+class Number(NamedTuple):
+    """A value and its error as text, rounded alike; `error` is empty when the value is exact or absent."""
+
+    value: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ± {self.error}" if self.error else self.value
+
+
+def number(value: float | None, std_error: float | None = 0.0) -> Number:
+    """Round to two digits of the standard error; four digits when there is none."""
+    if value is None or not math.isfinite(value):
+        return Number("-" if value is None else "NaN" if math.isnan(value) else "infinite" if value > 0 else "-infinite", "")
+    if std_error is None or not math.isfinite(std_error):
+        return Number(_round(value, 4), "unknown")
+    if std_error <= 0:
+        return Number(_round(value, 4), "")
+    decimals = 1 - math.floor(math.log10(std_error))
+    if decimals > 5 or max(abs(value), std_error) >= 1e7:
+        return Number(_round(value, 4), f"{std_error:.1e}")
+    decimals = max(decimals, 0)
+    return Number(f"{value:.{decimals}f}", f"{std_error:.{decimals}f}")
+
+
+def _round(value: float, digits: int) -> str:
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    return f"{value:.{max(digits - 1 - size, 0)}f}" if -4 <= size < 7 else f"{value:.{digits - 1}e}"
+
+
+def quantity(q: Quantity) -> str:
+    """`19.04 ± 0.02`, or `not known (why)`."""
+    if finite(q.value):
+        return str(number(q.value, q.std_error))
+    if q.value is not None:
+        return number(q.value).value
+    if q.reason and q.reason.startswith("infinite"):
+        return q.reason
+    return f"not known ({q.reason})" if q.reason else "not known"
+
+
+def meaning(report: Report, target: Target) -> str:
+    """One phrase on what q is: the newcomer's question."""
+    if target == "population":
+        return "q averages q(z|x) over all data there could be: what the encoder does in general"
+    return f"q_N averages q(z|x_n) over the {report.num_points:,} points given: what it does to this data set"
+
+
+def headline(report: Report, target: Target) -> str:
+    """The bracket as a person would say it."""
+    return _in_words(report.brackets.get(target), report.verdict)
+
+
+def _in_words(bracket: Bracket | None, verdict: Verdict) -> str:
+    low, high = (_value(bracket.lower), _value(bracket.upper)) if bracket else (None, None)
+    if bracket is not None and low is None and str(bracket.lower.reason).startswith("infinite"):
+        return "infinite"
+    if bracket is None or (low is None and high is None):
+        return "not known: no method gave a bound"
+    errors = [side.std_error for side in (bracket.lower, bracket.upper) if side.std_error is not None]
+    if low is not None and low == high:
+        return f"{number(low, max(errors, default=None))} nats"
+    floor = max(low or 0.0, 0.0)
+    if high is None:
+        return f"at least {_ends(floor, None)[0]} nats; no upper bound" if floor else "0 or more nats: no bound above 0"
+    below, above = _ends(floor, high)
+    if below == above:
+        return f"{below} nats"
+    close = high - floor < max(errors, default=0.0) if floor else high < 0
+    if verdict in ("resolved", "floor-limited") and close:
+        return f"about {number((floor + high) / 2, max(errors)).value} nats"
+    if floor > high:
+        return f"a contradiction: at least {below} and at most {above} nats"
+    return f"between {below} and {above} nats" if floor else f"at most {above} nats"
+
+
+def _value(side: Side) -> float | None:
+    return side.value if finite(side.value) else None
+
+
+def _ends(low: float | None, high: float | None) -> tuple[str, str]:
+    """Both ends with as many digits as tell them apart, three at least; `-` for an end that is not known."""
+    ends = "-", "-"
+    for digits in (3, 4, 5, 6):
+        ends = _end(low, digits), _end(high, digits)
+        if ends[0] != ends[1]:
+            break
+    return ends
+
+
+def _end(value: float | None, digits: int) -> str:
+    return _round(value, digits) if value is not None and math.isfinite(value) else "-"
+
+
+def sides(report: Report, target: Target) -> str:
+    """Where the bracket comes from: each end, its standard error and method, and the interval."""
+    bracket = report.brackets.get(target)
+    if bracket is None:
+        return "no bracket"
+    low, high = bracket.lower, bracket.upper
+    if low.reason and low.reason == high.reason:
+        return low.reason
+    if finite(low.value) and (low.value, low.method) == (high.value, high.method):
+        parts = [f"{low.method} gives the value itself, not a bound"]
+    else:
+        parts = [_side("lower", low), _side("upper", high)]
+    return "; ".join(parts + ([interval(bracket)] if bracket.interval else []))
+
+
+def _side(name: str, side: Side) -> str:
+    if finite(side.value):
+        return f"{name} {number(side.value, side.std_error)} by {side.method}"
+    return f"no {name} bound" + (f" ({side.reason})" if side.reason else "")
+
+
+def interval(bracket: Bracket) -> str:
+    """`95 % interval 0.66 to 8.44`."""
+    low, high = _ends(*(bracket.interval or (None, None)))
+    return f"95 % interval {low if low != '-' else '0'} to {high if high != '-' else 'no upper limit'}"
+
+
+def sets_bracket(report: Report, estimate: Estimate) -> bool:
+    """Whether this estimate is an end of its target's bracket."""
+    bracket = report.brackets.get(estimate.target)
+    return bracket is not None and any(
+        (side.value, side.std_error) == (estimate.value, estimate.std_error)
+        and estimate.bound in ("exact", name)
+        and str(side.method).startswith(estimate.method)
+        for name, side in (("lower", bracket.lower), ("upper", bracket.upper))
+    )
+
+
+def main_estimates(report: Report) -> list[Estimate]:
+    """All but the unclipped twins of a bound, which claim nothing and are there for who compares: files have them."""
+    return [e for e in report.estimates if not (e.bound == "none" and e.quantity.endswith("-unclipped"))]
+
+
+def identity(report: Report) -> str:
+    """The identity that everything rests on, and the size of the problem, in one line."""
+    average, information = report.average_kl, report.mutual_information
+    if average.value is None and information.value is None and average.reason == information.reason:
+        parts = f"average KL and mutual information {quantity(average)}"
+    else:
+        parts = f"average KL {quantity(average)} = KL[q_N||p] + mutual information {quantity(information)}"
+    units = "not known" if report.active_units is None else f"{report.active_units} of {report.latent_dim}"
+    return f"{parts}; log N {report.log_n:.2f}; active units {units}"
+
+
+def holes(report: Report) -> str:
+    """What share of the prior lies in holes, in a sentence; empty when it is not known."""
+    share = report.prior_in_holes
+    if not finite(share.value):
+        return ""
+    percent = number(100 * share.value, 100 * (share.std_error or 0.0))
+    return f"prior mass in holes {percent} %: where q_N is thinner than at 99 % of its codes; 1 % in a perfect match"
+
+
+def source(report: Report) -> str:
+    """What was looked at: input, N and D, split."""
+    given = report.provenance
+    parts = [str(given["input"])] if given.get("input") else []
+    parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
+    split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
+    if split != "unknown":
+        parts.append(f"split {split}")
+    if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
+        parts.append("with points the encoder was trained on")
+    return ", ".join(parts)
+
+
+def decomposition(report: Report) -> dict[str, str]:
+    """The parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), named and printed."""
+    dimensions = report.dimensionwise_kl
+    total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
+    parts = {
+        "average KL": report.average_kl,
+        "mutual information": report.mutual_information,
+        "total correlation": report.total_correlation,
+        "dimension-wise KL, summed": total,
+    }
+    return {name: quantity(part) for name, part in parts.items()}
+
+
+PARTS_TITLE = "By part, in nats"
+PARTS_MEANING = (
+    "Each part is q's marginal over those latents, against the same part of p. Where p does not factorise over the parts, "
+    "as in a ladder VAE, that is not KL to the model's own prior."
+)
+CLASSES_MEANING = (
+    "Classes are summed over, not drawn: exact for the points given; on average the plug-in KL is above the population's, and "
+    "the leave-one-out value below."
+)
+
+
+PARTS_COLUMNS = ("part", "average KL", "mutual information", *(SYMBOL[target] for target in TARGETS))
+
+
+def parts(report: Report) -> list[tuple[str, ...]]:
+    """One row a part under `PARTS_COLUMNS`; or the reason why not."""
+    rows = []
+    for part in report.parts:
+        name = f"{part.name} ({part.size:,} {part.kind if part.size > 1 else part.kind.removesuffix('s')})"
+        kls = (_in_words(part.brackets.get(target), report.verdict).removesuffix(" nats") for target in TARGETS)
+        rows.append(
+            (name, quantity(part.average_kl), quantity(part.mutual_information), *kls)
+            if part.reason is None
+            else (name, f"not known ({part.reason})", "", "", "")
+        )
+    return rows
+
+
+def parts_note(report: Report) -> str:
+    """What the numbers by part are, and are not."""
+    kinds = {part.kind for part in report.parts}
+    return " ".join([PARTS_MEANING] + [CLASSES_MEANING] * ("classes" in kinds))
+
+
+def missing(report: Report) -> dict[str, list[tuple[str, str]]]:
+    """What is not there, and why: (name, reason) of estimates that are not finite, and of methods that gave none."""
+    not_finite = [
+        (f"{e.method} {e.quantity}", str(e.details.get("reason", f"the value is {number(e.value).value}")))
+        for e in report.estimates
+        if not finite(e.value)
+    ]
+    return {"Not finite": not_finite, "Not done": [(m.method, m.reason) for m in report.not_done]}
+
+
+def ascii_only(text: str) -> str:
+    """The text for a stream that cannot show more than ASCII."""
+    return text.translate(PLAIN).encode("ascii", "replace").decode()

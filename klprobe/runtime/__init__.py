@@ -1,0 +1,1 @@
+"""This process: its machine, its kernels, its neighbours, its work in progress, and the user's own code."""

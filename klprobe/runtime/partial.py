@@ -1,0 +1,92 @@
+"""Work in progress on disk: written every minute, whole or not at all, and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from klprobe.files import json_files
+from klprobe.files.npy import read_member
+from klprobe.files.zips import opened
+from klprobe.runtime import parallel
+from klprobe.types import InputError
+
+EVERY = 60.0
+"""Seconds between two writes."""
+
+
+class Keeper:
+    """Keeps arrays in one `.npz`, with a fingerprint of the work they belong to; with no path it does nothing.
+
+    Args:
+        path: File to keep them in.
+        fingerprint: What must be the same for the arrays to be of use.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: Mapping[str, Any]) -> None:
+        rank, _ = parallel.rank_and_size()
+        self.path = path
+        self.writes = path is not None and rank == 0
+        self.fingerprint = json.dumps(fingerprint, sort_keys=True)
+        self.last = time.monotonic()
+
+    def load(self) -> dict[str, NDArray[Any]]:
+        """The arrays kept, or none when there is no file.
+
+        Raises:
+            InputError: the file belongs to other work, or cannot be read.
+        """
+        if self.path is None or not self.path.exists():
+            return {}
+        label, remedy = f"{self.path} cannot be resumed: it", "delete it, or run without --resume"
+        with opened(self.path, label, remedy) as archive:
+            arrays = {info.filename.removesuffix(".npy"): read_member(archive, info, label) for info in archive.infolist()}
+        told, digest = (str(arrays.pop(name, "")) for name in ("fingerprint", "digest"))
+        if digest != _digest(told, arrays):
+            raise InputError(f"{label} is damaged, or of another version of klprobe: {remedy}.")
+        theirs, ours = json_files.parse(told, label), json.loads(self.fingerprint)
+        different = [f"{k} was {theirs.get(k)!r} and is {ours[k]!r}" for k in ours if theirs.get(k) != ours[k]]
+        if different:
+            raise InputError(f"{self.path} belongs to another run: {'; '.join(different)}. Delete it, or run without --resume.")
+        return arrays
+
+    def save_now_and_then(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write when the last write is a minute old."""
+        if time.monotonic() - self.last >= EVERY:
+            self.save(state)
+
+    def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write now: to a file beside it, then renamed over it."""
+        if not self.writes or self.path is None:
+            return
+        arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
+        beside = self.path.with_name(self.path.name + ".writing")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
+            np.savez(file, **about, **arrays)  # type: ignore[arg-type]
+        os.replace(beside, self.path)
+        self.last = time.monotonic()
+
+    def discard(self) -> None:
+        """Remove the file: the work is done."""
+        if self.writes and self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _digest(fingerprint: str, arrays: Mapping[str, Any]) -> str:
+    """Of everything in the file: what is taken up again is what was kept, to the bit."""
+    state = hashlib.sha256(fingerprint.encode(errors="replace"))
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        state.update(f"\n{name} {array.dtype} {array.shape}\n".encode(errors="replace") + array.tobytes())
+    return state.hexdigest()

@@ -1,0 +1,1 @@
+"""Experiments on Gaussians whose KL is known: estimator x problem x seed -> one record."""

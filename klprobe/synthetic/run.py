@@ -1,0 +1,182 @@
+"""DMVI's synthetic Gaussians: does a classifier find KL[q||p], and can it drive q towards p?
+
+A classifier learns to tell q from p while both stand still (`estimate`), or while q learns to come closer to p by what the
+classifier says (`minimize`). p is the first Gaussian, fixed, and q the second: KL[q||p] = KL[learned||fixed]. The classifier
+sees the draws as they are, as in the paper.
+
+Reference: Rosca, Lakshminarayanan, Mohamed (2018), Distribution Matching in Variational Inference, section 5, appendix E.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch.distributions import kl_divergence
+
+from klprobe.distributions.problems import affine_gaussian, affine_weights
+from klprobe.estimators._ratio_losses import logistic
+from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
+from klprobe.runtime.provenance import commit, versions
+from klprobe.runtime.records import Record
+from klprobe.synthetic.players import Classifier, Learned, Sampler, Stop, Weights
+from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings
+from klprobe.types import InputError, Progress, no_progress
+
+DIGITS = 6
+"""Significant digits of the curves in a record."""
+
+
+class Diverged(InputError):
+    """The classifier of an estimation diverged. `record` holds the run up to there."""
+
+    def __init__(self, record: Record) -> None:
+        at, settings, where = record["diverged"], record["settings"], f"d = {record['dim']}, seed {record['seed']}"
+        super().__init__(
+            f"The classifier diverged at step {at['step']} of {settings['steps']} ({where}): {at['reason']}. "
+            f"Give a --classifier-lr below {settings['classifier_lr']:g}."
+        )
+        self.record = record
+
+
+def estimate(
+    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+) -> Record:
+    """Both Gaussians fixed: what a classifier says of KL[q||p] while and after it learns.
+
+    Args:
+        settings: Those of the generator are not used.
+        dim: d.
+        seed: Of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
+        preset: What the settings were made from, for the record.
+
+    Raises:
+        InputError: d < 1, k < d, or a singular W^T W.
+        Diverged: the loss is not finite; says at which step.
+    """
+    begun = time.process_time()
+    p, q = (affine_gaussian(*weights) for weights in _both(settings, dim))
+    noise = torch.Generator(device).manual_seed(seed)
+    draw_p, draw_q = Sampler(p, noise), Sampler(q, noise)
+    classifier = Classifier(dim, settings, seed, device)
+    curve: dict[str, list[float]] = {"step": [], "estimate": []}
+    truth = float(kl_divergence(q, p))
+
+    def record(**found: Any) -> Record:
+        return _record("estimate", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, **found)
+
+    log_steps = settings.log_steps()
+    try:
+        for step in range(settings.steps + 1):
+            if step in log_steps:
+                _log(curve, step, estimate=classifier.mean_log_ratio(draw_q, settings.log_draws))
+                progress(step, settings.steps, f"{curve['estimate'][-1]:.3g} of {truth:.3g} nats")
+            if step < settings.steps:
+                classifier.learn(draw_q(settings.batch_size), draw_p(settings.batch_size), step)
+    except Stop as stop:
+        raise Diverged(record(estimates={}, diverged=stop.at)) from stop
+    on_q = classifier.log_ratio(draw_q(settings.report_draws))
+    tuning, on_p = (classifier.log_ratio(draw_p(settings.report_draws)) for _ in range(2))
+    at_q = RatioOnQ("population", on_q, torch.arange(len(on_q)), len(on_q))
+    found = ratio_estimates("classifier", at_q, on_p, log_normaliser(tuning))
+    values = {e.quantity: {"value": _finite(e.value), "std_error": _finite(e.std_error), "bound": e.bound} for e in found}
+    return record(estimates=values, held_out_loss=_finite(float(logistic(on_q, on_p))), diverged=None)
+
+
+def minimize(
+    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+) -> Record:
+    """The second Gaussian learns from the classifier, which learns beside it; both begin where those of `estimate` do.
+
+    Arguments are those of `estimate`. A run that diverges is a result: `diverged` says when and how, and the curve ends there.
+
+    Raises:
+        InputError: d < 1, k < d, or a singular W^T W at the start.
+    """
+    begun = time.process_time()
+    of_p, of_q = _both(settings, dim)
+    p = affine_gaussian(*of_p)
+    truth = float(kl_divergence(affine_gaussian(*of_q), p))
+    noise = torch.Generator(device).manual_seed(seed)
+    draw_p, q = Sampler(p, noise), Learned(of_q, settings, noise)
+    classifier = Classifier(dim, settings, seed, device)
+    curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
+    diverged = None
+    log_steps = settings.log_steps()
+    try:
+        for step in range(settings.steps + 1):
+            if step in log_steps:
+                true_kl = q.kl_to(p, step)
+                _log(curve, step, true_kl=true_kl, estimate=classifier.mean_log_ratio(q.fixed, settings.log_draws))
+                progress(step, settings.steps, f"true KL {true_kl:.3g} nats")
+            if step < settings.steps:
+                for _ in range(settings.classifier_steps_per_generator_step):
+                    classifier.learn(q.fixed(settings.batch_size), draw_p(settings.batch_size), step)
+                q.learn(classifier, settings.batch_size, step)
+    except Stop as stop:
+        diverged = stop.at
+    return _record("minimize", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, diverged=diverged)
+
+
+def run_one(
+    experiment: Experiment,
+    dim: int,
+    seed: int,
+    settings: Settings,
+    *,
+    preset: Preset = "quick",
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> Record:
+    """`estimate` or `minimize`, whose arguments these are; a run that diverged is a record like any other."""
+    play = {"estimate": estimate, "minimize": minimize}[experiment]
+    try:
+        return play(settings, dim, seed, preset=preset, device=device, progress=progress)
+    except Diverged as stop:
+        return stop.record
+
+
+def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
+    """W and b of the first (fixed) and of the second Gaussian."""
+    generator = torch.Generator().manual_seed(settings.pair_seed)
+    first = affine_weights(dim, generator=generator, features=settings.features)
+    return first, affine_weights(dim, generator=generator, features=settings.features)
+
+
+def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
+    """A point of the curve; one that is not finite ends the run."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Stop(step, f"{name.replace('_', ' ')} is {value}")
+    curve["step"].append(step)
+    for name, value in values.items():
+        curve[name].append(float(f"{value:.{DIGITS}g}"))
+
+
+def _finite(value: float) -> float | None:
+    """None where strict JSON has no number."""
+    return value if math.isfinite(value) else None
+
+
+def _record(
+    experiment: Experiment, settings: Settings, dim: int, seed: int, preset: Preset, device: str, begun: float, **found: Any
+) -> Record:
+    used, plain = settings.of(experiment), dataclasses.replace(Settings(), **PRESETS[preset]).of(experiment)
+    return {
+        "experiment": experiment,
+        "dim": dim,
+        "seed": seed,
+        "preset": preset,
+        "changed": [name for name in used if used[name] != plain[name]],
+        "settings": used,
+        **found,
+        "cpu_seconds": round(time.process_time() - begun, 1),
+        "device": device,
+        "versions": {name: versions()[name] for name in ("klprobe", "torch")},
+        "commit": commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

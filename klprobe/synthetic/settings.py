@@ -1,0 +1,85 @@
+"""Settings of the experiments on synthetic Gaussians, and their two presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from klprobe.runtime.records import Record
+from klprobe.types import InputError
+
+Experiment = Literal["estimate", "minimize"]
+Preset = Literal["quick", "paper"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of one run; the defaults are the preset `quick`, for one CPU core."""
+
+    classifier_layers: int = 4
+    """Hidden layers of the classifier (paper: 4; figure 8: 3)."""
+    classifier_width: int = 128
+    """Units in each (paper: about 100 million parameters in all, which 5,700 make)."""
+    classifier_lr: float = 1e-4
+    """Adam's learning rate for the classifier (paper: 1e-4; figure 9: 1e-3)."""
+    classifier_steps_per_generator_step: int = 1
+    """Updates of the classifier for each of the second Gaussian (paper: 1; figure 10: 5); minimize only."""
+    generator_lr: float = 1e-3
+    """Adam's learning rate for W and b of the second Gaussian (paper: 1e-3); minimize only."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's, for both (paper: beta1 0.5 in appendix E, beta2 0.9 in appendix K)."""
+    batch_size: int = 64
+    """Draws of each Gaussian in a step (paper: 64 in appendix K)."""
+    steps: int = 4000
+    """Steps, the classifier's in estimate and the generator's in minimize (paper: 1,000,000)."""
+    features: int | None = None
+    """k of x = W^T z + b, W in R^{k x d}; by default 10 d, as in the paper."""
+    pair_seed: int = 0
+    """Draws both W and b (standard normal; the paper does not say), while the seeds vary classifier and draws."""
+    logged: int = 60
+    """Points of a curve."""
+    log_draws: int = 2000
+    """Fresh draws of q behind each estimate along the way."""
+    report_draws: int = 20_000
+    """Fresh draws of each side behind the estimates at the end; estimate only."""
+
+    def __post_init__(self) -> None:
+        for name in ("classifier_layers", "classifier_width", "classifier_steps_per_generator_step", "batch_size", "steps"):
+            _at_least(1, name, getattr(self, name))
+        for name in ("logged", "log_draws", "report_draws"):
+            _at_least(2, name, getattr(self, name))
+        for name in ("classifier_lr", "generator_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name.replace('_', '-')} is a learning rate and must be above 0; got {getattr(self, name)}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas are Adam's and must lie in [0, 1); got {self.betas}.")
+
+    def of(self, experiment: Experiment) -> dict[str, Any]:
+        """The settings that matter to one experiment."""
+        idle = {"estimate": ("classifier_steps_per_generator_step", "generator_lr"), "minimize": ("report_draws",)}[experiment]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in idle}
+
+    def log_steps(self) -> set[int]:
+        """The steps at which a curve has a point: 0, the last, and even ones between."""
+        return {round(i * self.steps / (self.logged - 1)) for i in range(self.logged)}
+
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
+    {"quick": {}, "paper": {"classifier_width": 5700, "steps": 1_000_000, "logged": 200}}
+)
+"""What each preset changes of the defaults; 3 x 5700^2 + 5700 d weights between 4 hidden layers and the data are 98 million at
+d = 100 and 103 million at d = 1000 (DMVI section 5, figure 8: "100 million parameters")."""
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise InputError(f"{name.replace('_', '-')} must be at least {least}; got {value}.")
+
+
+def is_cell(record: Record, experiment: Experiment, dim: int, seed: int, settings: Settings) -> bool:
+    """Whether the record is of this experiment with these settings."""
+    wanted = (experiment, dim, seed, settings.of(experiment))
+    return (record["experiment"], record["dim"], record["seed"], record["settings"]) == wanted

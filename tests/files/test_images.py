@@ -1,0 +1,79 @@
+"""Image files to tensors: what pillow gives, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from klprobe.files.images import Undecodable, channels_first, find_images, parse_size, read_image
+from klprobe.types import InputError
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1), ("1", 1), ("LA", 1), ("P", 3), ("RGBA", 3), ("CMYK", 3)])
+def test_every_mode_becomes_grey_or_colours(tmp_path, pixels, mode, channels):
+    file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(file)
+    found = read_image(file, "a")
+    expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(6, 8, channels)
+    assert torch.equal(found, torch.from_numpy(expected.transpose(2, 0, 1).copy()))
+    assert read_image(file, "a", gray=True).shape == (1, 6, 8)
+
+
+def test_a_cut_comes_before_a_resize_and_both_are_pillows(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png", "a", box=(1, 0, 7, 6), size=(3, 2))
+    expected = Image.fromarray(pixels).crop((1, 0, 7, 6)).resize((2, 3), Image.Resampling.BILINEAR)
+    assert torch.equal(found, torch.from_numpy(np.asarray(expected).transpose(2, 0, 1).copy()))
+
+
+def test_what_is_no_image_is_named_and_another_size_is_another_error(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for bad in (b"", b"text", content[:40], content[:-60]):
+        (tmp_path / "b.png").write_bytes(bad)
+        with pytest.raises(Undecodable, match="the label cannot be read as an image"):
+            read_image(tmp_path / "b.png", "the label")
+    with pytest.raises(InputError, match="a is 6 x 8; images of 8 x 6") as caught:
+        read_image(tmp_path / "a.png", "a", expected=(8, 6))
+    assert not isinstance(caught.value, Undecodable)
+
+
+def test_a_picture_too_large_to_be_one_is_refused(tmp_path, monkeypatch, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(Undecodable, match="decompression bomb"):
+        read_image(tmp_path / "a.png", "a")
+
+
+def test_images_are_found_below_in_the_order_of_their_paths(tmp_path):
+    for name in ("b.PNG", "a/c.jpeg", "c.txt", "a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(file.relative_to(tmp_path)) for file in find_images(tmp_path)] == ["a/c.jpeg", "a.jpg", "b.PNG"]
+
+
+def test_only_channels_that_are_last_are_moved():
+    for shape, expected in (
+        ((5, 6, 8, 3), (5, 3, 6, 8)),
+        ((5, 3, 6, 8), (5, 3, 6, 8)),
+        ((5, 1, 8, 3), (5, 1, 8, 3)),
+        ((5, 3), (5, 3)),
+    ):
+        assert channels_first(torch.zeros(shape)).shape == expected
+
+
+def test_sizes():
+    assert (parse_size("32", "--resize"), parse_size("32x24", "--resize"), parse_size("", "--resize")) == (
+        (32, 32),
+        (32, 24),
+        None,
+    )
+    for text in ("0", "3x", "-1", "x", "3,4"):
+        with pytest.raises(InputError, match=r"--resize .* is no size"):
+            parse_size(text, "--resize")
