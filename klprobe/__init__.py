@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from klprobe.distributions import problems as problems
+    from klprobe.distributions.aggregate import AggregatePosterior
     from klprobe.distributions.categorical import Classes
     from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
     from klprobe.estimation import holes as holes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "AggregatePosterior": "distributions.aggregate",
     "Classes": "distributions.categorical",
     "estimate": "estimation.run",
     "track": "estimation.tracking",
@@ -39,6 +41,7 @@ _HOME = {
     "CapabilityError": "types",
 }
 __all__ = [
+    "AggregatePosterior",
     "CapabilityError",
     "Classes",
     "DiagonalGaussian",

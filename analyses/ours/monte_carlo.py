@@ -21,7 +21,7 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from analyses.machinery.machine import processor
-from klprobe.distributions.aggregate import log_sum_others
+from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.posteriors import DiagonalGaussian, standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.runtime.provenance import commit, versions
@@ -92,7 +92,7 @@ def klprobe(z: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Ten
     """klprobe: certified screens and products, the leave-one-out density in the same pass."""
     q = DiagonalGaussian(mean, std=std)
     own = OWN[: len(z)]
-    return torch.logaddexp(log_sum_others(q, z.double(), own), q.log_prob_at(z.double(), own)) - math.log(len(mean))
+    return torch.logaddexp(AggregatePosterior(q).log_sum(z.double(), own), q.log_prob_at(z.double(), own)) - math.log(len(mean))
 
 
 OWN = torch.empty(0, dtype=torch.int64)
@@ -195,7 +195,7 @@ def scaling(quick: bool) -> list[dict[str, object]]:
             q = DiagonalGaussian(0.9 * torch.randn(n, dim, generator=g), logvar=0.5 * torch.randn(n, dim, generator=g) - 2)
             own = torch.randint(n, (200 if quick else 1000,), generator=g)
             z = q.sample_at(own, g)
-            took = seconds_of(lambda q=q, z=z, own=own: log_sum_others(q, z, own), 3)
+            took = seconds_of(lambda q=q, z=z, own=own: AggregatePosterior(q).log_sum(z, own), 3)
             rows.append(
                 {"N": n, "D": dim, "M": len(z), "seconds": took, "pairs_per_second": n * len(z) / took, "ceiling": ceiling}
             )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions.aggregate import log_sum_others
+from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
@@ -215,7 +215,7 @@ def _sums_by_group(
         members = (group == g).nonzero().flatten()
         place[members] = torch.arange(len(members))
         own[: len(points)] = torch.where(group[points] == g, place[points], -1)
-        sums[g] = log_sum_others(q.select(members), z, own)
+        sums[g] = AggregatePosterior(q.select(members), shared=True).log_sum(z, own)
         progress(g + 1, GROUPS)
     return sums
 

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions.aggregate import general_rate, log_sum_others, removal_losses
+from klprobe.distributions.aggregate import AggregatePosterior, general_rate
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl
+from klprobe.distributions.removal import removal_losses
 from klprobe.distributions.statistics import PointMean, point_mean, visits
 from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
@@ -149,8 +150,9 @@ class _Draws:
 
     def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool, device: str) -> None:
         self.q, self.prior, self.generator = q, prior, generator
-        self.there = q.to(device) if isinstance(q, DiagonalGaussian) and device != "cpu" else q
-        self.device = device if self.there is not q else "cpu"
+        there = q.to(device) if isinstance(q, DiagonalGaussian) and device != "cpu" else q
+        self.aggregate = AggregatePosterior(there, shared=True)
+        self.device = device if there is not q else "cpu"
         self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
         self.regression: Regression | None = None
@@ -214,7 +216,7 @@ class _Draws:
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
         own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z.cpu()).double()
-        others = log_sum_others(self.there, z.to(self.device), points, progress=progress).cpu()
+        others = self.aggregate.log_sum(z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
         log_q = torch.logaddexp(own, others) - math.log(self.q.num_points)
@@ -267,7 +269,7 @@ class _Draws:
         z, points, others = self.first
         n, m = self.q.num_points, len(points)
         at = self.device
-        losses = removal_losses(self.there, z.to(at), points.to(at), others.to(at))
+        losses = removal_losses(self.aggregate, z.to(at), points.to(at), others.to(at))
         sums = losses.sums.cpu().numpy()
         same = int((np.bincount(points.numpy()) * (np.bincount(points.numpy()) - 1)).sum())
         different = m * (m - 1) - same

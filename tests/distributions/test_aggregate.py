@@ -1,218 +1,190 @@
-import math
-import random
-import time
+"""The aggregate posterior as a Distribution, against torch's MixtureSameFamily and slow loops."""
 
-import numpy as np
+import math
+
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Categorical,
+    Cauchy,
+    Independent,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TanhTransform,
+    TransformedDistribution,
+)
 
-from klprobe.distributions import aggregate
-from klprobe.distributions.aggregate import log_sum_others, removal_losses
-from klprobe.distributions.posteriors import DEPTH, DiagonalGaussian, as_posterior, exact_depth
+import klprobe
+from klprobe.distributions.aggregate import MOST_LATENTS, AggregatePosterior
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
+from klprobe.types import CapabilityError, InputError
 
-
-def brute_force(q, z, own):
-    """log sum_{n != own} q(z|x_n) by differences in float64, one latent at a time."""
-    mean, std = q.rows(slice(None))
-    norm = -std.log().sum(1) - 0.5 * q.dim * math.log(2 * math.pi)
-    rows = []
-    for i, row in enumerate(z):
-        logits = norm - 0.5 * ((row - mean) / std).square().sum(1)
-        if own is not None:
-            logits[own[i]] = -math.inf
-        rows.append(torch.logsumexp(logits, 0))
-    return torch.stack(rows)
-
-
-def posterior(n, d, seed, log_std=(-1.5, 0.5), reach=2.0):
-    g = torch.Generator().manual_seed(seed)
-    mean = (torch.rand(n, d, generator=g, dtype=torch.float64) * 2 - 1) * reach
-    low, high = log_std
-    return DiagonalGaussian(mean, std=torch.exp(low + (high - low) * torch.rand(n, d, generator=g, dtype=torch.float64)))
+N, D = 300, 3
 
 
-def draw(q, m, seed=1):
-    g = torch.Generator().manual_seed(seed)
-    own = torch.randint(q.num_points, (m,), generator=g)
-    return q.sample_at(own, g), own
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("d", [1, 3, 24, 25, 70])
-@pytest.mark.parametrize("log_std", [(-4.0, -3.0), (-1.5, 0.5), (0.0, 2.0)])
-def test_log_density_equals_brute_force_whether_posteriors_overlap_or_not(d, log_std):
-    q = posterior(2300, d, seed=d, log_std=log_std)
-    z, own = draw(q, 300)
-    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
-    torch.testing.assert_close(log_sum_others(q, z, None), brute_force(q, z, None), rtol=1e-12, atol=1e-9)
+def parameters(seed=0):
+    mean = torch.randn(N, D, generator=rng(seed), dtype=torch.float64)
+    return mean, 0.2 + torch.rand(N, D, generator=rng(seed + 1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("std", [1e-6, 1e-3, 1.0, 1e3])
-@pytest.mark.parametrize("reach", [1e-6, 1.0, 1e3])
-@pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_log_density_is_right_from_tiny_to_huge_spreads_and_means(std, reach, offset):
-    g = torch.Generator().manual_seed(3)
-    mean = offset + reach * torch.randn(1500, 6, generator=g, dtype=torch.float64)
-    q = DiagonalGaussian(mean, std=std * (0.5 + torch.rand(1500, 6, generator=g, dtype=torch.float64)))
-    z, own = draw(q, 100)
-    found, expected = log_sum_others(q, z, own), brute_force(q, z, own)
-    assert ((found - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-6)).all()
+def scale_tril(seed=0):
+    return torch.tril(0.3 * torch.randn(N, D, D, generator=rng(seed), dtype=torch.float64), -1) + torch.diag_embed(
+        parameters(seed)[1]
+    )
 
 
-def test_log_density_is_right_when_narrow_collapsed_and_heavy_latents_are_mixed():
-    g = torch.Generator().manual_seed(4)
-    std = 10 ** (torch.rand(2500, 12, generator=g, dtype=torch.float64) * 9 - 6)
-    mean = torch.randn(2500, 12, generator=g, dtype=torch.float64) * 1e3
-    mean[1250:] = mean[:1250] + std[:1250] * torch.randn(1250, 12, generator=g, dtype=torch.float64)
-    q = DiagonalGaussian(mean, std=std)
-    z, own = draw(q, 200)
-    found, expected = log_sum_others(q, z, own), brute_force(q, z, own)
-    assert ((found - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-6)).all()
+FAMILIES = {
+    "diagonal": lambda: Independent(Normal(*parameters()), 1),
+    "full": lambda: MultivariateNormal(parameters()[0], scale_tril=scale_tril()),
+    "low rank": lambda: LowRankMultivariateNormal(parameters()[0], scale_tril()[:, :, :1], parameters()[1]),
+    "Student-t": lambda: Independent(StudentT(5.0, *parameters()), 1),
+}
 
 
-@pytest.mark.parametrize("screen_everything", [True, False])
-def test_the_screen_and_the_product_give_the_same_density(monkeypatch, screen_everything):
-    monkeypatch.setattr(aggregate, "DENSE_SHARE", 2.0 if screen_everything else -1.0)
-    q = posterior(5000, 8, seed=2)
-    z, own = draw(q, 300)
-    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+def mixture(family):
+    """The same by torch, with its (M, N, D) tensors."""
+    return MixtureSameFamily(Categorical(torch.ones(N, dtype=torch.float64)), family)
 
 
-def test_sums_over_very_many_latents_are_added_up_in_parts_that_keep_their_digits():
-    """A worst case of 2,002 terms at once would lose more than 5e-10 nats, and differences took 40 times as long."""
-    assert exact_depth(2.0, 102) == 102
-    assert exact_depth(4500.0, 2002) == DEPTH
-    assert exact_depth(1e7, 2002) == 0
-    q = posterior(300, 1000, seed=6, log_std=(0.0, 0.1), reach=0.05)
-    z, own = draw(q, 60)
-    rows = aggregate._Rows(q, z, own.numpy())
-    tile = aggregate._tile(aggregate._Chunk(q, 0, rows), rows, slice(0, 60), np.full(60, -np.inf), False)
-    assert tile.is_dense
-    expected = brute_force(q, z, own)
-    torch.testing.assert_close(torch.from_numpy(tile.reference + np.log(tile.row_sums)), expected, rtol=1e-12, atol=1e-9)
-    torch.testing.assert_close(log_sum_others(q, z, own), expected, rtol=1e-12, atol=1e-9)
-    torch.testing.assert_close(q.log_prob_matrix(z, own).diagonal(), q.log_prob_at(z, own), rtol=1e-12, atol=1e-9)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_log_density_is_that_of_torchs_mixture_for_codes_of_any_shape(name):
+    family = FAMILIES[name]()
+    z = torch.randn(2, 5, D, generator=rng(3), dtype=torch.float64)
+    found = AggregatePosterior(family).log_prob(z)
+    torch.testing.assert_close(found, mixture(family).log_prob(z), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(AggregatePosterior(family).log_prob(z[0, 0]), found[0, 0], rtol=1e-12, atol=1e-12)
+    assert AggregatePosterior(family).log_prob(z.float()).dtype == torch.float64
 
 
-def test_no_bit_depends_on_the_number_of_threads():
-    q = posterior(20_000, 5, seed=5)
-    z, own = draw(q, 300)
-    assert torch.equal(log_sum_others(q, z, own, threads=1), log_sum_others(q, z, own, threads=3))
+def brute_force(q, z, left_out):
+    everything = torch.stack([q.log_prob(row.expand(N, D)) for row in z])
+    for row, indices in zip(everything, left_out, strict=True):
+        row[[i for i in indices if i >= 0]] = -math.inf
+    left = torch.tensor([N - len({i for i in indices if i >= 0}) for indices in left_out])
+    return everything.logsumexp(1) - left.double().log()
 
 
-@pytest.mark.parametrize("share", [0.04, 2.0])
-def test_removal_losses_keep_every_bit_in_whatever_order_their_threads_end(monkeypatch, share):
-    """Each of 51 calls has its own pauses before the tiles, so that chunks end in another order; by products and by pairs."""
-    monkeypatch.setattr(aggregate, "COLUMNS", 64)
-    monkeypatch.setattr(aggregate, "DENSE_SHARE", share)
-    q = posterior(700, 3, seed=9)
-    z, own = draw(q, 60)
-    log_sums = log_sum_others(q, z, own)
-    tile, pauses, ended = aggregate._tile, random.Random(0), []
-
-    def late(chunk, *rest):
-        time.sleep(0.002 * pauses.random())
-        ended.append(chunk.start)
-        return tile(chunk, *rest)
-
-    monkeypatch.setattr(aggregate, "_tile", late)
-    orders, found = set(), []
-    for call in range(51):
-        ended.clear()
-        found.append(removal_losses(q, z, own, log_sums, threads=2 + call % 3))
-        orders.add(tuple(ended))
-    assert len(orders) > 25
-    assert all(torch.equal(one.sums, found[0].sums) for one in found)
-    assert {(one.squares, one.pairs) for one in found} == {(found[0].squares, found[0].pairs)}
+@pytest.mark.parametrize("name", FAMILIES)
+def test_components_left_out_are_missing_from_sum_and_count(name):
+    family = FAMILIES[name]()
+    aggregate = AggregatePosterior(family)
+    z, own = aggregate.draw(40, generator=rng(4))
+    pairs = torch.stack([own, torch.arange(40)], 1)
+    pairs[::3, 1], pairs[1::3, 1] = -1, own[1::3]  # one alone, and the same one twice
+    for indices in (own, pairs, torch.full((40, 2), -1)):
+        expected = brute_force(family, z, indices.reshape(40, -1).tolist())
+        torch.testing.assert_close(aggregate.leave_one_out_log_prob(z, indices), expected, rtol=1e-9, atol=1e-9)
+    shaped = aggregate.leave_one_out_log_prob(z.reshape(8, 5, D), own.reshape(8, 5))
+    torch.testing.assert_close(shaped.flatten(), aggregate.leave_one_out_log_prob(z, own), rtol=0, atol=0)
 
 
-def test_neither_tile_shape_nor_batch_changes_the_density(monkeypatch):
-    q = posterior(3000, 4, seed=6)
-    z, own = draw(q, 200)
-    whole = log_sum_others(q, z, own)
-    parts = torch.cat([log_sum_others(q, z[k : k + 7], own[k : k + 7]) for k in range(0, 200, 7)])
-    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-11)
-    monkeypatch.setattr(aggregate, "ROWS", 13)
-    monkeypatch.setattr(aggregate, "COLUMNS", 77)
-    torch.testing.assert_close(log_sum_others(q, z, own), whole, rtol=1e-12, atol=1e-11)
+def test_its_mass_is_one_with_and_without_a_component():
+    q = DiagonalGaussian(torch.tensor([[-1.0], [0.5], [3.0]]), std=torch.tensor([[0.3], [1.0], [0.1]]))
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)[:, None]
+    aggregate = AggregatePosterior(q)
+    for log_density in (aggregate.log_prob(grid), aggregate.leave_one_out_log_prob(grid, torch.full((len(grid),), 1))):
+        assert abs(float(torch.trapezoid(log_density.exp(), grid[:, 0])) - 1) < 1e-8
 
 
-@pytest.mark.parametrize("log_std", [(-1.5, 0.5), (-6.0, -5.0), (1.0, 2.0)])
-def test_removal_losses_equal_brute_force(log_std):
-    """From posteriors all alike to islands, where one neighbour carries a whole sum and leaving it out costs 10^5 nats."""
-    diagonal = posterior(300, 3, seed=7, log_std=log_std)
-    mean, std = diagonal.rows(slice(None))
-    for q in (diagonal, as_posterior(MultivariateNormal(mean, scale_tril=torch.diag_embed(std)))):
-        z, own = draw(q, 60)
-        log_sums = log_sum_others(q, z, own)
-        logits = q.log_prob_matrix(z, torch.arange(q.num_points))
-        logits[torch.arange(len(z)), own] = -math.inf
-        without = torch.stack([torch.logsumexp(logits.index_fill(1, torch.tensor([n]), -math.inf), 1) for n in range(300)], 1)
-        loss = log_sums[:, None] - without
-        found = removal_losses(q, z, own, log_sums)
-        torch.testing.assert_close(found.sums, loss.sum(0), rtol=1e-3, atol=1e-9)
-        assert found.squares == pytest.approx(float(loss.square().sum()), rel=2e-3)
-        pairs = [float(loss[i] @ loss[j]) for i in range(60) for j in range(60) if i != j and own[i] == own[j]]
-        assert found.pairs == pytest.approx(sum(pairs), rel=2e-3, abs=1e-3 * len(pairs))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_moments_are_those_of_torchs_mixture_and_of_the_law_of_total_covariance(name):
+    family = FAMILIES[name]()
+    aggregate, expected = AggregatePosterior(family), mixture(family)
+    torch.testing.assert_close(aggregate.mean, expected.mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(aggregate.variance, expected.variance, rtol=1e-12, atol=1e-14)
+    shifted = family.mean - family.mean.mean(0)
+    within = family.covariance_matrix if hasattr(family, "covariance_matrix") else torch.diag_embed(family.variance)
+    torch.testing.assert_close(aggregate.covariance, within.mean(0) + shifted.T @ shifted / N, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(aggregate.covariance.diagonal(), aggregate.variance, rtol=1e-12, atol=1e-14)
 
 
-def test_a_full_covariance_posterior_takes_the_general_path_to_the_same_density():
-    diagonal = posterior(1500, 3, seed=8)
-    mean, std = diagonal.rows(slice(None))
-    full = as_posterior(MultivariateNormal(mean, scale_tril=torch.diag_embed(std)))
-    z, own = draw(diagonal, 50)
-    torch.testing.assert_close(log_sum_others(full, z, own), log_sum_others(diagonal, z, own), rtol=1e-12, atol=1e-9)
+def test_moments_of_many_far_points_lose_no_digits():
+    mean = 1e6 + torch.randn(20_000, 2, generator=rng(5), dtype=torch.float64)
+    aggregate = AggregatePosterior(DiagonalGaussian(mean, std=torch.full_like(mean, 0.5)))
+    torch.testing.assert_close(aggregate.variance, mean.var(0, correction=0) + 0.25, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        aggregate.covariance, mean.T.cov(correction=0) + 0.25 * torch.eye(2).double(), rtol=1e-9, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize(("std", "reach"), [(0.3, 1.0), (1e-6, 1e3), (1e3, 1.0)])
-def test_the_path_through_torch_that_accelerators_take_gives_the_same_density(monkeypatch, std, reach):
-    g = torch.Generator().manual_seed(3)
-    q = DiagonalGaussian(reach * torch.randn(1500, 6, generator=g).double(), std=std * torch.ones(1500, 6).double())
-    z, own = draw(q, 100)
-    tiled = log_sum_others(q, z, own)
-    tiled_losses = removal_losses(q, z, own, tiled)
-    monkeypatch.setattr(aggregate, "_is_tiled", lambda _: False)
-    expected = brute_force(q, z, own)
-    through_torch = log_sum_others(q, z, own)
-    assert ((through_torch - expected).abs() <= torch.clamp(1e-12 * expected.abs(), min=1e-9)).all()
-    torch.testing.assert_close(through_torch, tiled, rtol=1e-12, atol=1e-9)
-    through_torch_losses = removal_losses(q, z, own, through_torch)
-    torch.testing.assert_close(through_torch_losses.sums, tiled_losses.sums, rtol=1e-6, atol=1e-9)
-    assert through_torch_losses[1:] == pytest.approx(tiled_losses[1:], rel=1e-6)
+def test_draws_are_of_the_components_that_they_name():
+    mean, _ = parameters()
+    aggregate = AggregatePosterior(DiagonalGaussian(mean, std=torch.full((N, D), 1e-6)))
+    z, indices = aggregate.draw(2000, generator=rng(6))
+    assert z.dtype == torch.float64
+    assert float((z - mean[indices]).abs().max()) < 1e-4
+    counts = indices.bincount(minlength=N).double()
+    chi_square = float(((counts - 2000 / N).square() / (2000 / N)).sum())
+    assert abs(chi_square - (N - 1)) < 4 * math.sqrt(2 * (N - 1)), "components are not drawn evenly"
+    assert torch.equal(aggregate.draw(50, generator=rng(7))[0], aggregate.draw(50, generator=rng(7))[0])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("std", [1e-6, 0.3, 1e3])
-def test_a_gpu_gives_the_density_of_the_cpu(std):
-    g = torch.Generator().manual_seed(3)
-    q = DiagonalGaussian(torch.randn(20_000, 6, generator=g).double(), std=std * torch.ones(20_000, 6).double())
-    z, own = draw(q, 500)
-    there = log_sum_others(q.to("cuda"), z.cuda(), own.cuda()).cpu()
-    torch.testing.assert_close(there, log_sum_others(q, z, own), rtol=1e-12, atol=1e-9)
+def test_samples_have_the_shape_that_is_asked_for_and_the_moments_of_the_mixture():
+    aggregate = AggregatePosterior(FAMILIES["diagonal"]())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert aggregate.sample().shape == (D,)
+        assert aggregate.sample((2, 5)).shape == (2, 5, D)
+        z = aggregate.sample((20_000,))
+    error = (aggregate.variance / len(z)).sqrt()
+    assert bool(((z.mean(0) - aggregate.mean).abs() < 4.5 * error).all())
 
 
-@pytest.mark.parametrize("std", [1e15, 5e21])
-def test_posteriors_too_wide_for_float32_give_the_density_of_float64(std):
-    g = torch.Generator().manual_seed(0)
-    q = DiagonalGaussian(torch.randn(700, 3, generator=g).double(), std=std * (1 + torch.rand(700, 3, generator=g).double()))
-    z, own = draw(q, 40)
-    torch.testing.assert_close(log_sum_others(q, z, own), brute_force(q, z, own), rtol=1e-12, atol=1e-9)
+def test_it_is_a_prior_like_any_other():
+    """Against itself as prior the empirical KL is 0, whatever the draws."""
+    posterior = FAMILIES["diagonal"]()
+    report = klprobe.estimate(posterior, AggregatePosterior(posterior), methods=["monte-carlo"])
+    upper = report.brackets["empirical"].upper
+    assert abs(upper.value) <= 1e-9
+    other = AggregatePosterior(Independent(Normal(*parameters(seed=20)), 1))
+    report = klprobe.estimate(posterior, other, methods=["monte-carlo"])
+    z, _ = AggregatePosterior(posterior).draw(20_000, generator=rng(8))
+    ratios = AggregatePosterior(posterior).log_prob(z) - other.log_prob(z)
+    found, error = report.brackets["empirical"].upper, float(ratios.std()) / math.sqrt(len(ratios))
+    assert abs(found.value - float(ratios.mean())) < 4 * math.hypot(found.std_error, error)
 
 
-def test_a_point_far_from_every_other_has_a_finite_leave_one_out_density():
-    mean = torch.zeros(3, 2, dtype=torch.float64)
-    mean[2] = 1e6
-    q = as_posterior(Independent(Normal(mean, torch.full_like(mean, 1e-3)), 1))
-    z = mean[2:].clone()
-    expected = math.log(2) - 1e6**2 / 1e-6 - 2 * math.log(1e-3) - math.log(2 * math.pi)
-    assert float(log_sum_others(q, z, torch.tensor([2]))) == pytest.approx(expected, rel=1e-12)
+def test_what_cannot_be_answered_is_refused_with_the_reason():
+    aggregate = AggregatePosterior(FAMILIES["diagonal"]())
+    z = torch.zeros(4, D, dtype=torch.float64)
+    with pytest.raises(InputError, match="Codes of 3 latents"):
+        aggregate.log_prob(torch.zeros(4, 2))
+    with pytest.raises(InputError, match=r"z\.detach"):
+        aggregate.log_prob(z.requires_grad_())
+    z = z.detach()
+    with pytest.raises(InputError, match="one index"):
+        aggregate.leave_one_out_log_prob(z, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InputError, match="0 to 299"):
+        aggregate.leave_one_out_log_prob(z, torch.full((4,), N))
+    with pytest.raises(InputError, match="All components"):
+        AggregatePosterior(DiagonalGaussian(z[:2], std=z[:2] + 1)).leave_one_out_log_prob(z, torch.tensor([[0, 1]] * 4))
+    with pytest.raises(CapabilityError, match="only gives samples"):
+        AggregatePosterior(SampleOnly(z)).log_prob(z)
+    wide = torch.zeros(2, MOST_LATENTS + 1)
+    with pytest.raises(InputError, match="4,096"):
+        _ = AggregatePosterior(DiagonalGaussian(wide, std=wide + 1)).covariance
+    squashed = TransformedDistribution(Normal(*parameters()), [TanhTransform()])
+    moments = AggregatePosterior(Independent(squashed, 1))
+    with pytest.raises(CapabilityError, match="closed form"):
+        _ = moments.mean
+    with pytest.raises(InputError, match="batch shape"):
+        AggregatePosterior(Normal(torch.zeros(3), 1.0))
 
 
-def test_memory_mapped_posteriors_are_read_in_place(tmp_path):
-    q = posterior(2000, 4, seed=9)
-    for name, tensor in (("mean", q.mean), ("std", q.stddev)):
-        np.save(tmp_path / f"{name}.npy", tensor.numpy())
-    mapped = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="c")) for name in ("mean", "std")}
-    z, own = draw(q, 30)
-    assert torch.equal(log_sum_others(DiagonalGaussian(mapped["mean"], std=mapped["std"]), z, own), log_sum_others(q, z, own))
+def test_no_codes_give_no_densities():
+    aggregate = AggregatePosterior(FAMILIES["diagonal"]())
+    assert aggregate.log_prob(torch.empty(0, D)).shape == (0,)
+    assert aggregate.leave_one_out_log_prob(torch.empty(0, D), torch.empty(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_moments_that_do_not_exist_are_no_numbers():
+    aggregate = AggregatePosterior(Independent(Cauchy(*parameters()), 1))
+    assert bool(aggregate.mean.isnan().all())
+    assert bool(aggregate.log_prob(torch.zeros(1, D)).isfinite().all())
