@@ -134,16 +134,30 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
         if request is not None and request.encoder is not None:
             chosen: Encoded = registry.load("formats", "state-dict")().load(path, request)
             return chosen
-        for name in registry.names("formats"):
-            checkpoint = registry.load("formats", name)()
-            if checkpoint.matches(path):
-                return checkpoint.load(path, request or Request())
+        if found := _recognised(path):
+            return found.load(path, request or Request())
         if request is not None and request.allow_pickle and path.is_file() and _is_pickle(path):
             trusted: Encoded = registry.load("formats", "pickled-module")().load(path, request)
             return trusted
         raise InputError(_unknown(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _recognised(path: Path) -> Format | None:
+    """The format that knows the file or folder; None when none does.
+
+    Raises:
+        InputError: several do, and nobody but the user can know which of them is meant.
+    """
+    every = {name: registry.load("formats", name)() for name in registry.names("formats")}
+    found = {name: checkpoint for name, checkpoint in every.items() if checkpoint.matches(path)}
+    if len(found) > 1:
+        raise InputError(
+            f"{path} can be read as {' and as '.join(found)}, and klprobe does not choose: move the files of all but one "
+            "of them to another folder."
+        )
+    return next(iter(found.values()), None)
 
 
 def _is_text(name: str) -> bool:

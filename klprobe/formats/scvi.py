@@ -63,7 +63,7 @@ class Scvi:
 
     def matches(self, path: Path) -> bool:
         """Whether this is a folder whose model.pt names what scvi-tools keeps in one."""
-        return (path / MODEL).is_file() and not (path / "model_config.json").exists() and _mentions(path / MODEL, NEEDED)
+        return (path / MODEL).is_file() and _mentions(path / MODEL, NEEDED)
 
     def load(self, path: Path, request: Request) -> Encoded:
         """Give scvi-tools a clean copy of the model, and ask it for mean and variance of the latents of every cell.

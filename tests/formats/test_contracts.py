@@ -319,6 +319,16 @@ def test_exactly_one_format_recognises_a_file_so_that_their_order_does_not_matte
     is_recognised_by_no_other(FORMATS, genuine(row), TABLE[row][0])
 
 
+def test_a_folder_that_two_formats_recognise_is_refused_by_both_names(tmp_path, genuine, capsys):
+    """Which of them is meant only the user can know; the alphabet is no reason."""
+    row = next(row for row, (kind, _) in TABLE.items() if kind == "pythae")
+    path = copy_of(genuine(row), tmp_path)
+    np.save(path / "mean.npy", np.zeros((5, 2)))
+    np.save(path / "std.npy", np.ones((5, 2)))
+    assert main(["estimate", "--checkpoint", str(path)]) == 2
+    assert "can be read as arrays and as pythae" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("row", TABLE)
 def test_no_format_recognises_a_file_that_is_empty_or_text(row, genuine, tmp_path):
