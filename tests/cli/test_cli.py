@@ -315,7 +315,7 @@ def test_bad_files_are_refused_by_the_program_too(tmp_path):
     (tmp_path / "q.npz").write_bytes(b"PK\x03\x04 and no more")
     run = subprocess.run([*PROGRAM, "estimate", "--checkpoint", tmp_path / "q.npz"], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith("klprobe: q.npz is no complete .npz file")
+    assert run.stderr.startswith("klprobe: q.npz is damaged or cut short")
     assert run.stderr.count("\n") == 1
 
 

@@ -215,7 +215,7 @@ def test_a_zip_of_a_later_kind_is_refused(tmp_path):
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[content.index(b"PK\x01\x02") + 6] = 129  # the version that is needed to read it: 12.9
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(InputError, match=r"no complete \.npz file"):
+    with pytest.raises(InputError, match=r"x\.npz is damaged or cut short"):
         arrays(tmp_path / "x.npz")
 
 
