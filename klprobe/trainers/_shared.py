@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from klprobe import registry
 from klprobe.distributions.posteriors import SampleOnly
 from klprobe.training.networks import encoder, generator
 from klprobe.types import InputError
@@ -49,7 +50,7 @@ class System:
     """End of the generator; auto: sigmoid for images, linear for vectors (ours). Bernoulli pixels take logits anyway."""
 
     def __post_init__(self) -> None:
-        who = type(self).__module__.rpartition(".")[2].replace("_", "-")
+        who = registry.name_of(self)
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.type == "int" and value < (low := LOWEST.get(name, 1)):
