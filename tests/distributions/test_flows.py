@@ -11,13 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from klprobe.cli import main
+from klprobe.cli.prior import parse_prior
 from klprobe.distributions.flows import Flow, FlowPrior, Mixture, load_flow, save_flow
 from klprobe.distributions.posteriors import DiagonalGaussian, sample_prior, standard_normal
 from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._density import log_density
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.formats._prior import parse_prior
 from klprobe.types import InputError
 
 D = 3
