@@ -10,9 +10,10 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from klprobe.printable import short
 from klprobe.types import InputError
@@ -20,6 +21,7 @@ from klprobe.types import InputError
 KINDS = ("estimators", "formats", "trainers", "datasets", "metrics")
 LONGEST_TYPO = 40
 """Letters of a name up to which the nearest known one is looked for: longer ones are no slip of the pen."""
+Settings = TypeVar("Settings")
 
 
 @cache
@@ -85,10 +87,21 @@ def _value(text: str, kind: type, label: str) -> Any:
         raise InputError(f"{label} takes {wanted}; got {short(text)}.") from error
 
 
+def name_of(instance: Any) -> str:
+    """The command-line name of the file that an instance's class stands in."""
+    return type(instance).__module__.rpartition(".")[2].replace("_", "-")
+
+
+def with_preset(instance: Settings, numbers: Mapping[str, Any]) -> Settings:
+    """The dataclass instance with a preset's numbers for all settings that stand at their defaults."""
+    settings: Any = instance
+    untouched = {field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) == field.default}
+    return dataclasses.replace(settings, **{name: value for name, value in numbers.items() if name in untouched})
+
+
 def spec(instance: Any) -> str:
     """What `create` makes this instance of, settings that have their default values left away."""
-    name = type(instance).__module__.rpartition(".")[2].replace("_", "-")
-    parts = [name]
+    parts = [name_of(instance)]
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if value != field.default:

@@ -68,11 +68,15 @@ NOT_A_KL = frozenset({"mutual-information", "average-kl"})
 """Quantities that an estimator may report beside the KL and that never enter a bracket."""
 
 
+INTERRUPTED = "the run was interrupted"
+"""Why something that was asked for is not there after Ctrl-C."""
+
+
 class InterruptedEstimate(KeyboardInterrupt):
     """Ctrl-C in the middle of a method that can say something already: `estimates` is what it has."""
 
     def __init__(self, estimates: tuple[Estimate, ...]) -> None:
-        super().__init__("the run was interrupted")
+        super().__init__(INTERRUPTED)
         self.estimates = estimates
 
 

@@ -10,13 +10,13 @@ from torch.distributions import Distribution
 from klprobe import registry
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.output import say
+from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets import Dataset, Split, dataset
 from klprobe.files.child import Limits
 from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
-from klprobe.formats._prior import parse_prior
 from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Data
 from klprobe.types import Progress

@@ -16,6 +16,7 @@ from klprobe.distributions import tiles
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, TorchPosterior, as_posterior, take
 from klprobe.distributions.tiles import Array
 from klprobe.runtime import parallel
+from klprobe.runtime.randomness import from_global
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, no_progress
 
 MOST_LATENTS = 4096
@@ -133,7 +134,7 @@ class AggregatePosterior(Distribution):
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws, shape sample_shape + (D,), float64, from torch's global generator."""
         shape = torch.Size(sample_shape)
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        generator = from_global()
         return self.draw(math.prod(shape), generator=generator)[0].reshape(shape + self.event_shape)
 
     @property

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from nflows.transforms.autoregressive import MaskedAffineAutoregressiveTransform
@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from klprobe.distributions.posteriors import LOG_2PI
+from klprobe.distributions.whitening import Whitening
 from klprobe.files import tensor_file
 from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
@@ -30,25 +31,6 @@ SCALE_FLOOR = 1e-3
 """nflows scales by softplus(a) + 0.001; the bias makes that one at the start."""
 ROWS = 4096
 """Codes taken through the networks together: bounds memory, not results."""
-
-
-class Whitening(NamedTuple):
-    """u = ((z - mean) / std) @ rotation and the exact log|det du/dz|; at shrinkage 1 the rotation is the identity."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    rotation: torch.Tensor
-    log_det: float
-    shrinkage: float
-
-    def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        """The whitened codes of z, shape (m, D)."""
-        u = (z - self.mean) / self.std
-        return u if self.shrinkage == 1 else u @ self.rotation  # most of a step's time in thousands of latents
-
-    def undo(self, u: torch.Tensor) -> torch.Tensor:
-        """The z of whitened codes u, shape (m, D)."""
-        return torch.linalg.solve(self.rotation, u, left=False) * self.std + self.mean
 
 
 class Mixture(nn.Module):
@@ -134,7 +116,7 @@ class FlowPrior(Distribution):
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """log p(z) in nats of z with shape (..., D); shape (...)."""
-        rows = self.whitening(value.double().reshape(-1, self.event_shape[0]))
+        rows = self.whitening.white(value.double().reshape(-1, self.event_shape[0]))
         found = torch.cat([self.flow(part) for part in rows.split(ROWS)]) if len(rows) else rows[:, 0]
         return (found + self.whitening.log_det).reshape(value.shape[:-1])
 

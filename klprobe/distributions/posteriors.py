@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
 
+from klprobe.runtime.randomness import from_global, seeded
 from klprobe.types import CapabilityError, InputError, Posterior
 
 LOG_2PI = math.log(2 * math.pi)
@@ -91,7 +92,7 @@ class ConditionalDistribution(Distribution):
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws of every point, shape sample_shape + (N, D), from torch's global generator."""
         shape = torch.Size(sample_shape)
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        generator = from_global()
         indices = torch.arange(self.num_points).repeat(math.prod(shape))
         return self.sample_at(indices, generator).reshape(*shape, self.num_points, self.dim)
 
@@ -327,8 +328,7 @@ def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generat
 
 def sample_with(distribution: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
     """`distribution.sample((num_samples,))` driven by `generator`; torch's global generators come back as they were."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator).item()))
+    with seeded(generator), torch.no_grad():
         return distribution.sample(torch.Size([num_samples]))
 
 

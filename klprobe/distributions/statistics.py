@@ -30,6 +30,29 @@ def visits(num_points: int, generator: torch.Generator) -> torch.Tensor:
     return order.repeat_interleave(1 + (position % stride == 0).long())
 
 
+class MeanError(NamedTuple):
+    """A mean and its standard error."""
+
+    value: float
+    std_error: float
+
+
+def mean_error(values: torch.Tensor, points: torch.Tensor | None = None) -> MeanError:
+    """Mean of `values` and its standard error; draws of one data point are one cluster.
+
+    Args:
+        values: One value a draw, shape (m,).
+        points: Index of the data point of each draw, shape (m,); None when every draw is independent.
+    """
+    centred = values - values.mean()
+    if points is not None:
+        _, cluster = points.unique(return_inverse=True)
+        centred = torch.zeros(int(cluster.max()) + 1, dtype=values.dtype, device=values.device).index_add_(0, cluster, centred)
+    m, k = len(values), len(centred)
+    error = math.sqrt(float(centred.square().sum()) * k / max(k - 1, 1)) / m
+    return MeanError(float(values.mean()), error)
+
+
 class PointMean(NamedTuple):
     """A mean over points with the two parts of its variance.
 

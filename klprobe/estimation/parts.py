@@ -17,9 +17,8 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from klprobe.distributions.categorical import Classes
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, TorchPosterior, diagonal_normal
 from klprobe.estimation import verdict
-from klprobe.types import Check, Estimate, Estimator, InputError, PartReport, Posterior, Quantity
+from klprobe.types import INTERRUPTED, Check, Estimate, Estimator, InputError, PartReport, Posterior, Quantity
 
-INTERRUPTED = "the run was interrupted"
 ONE_AT_A_TIME = {"partial": None, "resume": False}
 """Settings of a whole run that a part must not share: its draws are not those on disk."""
 

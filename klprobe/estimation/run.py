@@ -26,6 +26,7 @@ from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
+    INTERRUPTED,
     NOT_A_KL,
     Check,
     Estimate,
@@ -44,7 +45,6 @@ FIRST = ("closed-form", "monte-carlo")
 ALWAYS = "closed-form"
 WIDE = 512
 """Hidden units of a layer from which a fit is given all torch threads."""
-INTERRUPTED = "the run was interrupted"
 NOT_WANTED = "not asked for (marginals=False)"
 
 ProgressOf = Callable[[str], Progress]
@@ -244,12 +244,12 @@ def choose_methods(
         if method in ("auto", "all"):
             meant = recommended(posterior.dim, posterior.num_points, able) if method == "auto" else registry.names("estimators")
             named = [registry.load("estimators", n)() for n in meant if n not in chosen]
-            chosen.update({name_of(e): e for e in named if e.requires <= able})
+            chosen.update({registry.name_of(e): e for e in named if e.requires <= able})
         elif isinstance(method, str):
             estimator = registry.load("estimators", method)()
-            chosen[name_of(estimator)] = estimator
+            chosen[registry.name_of(estimator)] = estimator
         else:
-            chosen[name_of(method)] = method
+            chosen[registry.name_of(method)] = method
     if ALWAYS not in chosen and not registry.load("estimators", ALWAYS).requires - able:
         chosen[ALWAYS] = registry.load("estimators", ALWAYS)()
     rank = {name: i for i, name in enumerate(FIRST)}
@@ -266,11 +266,6 @@ def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
         )
         if there
     )
-
-
-def name_of(estimator: Estimator) -> str:
-    """Command-line name of an estimator: its file's."""
-    return type(estimator).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
 
 def settings_of(estimator: Any) -> dict[str, Any]:

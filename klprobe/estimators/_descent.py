@@ -1,4 +1,11 @@
-"""The descent that all networks that learn from fresh draws share: Adam, a running average of the weights, a stop draw."""
+"""The descent that all networks that learn from fresh draws share: Adam, a running average of the weights, a stop draw.
+
+`Descent` is what is done at every step and at every look, once for all. Two ways of pacing it stay apart, because each was
+chosen for what it paces, and neither gives the other's numbers. `descend` lets the learning rate fall when nothing gets better,
+which a ratio needs that starts near its optimum, and stops at a loss that is not finite, since a ratio learned until then says
+nothing of its own worth. `anneal` lets it rise and fall by the clock and shortens long gradients, which a density needs, whose
+loss has no bound; its best weights so far are a density like any other, so a loss that is not finite only ends it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,10 @@ from klprobe.types import InputError, Progress
 
 DROPS, DROP = 2, 0.2
 """Times that the learning rate falls, by that factor and from the best weights on, before patience is at its end."""
+WARM_UP = 50
+"""Steps over which an annealed learning rate rises to its value."""
+GRADIENT_NORM = 5.0
+"""Longer gradients of an annealed fit are shortened to this: a code far out must not throw the fit."""
 CURVE_POINTS = 100
 """Most points kept of a loss curve."""
 Network = TypeVar("Network", bound=nn.Module)
@@ -38,6 +49,7 @@ class Fitted(NamedTuple, Generic[Network]):
         start_loss: Loss on the stop draw before the first step.
         best_step: Step whose weights were kept.
         steps_done: Steps taken until nothing got better.
+        diverged_at: Step where the loss was not finite, or None.
     """
 
     network: Network
@@ -45,6 +57,67 @@ class Fitted(NamedTuple, Generic[Network]):
     start_loss: float
     best_step: int
     steps_done: int
+    diverged_at: int | None = None
+
+
+class Descent(Generic[Network]):
+    """Adam on a network, and the running average of its weights, which is what is judged, kept and given back.
+
+    Args:
+        network: What is trained, in place.
+        stop_loss: On draws that are never trained on; chooses the step.
+        schedule: With no patience the last weights that were looked at are kept, else the best.
+    """
+
+    def __init__(self, network: Network, stop_loss: Callable[[Network], float], schedule: Schedule) -> None:
+        self.network, self.averaged, self.stop_loss = network, copy.deepcopy(network), stop_loss
+        self.keep_last = not schedule.patience
+        self.adam = torch.optim.Adam(network.parameters(), lr=schedule.lr, betas=schedule.betas)
+        self.train: list[list[float]] = []
+        self.validation: list[list[float]] = []
+        self.best_loss = math.inf
+        self._judge(0)
+        self._keep()
+
+    def step(self, loss: torch.Tensor, share: float, longest: float | None = None) -> None:
+        """One of Adam down this loss, its gradient no longer than `longest`; then the average keeps `share` of itself."""
+        self.adam.zero_grad()
+        loss.backward()
+        if longest is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), longest)
+        self.adam.step()
+        with torch.no_grad():
+            for kept, new in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+                kept.lerp_(new, 1 - share)
+
+    def look(self, step: int) -> bool:
+        """Judge the average on the stop draw; whether it got better, and is kept."""
+        self._judge(step)
+        better = self.validation[-1][1] < self.best_loss or self.keep_last
+        if better:
+            self._keep()
+        return better
+
+    def _judge(self, step: int) -> None:
+        with torch.no_grad():
+            self.validation.append([step, self.stop_loss(self.averaged)])
+
+    def _keep(self) -> None:
+        step, self.best_loss = self.validation[-1]
+        self.best_step, self.kept = int(step), copy.deepcopy(self.averaged.state_dict())
+
+    def go_back(self, factor: float) -> None:
+        """To the best weights, and on with the learning rate times a factor."""
+        for part in (self.network, self.averaged):
+            part.load_state_dict(self.kept)
+        for group in self.adam.param_groups:
+            group["lr"] *= factor
+
+    def fitted(self, steps_done: int, diverged_at: int | None = None) -> Fitted[Network]:
+        """The network with the weights that were kept."""
+        self.averaged.load_state_dict(self.kept)
+        curves = {"train": _thin(self.train), "validation": _thin(self.validation)}
+        return Fitted(self.averaged, curves, self.validation[0][1], self.best_step, steps_done, diverged_at)
 
 
 def descend(
@@ -69,16 +142,7 @@ def descend(
     Raises:
         InputError: the loss is not finite.
     """
-    averaged = copy.deepcopy(network)
-    optimiser = torch.optim.Adam(network.parameters(), lr=schedule.lr, betas=schedule.betas)
-
-    def judge() -> float:
-        with torch.no_grad():
-            return stop_loss(averaged)
-
-    best_loss, best_step, kept = judge(), 0, copy.deepcopy(averaged.state_dict())
-    train: list[list[float]] = []
-    validation: list[list[float]] = [[0, best_loss]]
+    descent = Descent(network, stop_loss, schedule)
     recent, step, since, drops = 0.0, 0, 0, 0
     for step in range(1, schedule.steps + 1):
         loss = batch_loss(network)
@@ -87,37 +151,71 @@ def descend(
                 f"the fit of {method} diverged: its loss is {loss.item()} at step {step} of {schedule.steps}. "
                 f"Lower --{method}.lr, now {schedule.lr:g}."
             )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        _follow(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
+        descent.step(loss, min(schedule.average, (1 + step) / (10 + step)))
         recent += loss.item()
         if step % schedule.check_every and step < schedule.steps:
             continue
-        train.append([step, recent / ((step - 1) % schedule.check_every + 1)])
-        validation.append([step, judge()])
-        recent = 0.0
-        progress(step, schedule.steps, f"loss {validation[-1][1]:.4f}")
-        if validation[-1][1] < best_loss or not schedule.patience:
-            best_loss, best_step, kept = validation[-1][1], step, copy.deepcopy(averaged.state_dict())
+        descent.train.append([step, recent / ((step - 1) % schedule.check_every + 1)])
+        recent, better = 0.0, descent.look(step)
+        progress(step, schedule.steps, f"loss {descent.validation[-1][1]:.4f}")
+        if better:
             since = step
         elif step - since >= schedule.patience * schedule.check_every:
             if drops == DROPS:
                 break
             since, drops = step, drops + 1
-            for part in (network, averaged):
-                part.load_state_dict(kept)
-            for group in optimiser.param_groups:
-                group["lr"] *= DROP
-    averaged.load_state_dict(kept)
-    return Fitted(averaged, {"train": _thin(train), "validation": _thin(validation)}, validation[0][1], best_step, step)
+            descent.go_back(DROP)
+    return descent.fitted(step)
 
 
-@torch.no_grad()
-def _follow(averaged: nn.Module, network: nn.Module, share: float) -> None:
-    """Move the average towards the network: it keeps `share` of itself."""
-    for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
-        kept.lerp_(new, 1 - share)
+def anneal(
+    network: Network,
+    batch_loss: Callable[[Network], torch.Tensor],
+    stop_loss: Callable[[Network], float],
+    schedule: Schedule,
+    progress: Progress,
+    *,
+    decay: bool,
+    method: str,
+    note: Callable[[float], str],
+) -> Fitted[Network]:
+    """As `descend`, with a learning rate that follows the clock; `patience` counts looks without an improvement, then it ends.
+
+    Args:
+        decay: Let the learning rate fall to zero along half a cosine, after its short rise.
+        note: What to show of the best loss so far.
+    Raises:
+        InputError: the loss was not finite before anything was learned.
+    """
+    descent, every = Descent(network, stop_loss, schedule), schedule.check_every
+    recent, step = 0.0, 0
+    for step in range(1, schedule.steps + 1):
+        descent.adam.param_groups[0]["lr"] = _rate(schedule, step, decay)
+        loss = batch_loss(network)
+        if not torch.isfinite(loss):
+            if descent.best_step:
+                return descent.fitted(step, diverged_at=step)
+            raise InputError(
+                f"the fit of {method} diverged at step {step} (loss {loss.item()}), before it had learned anything: "
+                f"lower --{method}.lr, now {schedule.lr:g}, or choose among the other --methods."
+            )
+        descent.step(loss, min(schedule.average, step / (step + 9)), GRADIENT_NORM)
+        recent += loss.item() / every
+        if step % every:
+            continue
+        descent.train.append([step, recent])
+        recent = 0.0
+        descent.look(step)
+        progress(step, schedule.steps, note(descent.best_loss))
+        if step - descent.best_step >= schedule.patience * every:
+            break
+    return descent.fitted(step)
+
+
+def _rate(schedule: Schedule, step: int, decay: bool) -> float:
+    """Learning rate at a step: a short rise, then half a cosine or a constant."""
+    fall = 0.5 * (1 + math.cos(math.pi * (step - 1) / schedule.steps)) if decay else 1.0
+    return schedule.lr * min(1.0, step / WARM_UP) * fall
 
 
 def _thin(curve: list[list[float]]) -> list[list[float]]:

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from klprobe.estimators._gaussianization import Codes, Preparation
-from klprobe.estimators._ratio import Activation, RatioSettings
-from klprobe.estimators._ratio_fit import learn_ratio, whitened
-from klprobe.estimators._ratio_losses import Loss
-from klprobe.estimators._ratio_report import calibration
-from klprobe.estimators._shared import FIT_LEFT_OUT
-from klprobe.estimators._sides import Sides, evaluate
+from klprobe import registry
+from klprobe.distributions.whitening import Preparation
+from klprobe.estimators._ratio import Activation, Loss, RatioSettings, learn_ratio, whitened
+from klprobe.estimators._ratio_report import FIT_LEFT_OUT, calibration, evaluate
+from klprobe.estimators._sides import Codes, Sides
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
@@ -97,7 +95,7 @@ class RatioEstimator(abc.ABC):
     @property
     def method(self) -> str:
         """The command-line name: that of the file."""
-        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+        return registry.name_of(self)
 
     def settings(self) -> RatioEstimator:
         """These settings, with a preset's numbers where there is one."""

@@ -19,19 +19,62 @@ of this kind can certify much more than log n.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from klprobe.distributions.statistics import point_mean
-from klprobe.estimators._shared import CLIP_MARGIN, MeanError, clip, donsker_varadhan, mean_error, nwj
+from klprobe.distributions.posteriors import SampleOnly
+from klprobe.distributions.statistics import MeanError, mean_error, point_mean, visit_evenly
+from klprobe.estimators._sides import Draw, Sides
 from klprobe.types import Bound, Estimate, Target
 
+CLIP_MARGIN = 5.0
+"""A log-ratio clipped at log n - 5 keeps both variational bounds and an honest error (FACTS section 1)."""
+FIT_LEFT_OUT = "of the draws that are reported on; what the fit missed comes on top, and no error bar shows it"
+"""Said of estimates that bound nothing, whose bias the fit alone decides."""
+NORMALISER_SHARE = 10
+"""Donsker and Varadhan's constant comes from one such part of the number of prior codes that are reported on."""
+CUT_SHARE, MORE_PRIOR = 0.01, 4
+"""Where the ceiling cuts more than this share of the stop codes, so many times the prior codes are drawn to raise it."""
+NUMBERS = 16_000_000
+"""Numbers drawn together."""
+PRIOR_NUMBERS, FEWEST_PRIOR = 100_000_000, 1000
+"""Prior codes times D at most, before `MORE_PRIOR`, and codes at least: each costs D^2 operations."""
 BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
 NEWTON_STEPS = 25
 """Of the logistic recalibration; it converges in about eight where it converges."""
+
+
+def clip(log_ratio: torch.Tensor, num_prior: int) -> torch.Tensor:
+    """Clip log q/p from above at log n - 5, n prior draws: a classifier certifies about log n nats and no more."""
+    return log_ratio.clamp(max=math.log(num_prior) - CLIP_MARGIN)
+
+
+def nwj(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
+    """1 + E_q f - E_p e^f, a lower bound of KL[q||p] in expectation for any f.
+
+    Args:
+        on_q: E_q f and its error.
+        on_p: f at draws of p, shape (n,).
+    Reference: Nguyen, Wainwright, Jordan (2010); with f the log-ratio log q/p it is tight.
+    """
+    p = mean_error(on_p.exp())
+    return MeanError(1 + on_q.value - p.value, math.hypot(on_q.std_error, p.std_error))
+
+
+def donsker_varadhan(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
+    """E_q f - log E_p e^f, a lower bound of KL[q||p] for any f as the number of prior draws grows.
+
+    Arguments as in `nwj`; the error is the delta method's.
+    Reference: Donsker and Varadhan (1983).
+    """
+    top = on_p.max()
+    p = mean_error((on_p - top).exp())
+    log_mean = math.log(p.value) + float(top)
+    return MeanError(on_q.value - log_mean, math.hypot(on_q.std_error, p.std_error / p.value))
 
 
 class RatioOnQ(NamedTuple):
@@ -98,6 +141,79 @@ def ratio_estimates(method: str, on_q: RatioOnQ, on_p: torch.Tensor, log_constan
         say("donsker-varadhan-unclipped", "none", donsker_varadhan(plain, on_p), raw),
         say("nwj-unclipped", "none", nwj(plain, on_p), raw),
     ]
+
+
+class Logits(NamedTuple):
+    """A log-ratio at the draws that are reported on, all of them new to whoever fitted it.
+
+    Attributes:
+        on_q: At codes of held-out points (population), then at fresh codes of all points (empirical) where there are such.
+        on_p: At prior codes, shape (n,).
+        centre: At other prior codes, for Donsker and Varadhan's constant.
+    """
+
+    on_q: tuple[RatioOnQ, ...]
+    on_p: torch.Tensor
+    centre: torch.Tensor
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Logits:
+        """With every log-ratio f replaced by change(f), such as a calibration."""
+        on_q = tuple(side._replace(log_ratio=change(side.log_ratio)) for side in self.on_q)
+        return Logits(on_q, change(self.on_p), change(self.centre))
+
+    def estimates(self, method: str) -> list[Estimate]:
+        """The five numbers above for each target."""
+        constant = log_normaliser(self.centre)
+        return [e for side in self.on_q for e in ratio_estimates(method, side, self.on_p, constant)]
+
+
+def evaluate(
+    sides: Sides,
+    log_ratio: Callable[[torch.Tensor], torch.Tensor],
+    on_stop: torch.Tensor,
+    num_samples: int,
+    num_prior_samples: int,
+) -> Logits:
+    """A log-ratio at draws that it has not seen.
+
+    Args:
+        log_ratio: From codes (m, D) to f (m,), float64.
+        on_stop: f at the stop codes of q, shape (k,): where the ceiling log n - 5 cuts more than a hundredth of them, four
+            times the prior codes raise it.
+        num_samples: Codes of q for each target.
+        num_prior_samples: Codes of p, fewer beyond 100 latents.
+    """
+    q, generator, held_out = sides.q, sides.generator, sides.points.report
+    count = min(num_prior_samples, max(PRIOR_NUMBERS // q.dim, FEWEST_PRIOR))
+    more = MORE_PRIOR if share_above_ceiling(on_stop, count) > CUT_SHARE else 1
+    centre = _at(log_ratio, sides.prior.centre, count // NORMALISER_SHARE, q.dim)
+    on_p = _at(log_ratio, sides.prior.report, count * more, q.dim)
+
+    def at(points: torch.Tensor, target: Target) -> RatioOnQ:
+        rows = points.split(_rows(q.dim))
+        return RatioOnQ(target, torch.cat([log_ratio(q.sample_at(r, generator)) for r in rows]), points, q.num_points)
+
+    if isinstance(q, SampleOnly):
+        return Logits((at(held_out, "population"),), on_p, centre)
+    visited = visit_evenly(held_out, num_samples, generator)
+    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # twice, for the error
+    return Logits((at(visited, "population"), at(twice, "empirical")), on_p, centre)
+
+
+def _at(log_ratio: Callable[[torch.Tensor], torch.Tensor], draw: Draw, count: int, dim: int) -> torch.Tensor:
+    """The log-ratio at as many draws as there are, `count` at most."""
+    found, size = [], _rows(dim)
+    for start in range(0, count, size):
+        z = draw(min(size, count - start))
+        if not len(z):
+            break
+        found.append(log_ratio(z))
+    return torch.cat(found)
+
+
+def _rows(dim: int) -> int:
+    """Codes drawn together; bounds memory, not results."""
+    return max(NUMBERS // dim, 1024)
 
 
 def calibration(on_q: torch.Tensor, on_p: torch.Tensor) -> dict[str, float | None]:

@@ -2,11 +2,13 @@
 
 A prior with a sampler gives fresh draws without end. A prior known by a cloud of samples has so many and no more: it is
 split in parts as the data points are, and every part hands out each of its samples once; only the part that is fitted on is
-gone through again and again. Methods ask for as many as they like and get as many as there are.
+gone through again and again. Methods ask for as many as they like and get as many as there are. Most begin with the moments of
+either side, which a stream of draws gives in one pass.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,24 +18,54 @@ from torch.distributions import Distribution
 from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import visit_evenly
-from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates, share_above_ceiling
-from klprobe.estimators._shared import Split, draw_evenly, split_points
-from klprobe.types import Estimate, InputError, Posterior, Target
+from klprobe.distributions.whitening import Preparation
+from klprobe.types import InputError, Posterior
 
+Codes = tuple[torch.Tensor, torch.Tensor]
+"""Codes of q and codes of p."""
 Draw = Callable[[int], torch.Tensor]
 """Gives at most that many codes, shape (m, D), float64."""
 CLOUD_PARTS = {"fit": 0.6, "stop": 0.1, "centre": 0.05, "check": 0.05, "report": 0.2}
 """Shares of a cloud of prior samples."""
 SMALLEST_CLOUD = 40
 """Prior samples, so that each part has two."""
-NORMALISER_SHARE = 10
-"""Donsker and Varadhan's constant comes from one such part of the number of prior codes that are reported on."""
-CUT_SHARE, MORE_PRIOR = 0.01, 4
-"""Where the ceiling cuts more than this share of the stop codes, so many times the prior codes are drawn to raise it."""
-NUMBERS = 16_000_000
+FEWEST_POINTS, STOP_SHARE, REPORT_SHARE = 20, 0.1, 0.2
+"""Data points that can be split in three, and the shares of those that choose and of those that are reported on."""
+CODES, CODES_PER_WEIGHT, NUMBERS = (20_000, 400_000), 400, 2e8
+"""Least and most codes; codes for every weight of a quadratic form; and codes times D at most."""
+BLOCK_NUMBERS = 8e6
 """Numbers drawn together."""
-PRIOR_NUMBERS, FEWEST_PRIOR = 100_000_000, 1000
-"""Prior codes times D at most, before `MORE_PRIOR`, and codes at least: each costs D^2 operations."""
+POOLED_SHARES = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0)
+"""Shares of the pooled covariance that are worth a try where codes are few (Friedman 1989)."""
+
+
+class Split(NamedTuple):
+    """Indices of disjoint data points to fit on, to stop by and to report on."""
+
+    fit: torch.Tensor
+    stop: torch.Tensor
+    report: torch.Tensor
+
+
+def split_points(num_points: int, generator: torch.Generator, *, method: str) -> Split:
+    """Split the data points at random in three, so that nothing learned has seen what it is judged on.
+
+    Raises:
+        InputError: fewer than 20 points.
+    """
+    if num_points < FEWEST_POINTS:
+        raise InputError(
+            f"{method} fits, stops and reports on three disjoint sets of data points, and {num_points} points are too few: "
+            f"give at least {FEWEST_POINTS}, or use --methods monte-carlo."
+        )
+    stop, report = (math.ceil(num_points * share) for share in (STOP_SHARE, REPORT_SHARE))
+    order = torch.randperm(num_points, generator=generator)
+    return Split(order[stop + report :], order[:stop], order[stop : stop + report])
+
+
+def draw_evenly(posterior: Posterior, indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """z ~ q(z|x_n) for points n visited evenly among `indices`; shape (num_samples, D), float64."""
+    return posterior.sample_at(visit_evenly(indices, num_samples, generator), generator)
 
 
 class PriorDraws(NamedTuple):
@@ -134,74 +166,42 @@ def _each_once(samples: torch.Tensor, indices: torch.Tensor) -> Draw:
     return draw
 
 
-class Logits(NamedTuple):
-    """A log-ratio at the draws that are reported on, all of them new to whoever fitted it.
+class Moments(NamedTuple):
+    """Mean, shape (D,), and covariance, shape (D, D), float64."""
 
-    Attributes:
-        on_q: At codes of held-out points (population), then at fresh codes of all points (empirical) where there are such.
-        on_p: At prior codes, shape (n,).
-        centre: At other prior codes, for Donsker and Varadhan's constant.
-    """
+    mean: torch.Tensor
+    covariance: torch.Tensor
 
-    on_q: tuple[RatioOnQ, ...]
-    on_p: torch.Tensor
-    centre: torch.Tensor
-
-    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Logits:
-        """With every log-ratio f replaced by change(f), such as a calibration."""
-        on_q = tuple(side._replace(log_ratio=change(side.log_ratio)) for side in self.on_q)
-        return Logits(on_q, change(self.on_p), change(self.centre))
-
-    def estimates(self, method: str) -> list[Estimate]:
-        """The five numbers of `_ratio_report` for each target."""
-        constant = log_normaliser(self.centre)
-        return [e for side in self.on_q for e in ratio_estimates(method, side, self.on_p, constant)]
+    def towards(self, other: Moments, share: float) -> Moments:
+        """With the covariance moved by that share towards the pooled one of the two."""
+        pooled = 0.5 * (self.covariance + other.covariance)
+        return Moments(self.mean, (1 - share) * self.covariance + share * pooled)
 
 
-def evaluate(
-    sides: Sides,
-    log_ratio: Callable[[torch.Tensor], torch.Tensor],
-    on_stop: torch.Tensor,
-    num_samples: int,
-    num_prior_samples: int,
-) -> Logits:
-    """A log-ratio at draws that it has not seen.
-
-    Args:
-        log_ratio: From codes (m, D) to f (m,), float64.
-        on_stop: f at the stop codes of q, shape (k,): where the ceiling log n - 5 cuts more than a hundredth of them, four
-            times the prior codes raise it.
-        num_samples: Codes of q for each target.
-        num_prior_samples: Codes of p, fewer beyond 100 latents.
-    """
-    q, generator, held_out = sides.q, sides.generator, sides.points.report
-    count = min(num_prior_samples, max(PRIOR_NUMBERS // q.dim, FEWEST_PRIOR))
-    more = MORE_PRIOR if share_above_ceiling(on_stop, count) > CUT_SHARE else 1
-    centre = _at(log_ratio, sides.prior.centre, count // NORMALISER_SHARE, q.dim)
-    on_p = _at(log_ratio, sides.prior.report, count * more, q.dim)
-
-    def at(points: torch.Tensor, target: Target) -> RatioOnQ:
-        rows = points.split(_rows(q.dim))
-        return RatioOnQ(target, torch.cat([log_ratio(q.sample_at(r, generator)) for r in rows]), points, q.num_points)
-
-    if isinstance(q, SampleOnly):
-        return Logits((at(held_out, "population"),), on_p, centre)
-    visited = visit_evenly(held_out, num_samples, generator)
-    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # twice, for the error
-    return Logits((at(visited, "population"), at(twice, "empirical")), on_p, centre)
+def moments(draw: Draw, whitening: Preparation, codes: int = 0) -> Moments:
+    """Of so many whitened codes, or, with 0, of as many as the weights of a quadratic form are worth."""
+    dim = len(whitening.mean)
+    codes = codes or max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
+    size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
+    count = 0
+    total, square = torch.zeros_like(whitening.mean), torch.zeros_like(whitening.rotation)
+    for _ in range(0, codes, size):
+        u = whitening(draw(size))  # products in float32 are twice as fast, and sums over a block exact enough
+        count, total, square = count + len(u), total + u.sum(0, dtype=torch.float64), square + (u.T @ u).double()
+    mean = total / count
+    return Moments(mean, square / count - torch.outer(mean, mean))
 
 
-def _at(log_ratio: Callable[[torch.Tensor], torch.Tensor], draw: Draw, count: int, dim: int) -> torch.Tensor:
-    """The log-ratio at as many draws as there are, `count` at most."""
-    found, size = [], _rows(dim)
-    for start in range(0, count, size):
-        z = draw(min(size, count - start))
-        if not len(z):
-            break
-        found.append(log_ratio(z))
-    return torch.cat(found)
-
-
-def _rows(dim: int) -> int:
-    """Codes drawn together; bounds memory, not results."""
-    return max(NUMBERS // dim, 1024)
+def quadratic_ratio(q: Moments, p: Moments) -> list[torch.Tensor]:
+    """Form (times D), linear part, constant of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero where a covariance is flat."""
+    dim = len(q.mean)
+    form, linear, constant = torch.zeros_like(q.covariance), torch.zeros_like(q.mean), torch.zeros_like(q.mean[0])
+    for sign, side in ((1.0, q), (-1.0, p)):
+        factor, info = torch.linalg.cholesky_ex(side.covariance)
+        if int(info):
+            return [torch.zeros_like(form), torch.zeros_like(linear), torch.zeros_like(constant)]
+        precision = torch.cholesky_inverse(factor)
+        form -= sign * 0.5 * precision
+        linear += sign * (precision @ side.mean)
+        constant -= sign * (0.5 * side.mean @ precision @ side.mean + factor.diagonal().log().sum())
+    return [form * dim, linear, constant]

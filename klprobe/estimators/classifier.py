@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from klprobe.estimators._gaussianization import Codes, Preparation
+from klprobe import registry
+from klprobe.distributions.whitening import Preparation, Whitening
+from klprobe.estimators._ratio import Loss, logistic, whitened
 from klprobe.estimators._ratio_estimator import RatioEstimator
-from klprobe.estimators._ratio_fit import whitened
-from klprobe.estimators._ratio_losses import Loss, logistic
-from klprobe.estimators._whitening import Whitening
+from klprobe.estimators._sides import Codes
 
 __all__ = ["Classifier"]
 
@@ -44,10 +44,7 @@ class Classifier(RatioEstimator):
 
     def settings(self) -> Classifier:
         """These settings, with the preset's numbers for all that stand at their defaults."""
-        if self.preset == "default":
-            return self
-        untouched = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
-        return dataclasses.replace(self, **{name: value for name, value in self.PAPER.items() if name in untouched})
+        return self if self.preset == "default" else registry.with_preset(self, self.PAPER)
 
     def loss(self) -> Loss:
         """Cross-entropy of the label, q's draws 1."""

@@ -1,20 +1,50 @@
-"""Critics trained on their own variational bound: f-GAN's family, of which the classifier is the Jensen-Shannon member."""
+"""Critics trained on their own variational bound: f-GAN's family, of which the classifier is the Jensen-Shannon member.
+
+Each loss is the negative of a variational bound, has f = log q/p for its optimum, and is convex in f. Arguments are f at draws
+of q and at draws of p; the value is a scalar, shape ().
+Reference: Nguyen, Wainwright and Jordan (2010) and Nowozin, Cseke and Tomioka (2016), table 1, for f-divergences with the
+critic written as a function of log q/p; Donsker and Varadhan (1983).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
-from klprobe.estimators import _ratio_losses as losses
+import torch
+
+from klprobe.estimators._ratio import Loss
 from klprobe.estimators._ratio_estimator import RatioEstimator
 
 __all__ = ["Critic"]
 
-OBJECTIVES: dict[str, losses.Loss] = {
-    "nwj": losses.nwj,
-    "donsker-varadhan": losses.donsker_varadhan,
-    "hellinger": losses.hellinger,
-    "reverse-kl": losses.reverse_kl,
+
+def nwj(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
+    """Minus 1 + E_q f - E_p e^f, which is at most KL[q||p]."""
+    return on_p.exp().mean() - on_q.mean() - 1
+
+
+def donsker_varadhan(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
+    """Minus E_q f - log E_p e^f, at most KL[q||p]; f is found up to a constant."""
+    return torch.logsumexp(on_p, 0) - math.log(len(on_p)) - on_q.mean()
+
+
+def hellinger(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
+    """Minus 2 - E_q e^(-f/2) - E_p e^(f/2), at most the squared Hellinger distance: mild exponents, alike on both sides."""
+    return (-0.5 * on_q).exp().mean() + (0.5 * on_p).exp().mean() - 2
+
+
+def reverse_kl(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
+    """Minus 1 - E_q e^(-f) - E_p f, which is at most KL[p||q]."""
+    return (-on_q).exp().mean() + on_p.mean() - 1
+
+
+OBJECTIVES: dict[str, Loss] = {
+    "nwj": nwj,
+    "donsker-varadhan": donsker_varadhan,
+    "hellinger": hellinger,
+    "reverse-kl": reverse_kl,
 }
 
 
@@ -27,6 +57,6 @@ class Critic(RatioEstimator):
     lr: float = 1e-3
     """Learning rate of Adam."""
 
-    def loss(self) -> losses.Loss:
+    def loss(self) -> Loss:
         """Minus the objective."""
         return OBJECTIVES[self.objective]

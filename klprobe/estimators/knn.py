@@ -14,8 +14,8 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
 from klprobe.distributions.priors import Cloud
-from klprobe.estimators._shared import MeanError
-from klprobe.estimators._whitening import Whitening
+from klprobe.distributions.statistics import MeanError
+from klprobe.distributions.whitening import Whitening
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["Knn"]

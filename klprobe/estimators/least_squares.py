@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.distributions import Distribution
 
+from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._ratio import CHUNK
-from klprobe.estimators._ratio_report import calibration
-from klprobe.estimators._sides import Sides, evaluate
-from klprobe.estimators._whitening import Whitening
+from klprobe.estimators._ratio_report import calibration, evaluate
+from klprobe.estimators._sides import Sides
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["LeastSquares"]

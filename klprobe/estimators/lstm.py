@@ -11,7 +11,7 @@ from torch import nn
 
 from klprobe.distributions.posteriors import LOG_2PI
 from klprobe.estimators._density import DensityEstimator
-from klprobe.estimators._density_fit import seeded
+from klprobe.runtime.randomness import seeded
 
 __all__ = ["Lstm"]
 

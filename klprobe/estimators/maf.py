@@ -14,10 +14,10 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.flows import Flow, save_flow
 from klprobe.estimators._density import DensityEstimator, MixedWithPrior
-from klprobe.estimators._density_fit import seeded
 from klprobe.estimators._gaussian_mixture import start_mixture
-from klprobe.estimators._shared import Split
+from klprobe.estimators._sides import Split
 from klprobe.runtime.provenance import commit, versions
+from klprobe.runtime.randomness import seeded
 from klprobe.types import InputError, Posterior, Progress
 
 __all__ = ["Maf"]

@@ -13,15 +13,12 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
+from klprobe.distributions.statistics import mean_error
+from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._descent import Fitted, Schedule, descend
-from klprobe.estimators._moments import SHRINKAGES, Moments, moments, quadratic_ratio
-from klprobe.estimators._ratio import CHUNK
-from klprobe.estimators._ratio_fit import MOMENT_DRAWS
-from klprobe.estimators._ratio_losses import logistic
-from klprobe.estimators._ratio_report import calibration
-from klprobe.estimators._shared import FIT_LEFT_OUT, clip, mean_error, nwj
-from klprobe.estimators._sides import Sides, evaluate
-from klprobe.estimators._whitening import Whitening
+from klprobe.estimators._ratio import CHUNK, MOMENT_DRAWS, hidden_layers, logistic
+from klprobe.estimators._ratio_report import FIT_LEFT_OUT, calibration, clip, evaluate, nwj
+from klprobe.estimators._sides import POOLED_SHARES, Moments, Sides, moments, quadratic_ratio
 from klprobe.types import Estimate, InputError, Progress, no_progress
 
 __all__ = ["Telescoping"]
@@ -167,7 +164,7 @@ def _begin(sides: Sides, codes: int) -> Start:
 def _start(chain: Chain, begin: Start) -> None:
     """Quadratic parts from the waymarks' moments, with the shrinkage that does best on the stop draws, or none at all."""
     best, kept = float(_link_losses(chain, begin.stop_q, begin.stop_p).mean()), None
-    for share in SHRINKAGES:
+    for share in POOLED_SHARES:
         of_q, of_p = begin.of_q.towards(begin.of_p, share), begin.of_p.towards(begin.of_q, share)
         marks = waymark_moments(of_q, of_p, chain.links)
         chain.set_quadratic(marks)
@@ -233,12 +230,7 @@ class Chain(nn.Module):
         super().__init__()
         self.whitening, self.links = whitening, links
         dim = len(whitening.mean)
-        sizes = [dim, *[width] * layers]
-        hidden = [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(sizes)]
-        for layer in hidden:
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
-        self.hidden = nn.ModuleList(hidden)
+        self.hidden = hidden_layers(dim, width, layers, generator)
         self.head = nn.Parameter(torch.zeros(links, width))
         self.form, self.linear = nn.Parameter(torch.zeros(links, dim, dim)), nn.Parameter(torch.zeros(links, dim))
         self.constant = nn.Parameter(torch.zeros(links))

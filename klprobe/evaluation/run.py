@@ -14,9 +14,7 @@ import torch
 from klprobe import registry
 from klprobe.evaluation.evidence import Evidence, Role
 from klprobe.metrics import Score
-from klprobe.types import InputError, NotDone, Progress, no_progress
-
-INTERRUPTED = "the run was interrupted"
+from klprobe.types import INTERRUPTED, InputError, NotDone, Progress, no_progress
 
 
 @dataclasses.dataclass(frozen=True)

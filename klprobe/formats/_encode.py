@@ -17,8 +17,8 @@ from torch.distributions import Distribution
 from klprobe.formats import Encoded, Request
 from klprobe.formats._inputs import open_inputs
 from klprobe.formats._latents import Latents, Part, latents_of
-from klprobe.formats._outputs import MATRICES, SPREAD_ROLES, Reading, read
-from klprobe.formats._returned import Tensors, tensors_of
+from klprobe.formats._outputs import MATRICES, Reading, read
+from klprobe.formats._returned import SPREAD_ROLES, Tensors, tensors_of
 from klprobe.types import InputError
 
 POINTS_AT_ONCE = 1000

@@ -15,12 +15,10 @@ import torch
 
 from klprobe.distributions.categorical import SUM_TOLERANCE
 from klprobe.formats._latents import CATEGORICAL, check_names
-from klprobe.formats._levels import roles_by_level
-from klprobe.formats._returned import Tensors
+from klprobe.formats._returned import SPREAD_ROLES, Tensors, roles_by_level
 from klprobe.types import InputError
 
 ROLES = ("mean", "logvar", "var", "std", "logstd", "scale_tril", "covariance", "samples", "probs", "logits")
-SPREAD_ROLES = ("logvar", "var", "std", "logstd")
 MATRICES = ("scale_tril", "covariance")
 ROLE = re.compile(rf"({'|'.join(ROLES)})(_\d+)?")
 SYNONYMS = {

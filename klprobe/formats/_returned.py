@@ -1,17 +1,26 @@
-"""Taking apart whatever an encoder returned: tuples, dicts, dataclasses, Distributions, down to tensors with names."""
+"""Taking apart whatever an encoder returned: tuples, dicts, dataclasses, Distributions, down to tensors with names.
+
+Outputs that come level by level, as those of hierarchical encoders do, say by these names, or by how their lists are nested,
+which tensor belongs to which level.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.distributions import Categorical, Distribution, MultivariateNormal, OneHotCategorical, RelaxedOneHotCategorical
 
 from klprobe.distributions.posteriors import diagonal_normal
+from klprobe.types import InputError
 
 Tensors = dict[str, torch.Tensor]
+Shapes = Mapping[str, torch.Tensor]
+NESTED = re.compile(r"(\d+)\.(\d+)")
+SPREAD_ROLES = ("logvar", "var", "std", "logstd")
 
 
 def tensors_of(returned: Any, batch: int) -> Tensors:
@@ -56,3 +65,77 @@ def _parameters(value: Distribution) -> Iterator[tuple[str, torch.Tensor]]:
         yield "probs", value.probs
     else:
         yield "samples", value.sample()
+
+
+def roles_by_level(tensors: Shapes, role_of: Callable[[str], str | None], label: str) -> dict[str, str]:
+    """`mean_0`, `logvar_0`, `mean_1`, ... to the outputs that they are; empty unless there are two levels or more.
+
+    Either the names say it, as `0.mean` or `logvar_1` do, or the outputs are nested lists: pairs level by level, or all means,
+    then all spreads.
+
+    Args:
+        tensors: Outputs by name; a list's items are called by their place, lists in lists as `0.1`.
+        role_of: What a name without its number stands for.
+        label: The file, for messages.
+    Raises:
+        InputError: nested lists that can be read in several ways, or whose spreads are positive throughout.
+    """
+    return _named(tensors, role_of, label) or _nested(tensors, label)
+
+
+def _named(tensors: Shapes, role_of: Callable[[str], str | None], label: str) -> dict[str, str]:
+    levels: dict[tuple[int, ...], dict[str, str]] = {}
+    for name in tensors:
+        words = [word for word in name.split(".") if not word.isdecimal()]
+        numbers = tuple(int(number) for number in re.findall(r"\d+", name))
+        role = role_of(re.sub(r"\d", "", words[-1])) if words else None
+        if numbers and role and role_of(words[-1]) in (None, role):
+            levels.setdefault(numbers, {}).setdefault(role, name)
+    found: dict[str, str] = {}
+    pairs = [(key, held) for key, held in sorted(levels.items()) if "mean" in held]
+    common = [role for role in SPREAD_ROLES if all(role in held for _, held in pairs)]
+    if len(pairs) < 2 or not common:
+        return {}
+    if any(len(numbers) > 1 for numbers, _ in pairs):
+        raise InputError(
+            f"{label} returns means and spreads in lists of lists ({', '.join(tensors)}), which may be more than the "
+            f"posterior's levels. Name each: --outputs mean_0,{common[0]}_0,mean_1,... with _ for what is to be ignored."
+        )
+    for i, (_, held) in enumerate(pairs):
+        found |= {f"mean_{i}": held["mean"], f"{common[0]}_{i}": held[common[0]]}
+    return found
+
+
+def _nested(tensors: Shapes, label: str) -> dict[str, str]:
+    places = [(int(m[1]), int(m[2])) if (m := NESTED.fullmatch(name)) else None for name in tensors]
+    inside = {place for place in places if place is not None}
+    if len(inside) != len(tensors) or not inside:
+        return {}
+    outer, inner = (1 + max(place[i] for place in inside) for i in (0, 1))
+    if len(inside) != outer * inner:
+        return {}
+
+    def same(a: str, b: str) -> bool:
+        return tensors[a].shape == tensors[b].shape
+
+    level_by_level = inner == 2 and outer > 1 and all(same(f"{i}.0", f"{i}.1") for i in range(outer))
+    means_first = outer == 2 and inner > 1 and all(same(f"0.{i}", f"1.{i}") for i in range(inner))
+    levels = outer if level_by_level else inner
+    if level_by_level and means_first:
+        raise InputError(
+            f"{label} returns two lists of two tensors of one shape, which may be two levels of mean and spread, or two means "
+            "and two spreads. Say which: --outputs mean_0,logvar_0,mean_1,logvar_1, or mean_0,mean_1,logvar_0,logvar_1."
+        )
+    if not (level_by_level or means_first):
+        return {}
+    found: dict[str, str] = {}
+    for i in range(levels):
+        mean, spread = (f"{i}.0", f"{i}.1") if level_by_level else (f"0.{i}", f"1.{i}")
+        if bool((tensors[spread] > 0).all()):
+            raise InputError(
+                f"{label} returns {levels} pairs of tensors, and the second of pair {i} is positive throughout: it may be a "
+                "standard deviation, a variance or a log-variance. Say which, in order: --outputs mean_0,std_0,mean_1,std_1 "
+                "(or var_0, logvar_0, ...)."
+            )
+        found |= {f"mean_{i}": mean, f"logvar_{i}": spread}
+    return found

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from klprobe.distributions.problems import Gaussian, affine_gaussian
-from klprobe.estimators._ratio_losses import logistic
+from klprobe.estimators._ratio import logistic
 from klprobe.synthetic.settings import Settings
 from klprobe.training.networks import code_discriminator
 from klprobe.types import InputError

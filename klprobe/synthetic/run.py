@@ -19,7 +19,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from klprobe.distributions.problems import affine_gaussian, affine_weights
-from klprobe.estimators._ratio_losses import logistic
+from klprobe.estimators._ratio import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import Record

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from klprobe import registry
 from klprobe.distributions.posteriors import SampleOnly
-from klprobe.training.networks import encoder, generator
+from klprobe.training.networks import JointDiscriminator, encoder, generator
 from klprobe.types import InputError
 
 PosteriorKind = Literal["gaussian", "deterministic", "implicit"]
@@ -49,7 +50,7 @@ class System:
     """End of the generator; auto: sigmoid for images, linear for vectors (ours). Bernoulli pixels take logits anyway."""
 
     def __post_init__(self) -> None:
-        who = type(self).__module__.rpartition(".")[2].replace("_", "-")
+        who = registry.name_of(self)
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.type == "int" and value < (low := LOWEST.get(name, 1)):
@@ -127,6 +128,35 @@ class WithPosterior(Protocol):
     @property
     def posterior(self) -> PosteriorKind:
         """Kind of q(z|x)."""
+
+
+class WithJointDiscriminator(WithPosterior, Protocol):
+    """A system whose discriminator judges pairs of data and codes."""
+
+    @property
+    def code_width(self) -> int:
+        """Units of a hidden layer of the codes' features."""
+
+    @property
+    def code_layers(self) -> int:
+        """Hidden layers of the codes' features."""
+
+    @property
+    def head_maps(self) -> int:
+        """Feature maps of the joint head, images only."""
+
+
+def joint_discriminator(system: WithJointDiscriminator, shape: tuple[int, ...]) -> JointDiscriminator:
+    """The judge of pairs (x, z), of the sizes that the system's settings give."""
+    return JointDiscriminator(
+        shape,
+        system.latent_dim,
+        width=system.width,
+        layers=system.layers,
+        code_width=system.code_width,
+        code_layers=system.code_layers,
+        head_maps=system.head_maps,
+    )
 
 
 def make_encoder(system: WithPosterior, shape: Sequence[int]) -> nn.Sequential:

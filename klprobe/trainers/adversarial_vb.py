@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.trainers._shared import System, draw, draw_fixed, encode, make_encoder
+from klprobe.trainers._shared import System, draw, draw_fixed, encode, joint_discriminator, make_encoder
 from klprobe.trainers._visible import Visible, make_generator, mean, nll
 from klprobe.training.data import Batch
 from klprobe.training.loop import Loss, Player
 from klprobe.training.losses import fake_loss, real_loss
-from klprobe.training.networks import JointDiscriminator
 
 __all__ = ["AdversarialVB"]
 
@@ -62,15 +61,7 @@ class AdversarialVB(System):
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator to the numbers of p(x|z), joint discriminator."""
-        judge = JointDiscriminator(
-            shape,
-            self.latent_dim,
-            width=self.width,
-            layers=self.layers,
-            code_width=self.code_width,
-            code_layers=self.code_layers,
-            head_maps=self.head_maps,
-        )
+        judge = joint_discriminator(self, shape)
         return nn.ModuleDict(
             {"encoder": make_encoder(self, shape), "generator": make_generator(self, shape), "discriminator": judge}
         )

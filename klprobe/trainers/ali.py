@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
+from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, joint_discriminator, make_encoder
 from klprobe.training.data import Batch
 from klprobe.training.loop import Loss, Player
 from klprobe.training.losses import fake_loss, real_loss
-from klprobe.training.networks import JointDiscriminator
 
 __all__ = ["ALI"]
 
@@ -42,15 +41,7 @@ class ALI(System):
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator and joint discriminator."""
-        judge = JointDiscriminator(
-            shape,
-            self.latent_dim,
-            width=self.width,
-            layers=self.layers,
-            code_width=self.code_width,
-            code_layers=self.code_layers,
-            head_maps=self.head_maps,
-        )
+        judge = joint_discriminator(self, shape)
         return nn.ModuleDict({"encoder": make_encoder(self, shape), "generator": self.generator(shape), "discriminator": judge})
 
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:

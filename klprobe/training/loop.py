@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from klprobe import registry
 from klprobe.runtime import parallel
 from klprobe.runtime.provenance import commit, versions
 from klprobe.training.checkpoint import TrainingState, read
@@ -322,7 +323,7 @@ def _settings(algorithm: Algorithm, data: TrainingData, **rest: Any) -> dict[str
     if not dataclasses.is_dataclass(algorithm) or isinstance(algorithm, type):
         raise TypeError(f"An algorithm is an instance of a frozen dataclass; got {algorithm!r}.")
     return {
-        "system": type(algorithm).__module__.rpartition(".")[2].replace("_", "-"),
+        "system": registry.name_of(algorithm),
         "settings": dataclasses.asdict(algorithm),
         "dataset": data.name,
         "split": data.split,

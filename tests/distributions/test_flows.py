@@ -11,12 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from klprobe.cli import main
-from klprobe.distributions.flows import Flow, FlowPrior, Mixture, Whitening, load_flow, save_flow
+from klprobe.cli.prior import parse_prior
+from klprobe.distributions.flows import Flow, FlowPrior, Mixture, load_flow, save_flow
 from klprobe.distributions.posteriors import DiagonalGaussian, sample_prior, standard_normal
-from klprobe.estimators._density_fit import log_density
+from klprobe.distributions.whitening import Whitening
+from klprobe.estimators._density import log_density
 from klprobe.estimators.maf import Maf
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.formats._prior import parse_prior
 from klprobe.types import InputError
 
 D = 3
@@ -44,7 +45,7 @@ def test_a_kept_flow_has_the_density_that_was_kept(tmp_path, dim, flows):
     flow, whitening = some_flow(dim, flows=flows)
     save_flow(tmp_path / "flow.safetensors", flow, whitening, {"from": "test"})
     z = 3 * torch.randn(200, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    direct = log_density(flow, whitening(z)) + whitening.log_det
+    direct = log_density(flow, whitening.white(z)) + whitening.log_det
     found = load_flow(tmp_path / "flow.safetensors").log_prob(z)
     torch.testing.assert_close(found, direct, rtol=1e-12, atol=1e-12)
     with safe_open(tmp_path / "flow.safetensors", "pt") as file:
@@ -82,7 +83,7 @@ def test_the_inverse_undoes_the_flow_and_shapes_are_torchs():
         assert prior.sample((0,)).shape == (0, D)
     assert prior.log_prob(torch.zeros(2, 5, D)).shape == (2, 5)
     z = torch.randn(50, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(whitening.undo(whitening(z)), z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(whitening.undo(whitening.white(z)), z, rtol=1e-10, atol=1e-10)
 
 
 def test_rows_at_a_time_change_nothing(monkeypatch):

@@ -8,10 +8,9 @@ from torch.distributions import Independent, Laplace, MixtureSameFamily, Normal
 
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, sample_prior, standard_normal
 from klprobe.distributions.problems import linear_gaussian_encoder
+from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._descent import Fitted
-from klprobe.estimators._ratio import RatioNetwork, RatioSettings
-from klprobe.estimators._ratio_fit import _slope_excess, learn_ratio
-from klprobe.estimators._whitening import Whitening
+from klprobe.estimators._ratio import RatioNetwork, RatioSettings, _slope_excess, learn_ratio
 from klprobe.estimators.classifier import Classifier
 from klprobe.types import InputError, no_progress
 

@@ -9,11 +9,17 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from klprobe.distributions.flows import Whitening
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.distributions.problems import linear_gaussian_encoder
-from klprobe.estimators._density import MixedWithPrior, best_prior_weight, empirical, population
-from klprobe.estimators._density_fit import Schedule, log_density, maximise, mean_log_density, whiten
+from klprobe.distributions.whitening import Whitening, whiten
+from klprobe.estimators._density import (
+    MixedWithPrior,
+    best_prior_weight,
+    empirical,
+    log_density,
+    population,
+)
+from klprobe.estimators._descent import Schedule, anneal
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.lstm import Lstm
 from klprobe.estimators.maf import Maf
@@ -125,7 +131,7 @@ def test_wide_codes_are_drawn_and_evaluated_in_blocks(monkeypatch):
     assert max(sizes) == 200
     sizes.clear()
     monkeypatch.setattr("klprobe.estimators._density.NUMBERS", 30 * dim)
-    monkeypatch.setattr("klprobe.estimators._density_fit.NUMBERS", 20 * dim)
+    monkeypatch.setattr("klprobe.estimators._density.ROW_NUMBERS", 20 * dim)
     assert both() == pytest.approx(whole, rel=1e-6)
     assert (max(sizes), sum(sizes)) == (20, 400)
 
@@ -334,6 +340,24 @@ def test_a_fit_that_diverges_says_at_which_step_and_what_to_lower(kind):
         run(wild, posterior, prior)
 
 
+def minus_log(model, codes):
+    return -model(codes).mean().item()
+
+
+def annealed(model, fit, stop, *, patience, decay):
+    schedule = Schedule(steps=1000, lr=0.01, betas=(0.9, 0.999), average=0.99, check_every=20, patience=patience)
+    return anneal(
+        model,
+        lambda network: -network(fit).mean(),
+        lambda network: minus_log(network, stop),
+        schedule,
+        lambda *_: None,
+        decay=decay,
+        method="x",
+        note=str,
+    )
+
+
 def test_a_fit_that_diverges_later_keeps_its_best_weights():
     class Fragile(torch.nn.Module):
         def __init__(self):
@@ -346,10 +370,9 @@ def test_a_fit_that_diverges_later_keeps_its_best_weights():
             return log_t if self.calls < 150 else log_t * math.nan
 
     codes = torch.zeros(10, 1)
-    schedule = Schedule(steps=1000, lr=0.01, decay=True, patience=10)
-    fitted = maximise(Fragile(), lambda: codes, codes, schedule, method="x", note=str, progress=lambda *_: None)
+    fitted = annealed(Fragile(), codes, codes, patience=10, decay=True)
     assert (fitted.diverged_at, fitted.best_step) == (150, 140)
-    assert abs(fitted.model.mean.item()) < 0.5
+    assert abs(fitted.network.mean.item()) < 0.5
 
 
 def test_a_fit_that_stops_improving_stops_and_gives_back_its_best_weights():
@@ -361,11 +384,10 @@ def test_a_fit_that_stops_improving_stops_and_gives_back_its_best_weights():
         def forward(self, u):
             return -0.5 * (u[:, 0] - self.mean).square()
 
-    schedule = Schedule(steps=1000, lr=0.01, decay=False, patience=3)
     fit, stop = torch.full((10, 1), 5.0), torch.full((10, 1), 1.0)
-    fitted = maximise(Drift(), lambda: fit, stop, schedule, method="x", note=str, progress=lambda *_: None)
+    fitted = annealed(Drift(), fit, stop, patience=3, decay=False)
     assert fitted.steps_done == fitted.best_step + 3 * 20
-    assert mean_log_density(fitted.model, stop) == max(v for _, v in fitted.validation)
+    assert minus_log(fitted.network, stop) == min(loss for _, loss in fitted.curves["validation"])
 
 
 # ---- whitening and precision
@@ -378,9 +400,9 @@ def test_whitening_has_the_exact_log_determinant_and_unit_covariance():
     z = torch.randn(5000, 5, generator=generator, dtype=torch.float64) @ mixed * units + 1e3
     made = whiten(z, z)
     assert made.shrinkage == 0
-    jacobian = torch.autograd.functional.jacobian(lambda row: made(row[None])[0], z[0])
+    jacobian = torch.autograd.functional.jacobian(lambda row: made.white(row[None])[0], z[0])
     assert made.log_det == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), rel=1e-9)
-    assert torch.allclose(torch.cov(made(z).T), torch.eye(5, dtype=torch.float64), atol=1e-3)
+    assert torch.allclose(torch.cov(made.white(z).T), torch.eye(5, dtype=torch.float64), atol=1e-3)
 
 
 def test_whitening_leaves_correlations_alone_that_are_chance():
@@ -388,9 +410,11 @@ def test_whitening_leaves_correlations_alone_that_are_chance():
     assert whiten(draws[:40], draws[40:]).shrinkage >= 0.3
     alone = whiten(draws[:40], draws[40:], correlations=False)
     assert torch.equal(alone.rotation, torch.eye(30, dtype=torch.float64))
-    assert torch.equal(alone(draws), (draws - draws[:40].mean(0)) / draws[:40].std(0)), "a product by the identity is spared"
+    assert torch.equal(alone.white(draws), (draws - draws[:40].mean(0)) / draws[:40].std(0)), (
+        "a product by the identity is spared"
+    )
     assert alone.log_det == pytest.approx(-float(draws[:40].std(0).log().sum()), rel=1e-12)
-    assert torch.allclose(alone.undo(alone(draws)), draws)
+    assert torch.allclose(alone.undo(alone.white(draws)), draws)
 
 
 @quick

@@ -9,8 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from klprobe.estimators._ratio_report import RatioOnQ, calibration, log_normaliser, ratio_estimates
-from klprobe.estimators._shared import CLIP_MARGIN
+from klprobe.estimators._ratio_report import CLIP_MARGIN, RatioOnQ, calibration, log_normaliser, ratio_estimates
 
 QUANTITIES = ["mean-logit", "donsker-varadhan", "nwj", "donsker-varadhan-unclipped", "nwj-unclipped"]
 

@@ -12,16 +12,14 @@ from torch.distributions import Normal
 from klprobe.distributions.posteriors import SampleOnly, sample_with, standard_normal
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.problems import Pair, paper_pair, shifted_gaussians, two_samples, warped
+from klprobe.distributions.whitening import Whitening
 from klprobe.estimators import _ratio_losses as losses
-from klprobe.estimators._denoiser import Denoisers, Levels, Linear, Residual
-from klprobe.estimators._gaussianization import Gaussianization, most_normal
-from klprobe.estimators._moments import Moments, moments, quadratic_ratio
 from klprobe.estimators._ratio_estimator import best_temperature, calibrated
 from klprobe.estimators._ratio_report import calibration
-from klprobe.estimators._whitening import Whitening
+from klprobe.estimators._sides import Moments, moments, quadratic_ratio
 from klprobe.estimators.critic import Critic
-from klprobe.estimators.denoising import Denoising
-from klprobe.estimators.gaussianized import Gaussianized
+from klprobe.estimators.denoising import Denoisers, Denoising, Levels, Linear, Residual
+from klprobe.estimators.gaussianized import Gaussianization, Gaussianized, most_normal
 from klprobe.estimators.knn import Knn, _same_ball, _same_count
 from klprobe.estimators.least_squares import LeastSquares
 from klprobe.estimators.telescoping import Telescoping, waymark_moments, waymarks

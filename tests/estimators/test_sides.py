@@ -10,10 +10,10 @@ import torch
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.problems import shifted_gaussians, two_samples
-from klprobe.estimators import _sides
-from klprobe.estimators._moments import Moments
-from klprobe.estimators._sides import Sides, evaluate
-from klprobe.estimators._whitening import Whitening
+from klprobe.distributions.whitening import Whitening
+from klprobe.estimators import _ratio_report
+from klprobe.estimators._ratio_report import evaluate
+from klprobe.estimators._sides import Moments, Sides
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.denoising import Denoising
 from klprobe.estimators.monte_carlo import MonteCarlo
@@ -122,7 +122,7 @@ def test_errors_are_honest_on_two_clouds_with_the_true_ratio(kl):
 
 @pytest.mark.parametrize(("dim", "least", "high"), [(2, 20_000, 80_000), (50, 4000, 16_000), (1000, 1000, 4000)])
 def test_many_latents_get_fewer_prior_draws_and_a_low_ceiling_four_times_as_many(dim, least, high, monkeypatch):
-    monkeypatch.setattr(_sides, "PRIOR_NUMBERS", 200_000)
+    monkeypatch.setattr(_ratio_report, "PRIOR_NUMBERS", 200_000)
     sides = Sides.of(SampleOnly(numbered(50, dim)), standard_normal(dim), seeded(), method="test")
     for on_stop, count in ((NONE_HIGH, least), (NONE_HIGH + 9.0, high)):
         logits = evaluate(sides, lambda z: z[:, 0].double(), on_stop, 1000, 20_000)
@@ -131,7 +131,7 @@ def test_many_latents_get_fewer_prior_draws_and_a_low_ceiling_four_times_as_many
 
 def test_a_thousand_latents_are_read_at_a_tenth_of_the_default_prior_draws():
     most = Telescoping().num_prior_samples
-    assert _sides.PRIOR_NUMBERS == 100 * most == 1000 * (most // 10)
+    assert _ratio_report.PRIOR_NUMBERS == 100 * most == 1000 * (most // 10)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from klprobe.cli.prior import parse_prior
 from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.files.archive import names_in, repacked
 from klprobe.files.zips import opened
 from klprobe.formats import load
-from klprobe.formats._prior import parse_prior
 from klprobe.types import InputError
 
 

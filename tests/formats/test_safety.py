@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save
 
 from klprobe.cli import main
+from klprobe.cli.prior import parse_prior
 from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.formats import Request, load
-from klprobe.formats._prior import parse_prior
 from klprobe.training.checkpoint import load_checkpoint
 from klprobe.types import InputError
 

@@ -210,7 +210,8 @@ def partial(folder: Path, seed: int) -> Made:
 
 
 def flow(folder: Path, seed: int) -> Made:
-    from klprobe.distributions.flows import Flow, Mixture, Whitening, save_flow
+    from klprobe.distributions.flows import Flow, Mixture, save_flow
+    from klprobe.distributions.whitening import Whitening
 
     draw = np.random.default_rng(seed)
     dim, parts = 2 + seed % 2, 1 + seed % 3

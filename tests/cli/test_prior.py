@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from klprobe.cli import main
+from klprobe.cli.prior import parse_prior
 from klprobe.distributions.posteriors import DiagonalGaussian, sample_prior
 from klprobe.distributions.priors import UniformSphere, mixture
-from klprobe.formats._prior import parse_prior
 from klprobe.types import InputError
 
 K, D = 3, 2
