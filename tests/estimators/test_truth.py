@@ -360,15 +360,19 @@ WRONG = {
     "divides its error by 10": _bold,
     "exchanges upper and lower": _other_side,
 }
-SIDELESS = ("denoising", "knn")
-"""They claim no side, so that there is none to exchange."""
+SIDELESS = (
+    "denoising",
+    "knn",
+)
+"""They say neither lower nor upper, so that there is nothing to exchange."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_estimator_is_caught(wrong, name):
     if wrong == "exchanges upper and lower" and name in SIDELESS:
-        assert {e.bound for problem in KNOWN for runs in ask(Remembered(name), problem, SEEDS) for e, _ in runs} == {"none"}
+        bounds = {e.bound for problem in KNOWN for runs in ask(Remembered(name), problem, SEEDS) for e, _ in runs}
+        assert not bounds & {"lower", "upper"}
         return
     mutant = Mutant(Remembered(name), WRONG[wrong])
     with pytest.raises(AssertionError):

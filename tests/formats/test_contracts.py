@@ -387,7 +387,7 @@ class Greedy:
     """Looks at the suffix, or at nothing but whether it is a folder."""
 
     def matches(self, path: Path) -> bool:
-        return path.is_dir() or path.suffix in (".pt", ".pt2", ".pth", ".ckpt", ".npz", ".onnx", ".safetensors")
+        return path.is_dir() or path.suffix in (".pt", ".pt2", ".pth", ".ckpt", ".npy", ".npz", ".onnx", ".safetensors")
 
 
 @pytest.mark.filterwarnings("ignore")
