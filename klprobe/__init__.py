@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from klprobe.estimation.report import Report
     from klprobe.estimation.run import estimate
     from klprobe.estimation.tracking import track
+    from klprobe.training.trained import TrainedSystem, load_system
     from klprobe.types import CapabilityError, Estimate, InputError
 
 __version__ = "0.1.0"
@@ -36,6 +37,8 @@ _HOME = {
     "SampleOnly": "distributions.posteriors",
     "standard_normal": "distributions.posteriors",
     "Report": "estimation.report",
+    "TrainedSystem": "training.trained",
+    "load_system": "training.trained",
     "Estimate": "types",
     "InputError": "types",
     "CapabilityError": "types",
@@ -49,7 +52,9 @@ __all__ = [
     "InputError",
     "Report",
     "SampleOnly",
+    "TrainedSystem",
     "estimate",
+    "load_system",
     "standard_normal",
     "track",
 ]

@@ -22,7 +22,6 @@ from klprobe.metrics.fid import FID
 from klprobe.metrics.inception_score import InceptionScore
 from klprobe.metrics.ms_ssim import MsSsim
 from klprobe.training.loop import CHECKPOINT
-from klprobe.training.trained import sample
 
 HERE = Path(__file__).parent / "results"
 RECORDS = "sweep.jsonl"
@@ -73,7 +72,7 @@ def work(cell: Cell) -> Result:
     model, preset = cell["model"], cell["preset"]
     loaded, shown = trained(model), SHOWN[preset]
     data = points(model, "test", shown).floats()
-    made = sample(loaded.algorithm, loaded.networks, len(data), torch.Generator().manual_seed(model["seed"]))
+    made = loaded.sample(len(data), generator=torch.Generator().manual_seed(model["seed"]))
     found = looked_at(preset, images(made), images(data))
     critic = Critic(steps=2 if preset == "tiny" else 600)
     (distance,) = critic.measure(made, data, torch.Generator().manual_seed(0))

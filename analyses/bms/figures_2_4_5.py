@@ -17,7 +17,6 @@ from analyses.bms.image_models import model, of_last_preset, save_small, tiles
 from analyses.bms.image_settings import COMPARED, SHOWN_FACES, Row
 from analyses.machinery import models
 from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, reason
-from klprobe.training.trained import sample
 
 HERE = Path(__file__).parent / "results"
 TILES = {"cifar-10": 36, "celeba": 16}
@@ -45,7 +44,7 @@ def cells(preset: Preset) -> list[Cell]:
 def work(cell: Cell) -> Result:
     """Train, and draw samples."""
     loaded, noise = models.trained(cell["model"]), torch.Generator().manual_seed(cell["model"]["seed"])
-    return {"samples": tiles(sample(loaded.algorithm, loaded.networks, TILES[cell["data"]], noise))}
+    return {"samples": tiles(loaded.sample(TILES[cell["data"]], generator=noise))}
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:

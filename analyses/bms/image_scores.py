@@ -15,7 +15,6 @@ from klprobe.evaluation.feature_net import FeatureNet
 from klprobe.evaluation.judge import own_net
 from klprobe.metrics.fid import FID
 from klprobe.metrics.ivom import Ivom
-from klprobe.training.trained import Trained, sample
 
 SIZES = {"tiny": (100, 80, 3, 2), "quick": (4000, 2000, 40, 100)}
 SEARCH = (1000, 300)
@@ -33,10 +32,10 @@ def work(cell: Cell) -> Result:
     loaded, noise = models.trained(model), torch.Generator().manual_seed(model["seed"])
     net = judge(preset)
     data = models.points(model, held_out(preset), real).floats()
-    samples = torch.cat([sample(loaded.algorithm, loaded.networks, len(n), noise) for n in torch.arange(generated).split(500)])
+    samples = torch.cat([loaded.sample(len(n), generator=noise) for n in torch.arange(generated).split(500)])
     features = [net.features(images)[0] for images in (samples, data)]
     fid, extrapolated = FID().measure(*features, noise)
-    (ivom,) = Ivom(points=points, steps=steps, restarts=1 if preset == "quick" else 3).measure(Trained(loaded), data, noise)
+    (ivom,) = Ivom(points=points, steps=steps, restarts=1 if preset == "quick" else 3).measure(loaded, data, noise)
     scores = {"fid": fid, "fid_infinity": extrapolated, "ivom": ivom}
     counts = {"real": len(data), "generated": len(samples), "ivom_points": points, "ivom_steps": steps}
     return {name: [score.value, score.std_error] for name, score in scores.items()} | counts | {"net": fid.net}

@@ -24,7 +24,7 @@ from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.metrics.modes import Modes
 from klprobe.runtime.records import read_records
-from klprobe.training.trained import encode
+from klprobe.training.trained import TrainedSystem
 
 HERE = Path(__file__).parent / "results"
 SEARCH = "modes_search.jsonl"
@@ -76,11 +76,9 @@ def work(cell: Cell) -> Result:
         samples = data.load("test").floats(slice(seed * SAMPLES, (seed + 1) * SAMPLES))
         return counted(samples, data, seed)
     trained = models.trained(cell["model"])
-    with torch.no_grad():
-        codes = trained.algorithm.prior(SAMPLES, torch.Generator().manual_seed(seed))
-        samples = trained.algorithm.decode(trained.networks, codes)
+    samples = trained.sample(SAMPLES, generator=torch.Generator().manual_seed(seed))
     found = counted(samples, data, seed)
-    return found | bracket(trained, cell) if hasattr(trained.algorithm, "encode") else found
+    return found | bracket(trained, cell) if "encode" in trained.capabilities else found
 
 
 def counted(samples: torch.Tensor, data: Any, seed: int) -> Result:
@@ -90,11 +88,11 @@ def counted(samples: torch.Tensor, data: Any, seed: int) -> Result:
     return found | ({"samples": [[round(v, 3) for v in p] for p in samples[:KEPT].tolist()]} if seed == 0 else {})
 
 
-def bracket(trained: Any, cell: Cell) -> Result:
+def bracket(trained: TrainedSystem, cell: Cell) -> Result:
     """klprobe's bracket of the population's KL on points that were not trained on; without a density, from below alone."""
     tiny = cell["preset"] == "tiny"
-    posterior = encode(trained, models.points(cell["model"], "test", 100 if tiny else POINTS))
-    prior = getattr(trained.algorithm, "prior_distribution", None)
+    posterior = trained.encode_data(models.points(cell["model"], "test", 100 if tiny else POINTS))
+    prior = trained.checkpoint.algorithm.prior_distribution
     methods: list[Any] = [Gmm(**(TINY_MIXTURE if tiny else SHORT_MIXTURE))]
     if as_posterior(posterior).has_log_prob:
         methods.append(MonteCarlo(num_samples=200 if tiny else 4000))

@@ -25,7 +25,6 @@ from klprobe.datasets import dataset
 from klprobe.distributions.posteriors import standard_normal
 from klprobe.estimation.holes import find_holes
 from klprobe.metrics.modes import Modes
-from klprobe.training.trained import encode
 
 HERE = Path(__file__).parent / "results"
 ROWS = ("wae", "aae-gan", "bms-vae-gan", "vae")
@@ -54,12 +53,10 @@ def work(cell: Cell) -> Result:
     tiny, seed = cell["preset"] == "tiny", cell["seed"]
     trained, data = models.trained(cell["model"]), dataset(cell["dataset"])
     draws, shown = (200, 30) if tiny else (DRAWS, SHOWN)
-    posterior = encode(trained, models.points(cell["model"], "test", 60 if tiny else POINTS))
-    prior = standard_normal(trained.algorithm.latent_dim)
+    posterior = trained.encode_data(models.points(cell["model"], "test", 60 if tiny else POINTS))
+    prior = standard_normal(trained.latent_dim)
     holes = find_holes(posterior, prior, num_samples=draws, generator=torch.Generator().manual_seed(seed))
-    z = holes.prior_draws.z.float()
-    with torch.no_grad():
-        x = trained.algorithm.decode(trained.networks, z)
+    x = trained.decode(holes.prior_draws.z)
     inside = holes.prior_draws.log_q < holes.threshold
     both = torch.cat([holes.codes.z[:shown], holes.prior_draws.z[:shown]]).numpy()
     embedded = TSNE(random_state=seed, init="pca", perplexity=min(30, shown // 2)).fit_transform(both)

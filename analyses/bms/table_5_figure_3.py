@@ -21,7 +21,6 @@ from analyses.machinery import models
 from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from klprobe.metrics._statistics import mean_error
 from klprobe.metrics.ivom import Ivom, nearest_codes
-from klprobe.training.trained import Trained
 
 HERE = Path(__file__).parent / "results"
 SEARCH = {"tiny": (8, 2, 1), "quick": (100, 300, 1), "paper": (200, 300, 3)}
@@ -54,10 +53,9 @@ def work(cell: Cell) -> Result:
     x = models.points(next(iter(systems.values())), held_out(preset), count).floats()
     search, errors, found = Ivom(points=count, steps=steps, restarts=restarts), {}, {"data": x}
     for name, wanted in systems.items():
-        loaded = Trained(models.trained(wanted))
+        loaded = models.trained(wanted)
         codes, errors[name] = nearest_codes(search, loaded, x, torch.Generator().manual_seed(wanted["seed"]))
-        with torch.no_grad():
-            found[name] = loaded.decode(codes)
+        found[name] = loaded.decode(codes)
     ours = errors[list(systems)[-1]]
     chosen = {"first": torch.arange(min(SHOWN, len(x))), "led": leads(errors, list(systems)[-1])[:SHOWN]}
     return {

@@ -20,7 +20,6 @@ from analyses.machinery import models
 from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
 from klprobe.datasets import data_root
 from klprobe.metrics.lpips import LPIPS
-from klprobe.training.trained import sample
 
 HERE = Path(__file__).parent / "results"
 SAMPLES = {"tiny": 20, "quick": 1000, "paper": DIVERSITY_SAMPLES}
@@ -61,7 +60,7 @@ def work(cell: Cell) -> Result:
     preset, wanted = cell["preset"], cell["model"]
     loaded, noise = models.trained(wanted), torch.Generator().manual_seed(wanted["seed"])
     blocks = torch.arange(SAMPLES[preset]).split(500)
-    made = torch.cat([sample(loaded.algorithm, loaded.networks, len(block), noise) for block in blocks])
+    made = torch.cat([loaded.sample(len(block), generator=noise) for block in blocks])
     real = models.points(wanted, held_out(preset), SAMPLES[preset]).floats()
     metric, net = LPIPS(pairs=SAMPLES[preset] // 2), weights(models.RUNS)
     made = made.clamp(0, 1)  # of images it is already; the tiny preset's are vectors, which have no bounds

@@ -24,10 +24,9 @@ from klprobe.datasets import dataset
 from klprobe.estimation.report import Report
 from klprobe.estimation.run import estimate
 from klprobe.rendering.pictures import png, tiled
-from klprobe.training.checkpoint import Checkpoint, load_checkpoint
 from klprobe.training.data import Data
 from klprobe.training.loop import CHECKPOINT, METRICS, train
-from klprobe.training.trained import encode, reconstruct, sample
+from klprobe.training.trained import TrainedSystem, load_system
 
 RUNS = Path(os.environ.get("KLPROBE_RUNS", "runs"))
 
@@ -53,9 +52,9 @@ def folder(model: Mapping[str, Any]) -> Path:
     return done
 
 
-def trained(model: Mapping[str, Any]) -> Checkpoint:
+def trained(model: Mapping[str, Any]) -> TrainedSystem:
     """The model with its weights, in eval mode."""
-    return load_checkpoint(folder(model) / CHECKPOINT)
+    return load_system(folder(model) / CHECKPOINT)
 
 
 def curve(model: Mapping[str, Any]) -> str:
@@ -66,7 +65,7 @@ def curve(model: Mapping[str, Any]) -> str:
 def posterior(model: Mapping[str, Any], split: str, num_points: int | None = None) -> Any:
     """q(z|x_n) of the first `num_points` points of a part of the model's data set."""
     data = points(model, split, num_points)
-    return encode(trained(model), data)
+    return trained(model).encode_data(data)
 
 
 def points(model: Mapping[str, Any], split: str, num_points: int | None = None) -> Data:
@@ -104,10 +103,10 @@ def probe(model: Mapping[str, Any], split: str, methods: list[Any], num_points: 
 def pictures(model: Mapping[str, Any], num: int = 36) -> dict[str, str]:
     """Grids of samples, of test points and of their reconstructions, as base64 of PNG files, small enough for a record."""
     loaded, noise = trained(model), torch.Generator().manual_seed(model["seed"])
-    drawn = {"samples": sample(loaded.algorithm, loaded.networks, num, noise)}
-    if hasattr(loaded.algorithm, "encode"):
+    drawn = {"samples": loaded.sample(num, generator=noise)}
+    if "encode" in loaded.capabilities:
         drawn["data"] = points(model, "test", num).floats()
-        drawn["reconstructions"] = reconstruct(loaded.algorithm, loaded.networks, drawn["data"], noise)
+        drawn["reconstructions"] = loaded.reconstruct(drawn["data"], generator=noise)
     return {name: base64.b64encode(png(tiled(images))).decode() for name, images in drawn.items()}
 
 

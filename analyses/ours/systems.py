@@ -25,9 +25,8 @@ from klprobe.evaluation.judge import own_net
 from klprobe.evaluation.run import evaluate
 from klprobe.metrics.fid import FID
 from klprobe.metrics.inception_score import InceptionScore
-from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Data
-from klprobe.training.trained import Trained
+from klprobe.training.trained import TrainedSystem
 from klprobe.types import Estimator
 
 HERE = Path(__file__).parent / "results"
@@ -44,7 +43,7 @@ def work(cell: Cell) -> Result:
     """Train, and look at codes, reconstructions and samples of the test split."""
     preset, what = cell["preset"], cell["model"]
     system, test = trained(what), points(what, "test")
-    has_encoder = hasattr(system.algorithm, "encode")
+    has_encoder = "encode" in system.capabilities
     kl = kl_bounds(cell, system) if has_encoder else None
     errors = reconstruction_errors(system, test, what["seed"]) if has_encoder else None
     return {
@@ -55,7 +54,7 @@ def work(cell: Cell) -> Result:
     }
 
 
-def kl_bounds(cell: Cell, system: Checkpoint) -> dict[str, Any]:
+def kl_bounds(cell: Cell, system: TrainedSystem) -> dict[str, Any]:
     """klprobe's bracket on test points; the same classifier and flow for every system, exact densities where there are any."""
     tiny, seed = cell["preset"] == "tiny", cell["model"]["seed"]
     q = posterior(cell["model"], "test", 200 if tiny else None)
@@ -68,19 +67,19 @@ def kl_bounds(cell: Cell, system: Checkpoint) -> dict[str, Any]:
         methods.insert(0, MonteCarlo(num_samples=100 if tiny else 10_000))
     elif isinstance(q, SampleOnly):
         kind = "deterministic" if q.deterministic else "implicit"
-    prior = getattr(system.algorithm, "prior_distribution", None)
+    prior = system.checkpoint.algorithm.prior_distribution
     report = estimate(q, prior, methods=methods, split="test", trained_on="train", seed=seed, marginals=False)
     if any(missing.reason == INTERRUPTED for missing in report.not_done):  # a record is of a whole run
         raise KeyboardInterrupt
     return facts(report) | {"posterior": kind}
 
 
-def sample_quality(system: Checkpoint, what: dict[str, Any], test: Data, preset: Preset) -> dict[str, Any]:
+def sample_quality(system: TrainedSystem, what: dict[str, Any], test: Data, preset: Preset) -> dict[str, Any]:
     """FID and Inception score under klprobe's own classifier of the data, of samples and of training data in their place."""
     training, seed = points(what, "train"), what["seed"]
     net, _ = own_net(training, RUNS / "judge", JUDGE_STEPS[preset])
     about = dataset(what["dataset"])
-    given = Evidence(Trained(system), test, training, about, lambda: net, num_samples=SAMPLES[preset], seed=seed)
+    given = Evidence(system, test, training, about, lambda: net, num_samples=SAMPLES[preset], seed=seed)
     found = evaluate({"fid": FID(), "inception-score": InceptionScore()}, given)
     kept: dict[str, Any] = {"net": net.name, "notes": list(found.notes)}
     for row in found.rows:

@@ -21,7 +21,6 @@ from analyses.machinery.rebuilt import reconstruction_errors
 from klprobe.metrics.elbo import Elbo
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import keep_record, read_records
-from klprobe.training.trained import Trained
 
 HERE = Path(__file__).parent / "results"
 RECORDS = HERE / "records" / "vae_mnist.jsonl"
@@ -63,7 +62,7 @@ def run(visible: str, seed: int, epochs: int = EPOCHS, num_points: int = POINTS)
     }
     started, system, test = time.process_time(), trained(model), points(model, "test")
     training = time.process_time() - started
-    scores = Elbo(draws=DRAWS, points=num_points).measure(Trained(system), test.floats(), torch.Generator().manual_seed(seed))
+    scores = Elbo(draws=DRAWS, points=num_points).measure(system, test.floats(), torch.Generator().manual_seed(seed))
     return {
         "visible": visible,
         "seed": seed,

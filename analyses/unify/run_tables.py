@@ -26,10 +26,10 @@ from klprobe.metrics.elbo import Elbo
 from klprobe.metrics.inception_score import InceptionScore
 from klprobe.trainers.aavae import AAVAE
 from klprobe.trainers.iwgan import IWGAN
-from klprobe.training.checkpoint import Checkpoint, load_checkpoint
+from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Data
 from klprobe.training.loop import METRICS, train
-from klprobe.training.trained import Trained, classes_in_turn, sample
+from klprobe.training.trained import TrainedSystem, load_system
 
 HELD_OUT = 12
 """One training point in so many is held out."""
@@ -126,7 +126,7 @@ def bound(cell: Cell) -> Result:
     best: dict[str, torch.Tensor] = {}
 
     def watch(step: int, networks: torch.nn.ModuleDict) -> None:
-        trained = Trained(Checkpoint(system, networks, {"system": "aavae"}), device)
+        trained = TrainedSystem(Checkpoint(system, networks, {"system": "aavae"}), device)
         value = _elbo(trained, validation, 2000)["elbo"].value
         assert value is not None
         if not curve or value > max(v for _, v in curve):
@@ -147,14 +147,13 @@ def bound(cell: Cell) -> Result:
             checkpoint_every=cell["steps"],
         )
         log = _last_row(Path(folder))
-        checkpoint = load_checkpoint(path, device)
-    checkpoint.networks.load_state_dict(best)
-    scores = _elbo(Trained(checkpoint, device), test, 10_000)
+        trained = load_system(path, device)
+    trained.checkpoint.networks.load_state_dict(best)
+    scores = _elbo(trained, test, 10_000)
     found = {name: [scores[name].value, scores[name].std_error] for name in ("elbo", "reconstruction", "kl")}
     result = {"training_points": len(split), "labelled": system.labelled, "validation": curve, "test": found, "log": log}
     if system.labelled is not None:
-        with torch.no_grad():
-            logits = system.classify(checkpoint.networks, test.floats().to(device)).cpu()
+        logits = trained.classify(test.floats())
         assert test.labels is not None
         result["accuracy"] = float((logits.argmax(1) == test.labels).double().mean())
     return result
@@ -171,10 +170,9 @@ def gan(cell: Cell) -> Result:
         path = train(
             system, split, steps=cell["steps"], out=folder, seed=cell["seed"], device=device, checkpoint_every=cell["steps"]
         )
-        log, trained = _last_row(Path(folder)), load_checkpoint(path, device)
+        log, trained = _last_row(Path(folder)), load_system(path, device)
     num, noise = SAMPLES[cell["preset"]], torch.Generator(device).manual_seed(cell["seed"])
-    made = sample(system, trained.networks, num, noise).cpu()
-    return judge.scores(made, classes_in_turn(system, num) if system.conditional else None) | {"log": log}
+    return judge.scores(trained.sample(num, generator=noise), trained.classes_in_turn(num)) | {"log": log}
 
 
 class _Judge:
@@ -222,7 +220,7 @@ def _chosen(data: Data, which: torch.Tensor) -> Data:
     return dataclasses.replace(data, stored=data.stored[which], labels=None if data.labels is None else data.labels[which])
 
 
-def _elbo(trained: Trained, data: Data, points: int) -> dict[str, Any]:
+def _elbo(trained: TrainedSystem, data: Data, points: int) -> dict[str, Any]:
     """Scores by name, one draw a point, the same draws for every model."""
     labels = data.labels if trained.conditional else None
     scores = Elbo(draws=1, points=points).measure(trained, data.floats(), torch.Generator().manual_seed(0), data_labels=labels)

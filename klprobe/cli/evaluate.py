@@ -30,8 +30,7 @@ from klprobe.rendering import evaluation as report
 from klprobe.rendering.comparison import labels
 from klprobe.rendering.evaluation_figures import SHOWN, draw_evaluation, nearest
 from klprobe.runtime.provenance import commit, versions
-from klprobe.training.checkpoint import load_checkpoint
-from klprobe.training.trained import Trained, reconstruct
+from klprobe.training.trained import load_system
 from klprobe.types import InputError, RadiusHistogram
 
 WIDTH = 100
@@ -151,18 +150,17 @@ def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
 
 def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
     """What the metrics look at: the system, its data, and a net that is made when it is needed."""
-    trained = load_checkpoint(checkpoint, device)
-    name, chosen = choose_dataset(judging.data, trained, checkpoint.name)
+    system = load_system(checkpoint, device)
+    name, chosen = choose_dataset(judging.data, system.settings, checkpoint.name)
     more = has_validation(chosen) and judging.split != "validation"
     held_out, training = (read_dataset(chosen, name, split, judging.data_root) for split in (judging.split, "train"))
-    shape = tuple(trained.settings["input_shape"])
-    if held_out.shape != shape:
+    if held_out.shape != system.shape:
         raise InputError(
-            f"{checkpoint.name} makes points of shape {shape}, but {name} has points of shape {held_out.shape}: "
+            f"{checkpoint.name} makes points of shape {system.shape}, but {name} has points of shape {held_out.shape}: "
             "choose another --data."
         )
     return Evidence(
-        Trained(trained, device),
+        system,
         held_out,
         training,
         chosen,
@@ -220,11 +218,10 @@ def about(paths: list[Path], judging: Judging, device: str, command: list[str]) 
     }
 
 
-@torch.no_grad()
 def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
     """Pairs of sets of points for the figures, of what the system can do, images in [0, 1]."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    checkpoint, data = evidence.trained.checkpoint, evidence.data
+    system, data = evidence.system, evidence.data
     count = 1000 if tuple(data.shape[1:]) == (2,) else SHOWN
     try:
         samples = evidence.samples[:count]
@@ -232,10 +229,10 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
         found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
     except InputError:  # no generator, or one that has diverged: the metrics have said so
         return found
-    if hasattr(checkpoint.algorithm, "encode"):
-        x, noise = data[:count].to(evidence.trained.device), torch.Generator(evidence.trained.device).manual_seed(evidence.seed)
-        labels = None if evidence.labels is None else evidence.labels[:count]
-        again = reconstruct(checkpoint.algorithm, checkpoint.networks, x, noise, labels).cpu()
+    if "encode" in system.capabilities:
+        noise = torch.Generator(system.device).manual_seed(evidence.seed)
+        labels = evidence.labels[:count] if "labels" in system.capabilities and evidence.labels is not None else None
+        again = system.reconstruct(data[:count], labels, noise)
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return {name: {title: evidence.unit(x) for title, x in sets.items()} for name, sets in found.items()}
 
@@ -244,7 +241,7 @@ def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
     """Of the codes, where they were looked at."""
     if not any(row.metric == "latents" for row in found.rows):
         return None
-    return radius_histogram(evidence.posterior, evidence.trained.prior, generator_of(evidence.seed, "radius"))
+    return radius_histogram(evidence.posterior, evidence.system.prior, generator_of(evidence.seed, "radius"))
 
 
 def screen(found: Evaluation, given: str) -> list[str]:

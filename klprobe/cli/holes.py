@@ -23,8 +23,7 @@ from klprobe.files.tensor_file import KIND, kind_of
 from klprobe.rendering import holes as report
 from klprobe.rendering.holes_figures import draw_holes, embed
 from klprobe.runtime.provenance import commit, versions
-from klprobe.training.checkpoint import load_checkpoint
-from klprobe.training.trained import decode
+from klprobe.training.trained import load_system
 from klprobe.types import InputError
 
 WIDTH = 100
@@ -137,17 +136,12 @@ def _decoded(checkpoint: Path, holes: Holes, device: str) -> dict[str, torch.Ten
     """What klprobe's own systems make of codes, ordinary draws of the prior, and the deepest holes."""
     if not (checkpoint.is_file() and kind_of(checkpoint) == KIND):
         return None
-    trained = load_checkpoint(checkpoint, device)
-    if not has_picture(tuple(trained.settings["input_shape"])):
+    system = load_system(checkpoint, device)
+    if not has_picture(system.shape):
         return None
     kinds = {
         "codes, z ~ q": holes.codes.take(torch.arange(min(DECODED, len(holes.codes.z)))),
         "draws of the prior, in no hole": holes.ordinary(DECODED),
         "deepest holes": holes.deepest(DECODED),
     }
-    with torch.no_grad():
-        return {
-            name: decode(trained.algorithm, trained.networks, draws.z.float().to(device)).cpu()
-            for name, draws in kinds.items()
-            if len(draws.z)
-        }
+    return {name: system.decode(draws.z, system.classes_in_turn(len(draws.z))) for name, draws in kinds.items() if len(draws.z)}

@@ -13,8 +13,7 @@ from klprobe.cli.machine import DeviceName, choose_device
 from klprobe.cli.output import answer
 from klprobe.cli.source import choose_dataset, read_dataset
 from klprobe.rendering.pictures import save_rows
-from klprobe.training.checkpoint import load_checkpoint
-from klprobe.training.trained import reconstruct
+from klprobe.training.trained import load_system
 from klprobe.types import CapabilityError, InputError
 
 
@@ -49,22 +48,23 @@ def run(arguments: list[str]) -> int:
     if flags.num < 2:
         raise InputError(f"--num needs at least 2 data points; got {flags.num}.")
     device = choose_device(flags.device)
-    trained = load_checkpoint(flags.checkpoint, device)
-    if not hasattr(trained.algorithm, "encode"):
+    system = load_system(flags.checkpoint, device)
+    if "encode" not in system.capabilities:
         raise CapabilityError(
-            f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it reconstructs nothing: "
+            f"{flags.checkpoint.name} is a {system.name}, which has no encoder, so it reconstructs nothing: "
             f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
         )
-    name, chosen = choose_dataset(flags.data, trained, flags.checkpoint.name)
+    name, chosen = choose_dataset(flags.data, system.settings, flags.checkpoint.name)
     data = read_dataset(chosen, name, flags.split, flags.data_root)
-    if data.shape != tuple(trained.settings["input_shape"]):
+    if data.shape != system.shape:
         raise InputError(
-            f"{flags.checkpoint.name} was trained on points of shape {tuple(trained.settings['input_shape'])}, but {name} has "
+            f"{flags.checkpoint.name} was trained on points of shape {system.shape}, but {name} has "
             f"points of shape {data.shape}: choose another --data."
         )
-    x, labels = data.floats(slice(0, flags.num)).to(device), None if data.labels is None else data.labels[: flags.num]
+    x = data.floats(slice(0, flags.num))
+    labels = data.labels[: flags.num] if "labels" in system.capabilities and data.labels is not None else None
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("reconstructions.png")
-    save_rows(out, {"data": x, "reconstructions": reconstruct(trained.algorithm, trained.networks, x, noise, labels)})
+    save_rows(out, {"data": x, "reconstructions": system.reconstruct(x, labels, noise)})
     answer(out)
     return 0

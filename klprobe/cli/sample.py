@@ -11,7 +11,7 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, choose_device
 from klprobe.cli.output import answer
 from klprobe.rendering.pictures import sampled_rows, save_rows
-from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import load_system
 from klprobe.types import CapabilityError, InputError
 
 
@@ -40,11 +40,11 @@ def run(arguments: list[str]) -> int:
     if flags.num < 1:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
     device = choose_device(flags.device)
-    trained = load_checkpoint(flags.checkpoint, device)
-    if not hasattr(trained.algorithm, "decode"):
-        raise CapabilityError(f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no generator to sample.")
+    system = load_system(flags.checkpoint, device)
+    if "decode" not in system.capabilities:
+        raise CapabilityError(f"{flags.checkpoint.name} is a {system.name}, which has no generator to sample.")
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
-    save_rows(out, sampled_rows(trained.algorithm, trained.networks, flags.num, noise))
+    save_rows(out, sampled_rows(system, flags.num, noise))
     answer(out)
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.distributions import Distribution
 
@@ -17,7 +19,6 @@ from klprobe.files.child import Limits
 from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
-from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Data
 from klprobe.types import Progress
 
@@ -39,7 +40,7 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
     return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
 
 
-def choose_dataset(flag: str | None, trained: Checkpoint, file: str) -> tuple[str, Dataset]:
+def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:
     """Name and data set that the user's --data gives, in her own words; else those that the file names, if klprobe has them.
 
     Raises:
@@ -47,7 +48,7 @@ def choose_dataset(flag: str | None, trained: Checkpoint, file: str) -> tuple[st
     """
     if flag:
         return flag, dataset(flag)
-    chosen: Dataset = dataset_of_file(trained.settings["dataset"], file, trained.settings["input_shape"])
+    chosen: Dataset = dataset_of_file(settings["dataset"], file, settings["input_shape"])
     for note in notes_of(chosen, file):
         say(note)
     return registry.spec(chosen), chosen

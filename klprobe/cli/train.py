@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
     device = choose_device(training.device)
     parallel.start(device)
     watch = None
-    if training.pictures_every and has_picture(data.shape) and hasattr(algorithm, "decode"):
-        watch = painter(algorithm, data, training.out, training.seed, device)
+    if training.pictures_every and has_picture(data.shape) and "decode" in algorithm.capabilities:
+        watch = painter(name, algorithm, data, training.out, training.seed, device)
     try:
         with bar(name) as progress:
             path = train(

@@ -15,7 +15,7 @@ from klprobe.evaluation.feature_net import UNIT, FeatureNet, range_note, to_unit
 from klprobe.files.images import has_picture
 from klprobe.metrics import Features
 from klprobe.training.data import Data
-from klprobe.training.trained import Trained, classes_in_turn, has_classes, sample
+from klprobe.training.trained import TrainedSystem
 from klprobe.types import CapabilityError, InputError, Progress, no_progress
 
 SAMPLED_AT_ONCE = 500
@@ -32,7 +32,7 @@ class Evidence:
     samples alone the latter are the held-out data; for those that compare with held-out data they are training data.
 
     Args:
-        trained: The system.
+        system: Which is judged.
         held_out, training: Data that it was not trained on, and that it was.
         dataset: Where they come from; `centres` and `std` are its.
         net: Feature net, or what makes it when a metric needs one.
@@ -45,7 +45,7 @@ class Evidence:
 
     def __init__(
         self,
-        trained: Trained,
+        system: TrainedSystem,
         held_out: Data,
         training: Data,
         dataset: Any,
@@ -58,7 +58,7 @@ class Evidence:
         validation: Callable[[], Data] | None = None,
         progress: Progress = no_progress,
     ) -> None:
-        self.trained, self.held_out, self.training, self.dataset, self._make_net = trained, held_out, training, dataset, net
+        self.system, self.held_out, self.training, self.dataset, self._make_net = system, held_out, training, dataset, net
         self.num = min(num_samples, len(held_out), len(training))
         self.seed, self.cache, self.perceptual, self.progress = seed, cache, perceptual, progress
         self._validation = validation
@@ -75,11 +75,8 @@ class Evidence:
     @cached_property
     def samples(self) -> torch.Tensor:
         """Of the model, on the scale of the data, shape (num, *shape); values outside of the range of pixels are cut off."""
-        if not hasattr(self.trained.checkpoint.algorithm, "decode"):
-            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
-        noise = torch.Generator(self.trained.device).manual_seed(self.seed)
-        checkpoint = self.trained.checkpoint
-        made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in self._counts])
+        noise = torch.Generator(self.system.device).manual_seed(self.seed)
+        made = torch.cat([self.system.sample(n, generator=noise) for n in self._counts])
         if not made.isfinite().all():
             raise InputError("the system makes samples that are no finite numbers: it has diverged.")
         if self.pixels is None:
@@ -162,13 +159,13 @@ class Evidence:
             "data": lambda: self.data,
             "data_features": lambda: self._look("held out"),
             "validation": self._validation_points,
-            "data_labels": lambda: self.labels if self.trained.conditional else None,
+            "data_labels": lambda: self.labels if self.system.conditional else None,
             "codes": lambda: self._prior_codes(self.seed) if role == "real" else self._codes[0],
             "prior_codes": lambda: self._prior_codes(generator_of(self.seed, "prior codes").initial_seed()),
             "means": lambda: None if role == "real" else self._codes[1],
             "generator": lambda: generator_of(self.seed, metric),
             "progress": lambda: self.progress,
-            "model": lambda: self.trained,
+            "model": lambda: self.system,
             "centres": lambda: self._of_dataset("centres"),
             "std": lambda: self._of_dataset("std"),
             "perceptual": self._perceptual,
@@ -192,11 +189,9 @@ class Evidence:
 
     def _sample_labels(self, source: str) -> torch.Tensor:
         """Classes asked for, or those of the data in the samples' place."""
-        algorithm = self.trained.checkpoint.algorithm
-        if not has_classes(algorithm):
-            raise CapabilityError(f"{self.trained.checkpoint.settings['system']} makes no samples of a class that is asked for")
+        self.system.need("labels")
         if source == "model":
-            return torch.cat([classes_in_turn(algorithm, n) for n in self._counts])
+            return torch.cat([torch.arange(n) % self.system.classes for n in self._counts])
         return self._held_out_labels()
 
     def _held_out_labels(self) -> torch.Tensor:
@@ -204,14 +199,9 @@ class Evidence:
             raise CapabilityError(f"{self.held_out.name} has no labels")
         return self.labels
 
-    @torch.no_grad()
     def _own_logits(self) -> torch.Tensor:
         """Of the classifier that a system learned beside its codes, for the held-out data."""
-        trained = self.trained.checkpoint
-        if getattr(trained.algorithm, "labelled", None) is None:
-            raise CapabilityError(f"{trained.settings['system']} learned no classifier from few labels")
-        blocks = self.data.split(SAMPLED_AT_ONCE)
-        return torch.cat([trained.algorithm.classify(trained.networks, x.to(self.trained.device)).cpu() for x in blocks])
+        return torch.cat([self.system.classify(x) for x in self.data.split(SAMPLED_AT_ONCE)])
 
     def _points(self, source: str) -> torch.Tensor:
         """Of the model, held out, real (training data) or noisy."""
@@ -243,13 +233,12 @@ class Evidence:
 
     def _prior_codes(self, seed: int) -> torch.Tensor:
         """As many draws of the prior."""
-        noise = torch.Generator(self.trained.device).manual_seed(seed)
-        return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
+        return self.system.sample_prior(self.num, torch.Generator(self.system.device).manual_seed(seed)).double()
 
     @cached_property
     def posterior(self) -> ConditionalDistribution:
         """q(z|x) of the held-out data."""
-        return self.trained.posterior(self.data, self.labels)
+        return self.system.encode(self.data, self.labels if self.system.conditional else None)
 
     @cached_property
     def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:

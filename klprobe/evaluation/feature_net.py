@@ -20,7 +20,7 @@ from klprobe.files.archive import names_in
 from klprobe.files.child import Limits
 from klprobe.files.programs import start
 from klprobe.metrics import Features
-from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.trained import load_system
 from klprobe.types import InputError, Progress, no_progress
 
 POINTS_AT_ONCE = 500
@@ -116,16 +116,13 @@ def read_net(
     if not path.is_file():
         raise InputError(f"There is no net {path}.")
     if path.suffix == ".safetensors":
-        trained = load_checkpoint(path, device)
-        digest = _of_weights(trained.networks)
-        if not hasattr(trained.algorithm, "look"):
-            raise InputError(
-                f"{path} is a {trained.settings['system']}, not a net that judges: give one of klprobe train classifier."
-            )
-        about = trained.settings
+        system = load_system(path, device)
+        digest = _of_weights(system.checkpoint.networks)
+        if "look" not in system.capabilities:
+            raise InputError(f"{path} is a {system.name}, not a net that judges: give one of klprobe train classifier.")
+        about = system.settings
         name = f"classifier of {about['dataset']} ({about['steps']} steps, {about['latent_dim']} features, {digest[:8]})"
-        algorithm, networks = trained.algorithm, trained.networks
-        return FeatureNet(name, digest, lambda x: algorithm.look(networks, x), tuple(about["input_shape"]), device=device)
+        return FeatureNet(name, digest, system.look, system.shape, device=device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if "constants.pkl" not in names_in(path):
         raise InputError(f"{path} is neither a checkpoint of klprobe train classifier nor TorchScript.")

@@ -12,8 +12,7 @@ from klprobe.files.tensor_file import KIND, kind_of
 from klprobe.formats import Encoded, Request, refuse_flags, sha256
 from klprobe.formats._inputs import Inputs, inputs_of, open_inputs
 from klprobe.printable import LONGEST, short
-from klprobe.training.checkpoint import load_checkpoint
-from klprobe.training.trained import encode
+from klprobe.training.trained import load_system
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["KlprobeCheckpoint"]
@@ -36,24 +35,24 @@ class KlprobeCheckpoint:
             InputError: damaged file, or a data set that is missing, of another shape, or not of klprobe's own and named by the
                 file alone.
         """
-        trained = load_checkpoint(path, request.device)
-        settings = trained.settings
-        if not hasattr(trained.algorithm, "encode"):
+        system = load_system(path, request.device)
+        settings = system.settings
+        if "encode" not in system.capabilities:
             raise CapabilityError(
-                f"{path.name} is a {settings['system']}, which has no encoder, so there is no q(z|x) to estimate: "
+                f"{path.name} is a {system.name}, which has no encoder, so there is no q(z|x) to estimate: "
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
         refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
         data, notes = _inputs(settings, path.name, request)
-        if data.shape != tuple(settings["input_shape"]):
+        if data.shape != system.shape:
             raise InputError(
-                f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {tuple(settings['input_shape'])}, "
+                f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {system.shape}, "
                 f"but {data.name} has points of shape {data.shape}: choose another --data."
             )
         same = data.name == settings["dataset"]
         return Encoded(
-            encode(trained, data, request.device, request.progress),
-            getattr(trained.algorithm, "prior_distribution", None),
+            system.encode_data(data, progress=request.progress),
+            system.checkpoint.algorithm.prior_distribution,
             split=data.split,
             trained_on=settings["split"] if same and settings["split"] in SPLITS else "unknown",
             provenance={

@@ -79,7 +79,7 @@ class Features:
 
 
 class Model(Protocol):
-    """A trained system as metrics ask it (`klprobe.training.trained.Trained`); codes have shape (m, D), points (m, *shape)."""
+    """What metrics ask of a `klprobe.training.trained.TrainedSystem`; codes have shape (m, D), points (m, *shape)."""
 
     @property
     def latent_dim(self) -> int:
@@ -89,11 +89,11 @@ class Model(Protocol):
     def prior(self) -> Distribution:
         """p(z), event shape (D,)."""
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Points of codes, differentiable."""
+    def decode(self, z: torch.Tensor, labels: torch.Tensor | None = None, grad: bool = False) -> torch.Tensor:
+        """Points of codes; `grad`: differentiable."""
 
     def draw(
-        self, x: torch.Tensor, num: int, generator: torch.Generator, labels: torch.Tensor | None = None
+        self, x: torch.Tensor, num: int, labels: torch.Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes z ~ q(z|x), shape (num, m, D), and their log q(z|x), shape (num, m), float64.
 
@@ -101,7 +101,11 @@ class Model(Protocol):
         """
 
     def log_likelihood(
-        self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        z: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """log p(x|z) of each pair in nats, shape (m,), float64. Raises CapabilityError where p(x|z) has no density."""
 

@@ -53,9 +53,9 @@ class Elbo:
         chosen = torch.randperm(len(data), generator=generator)[: self.points]
         x, visible, divergence, done = data[chosen], [], [], 0
         for some in chosen.split(POINTS_AT_ONCE):
-            block, known = data[some], () if data_labels is None else (data_labels[some],)
-            z, log_q = model.draw(block, self.draws, generator, *known)
-            visible.append(torch.stack([model.log_likelihood(block, codes, generator, *known) for codes in z]))
+            block, labels = data[some], None if data_labels is None else data_labels[some]
+            z, log_q = model.draw(block, self.draws, labels, generator)
+            visible.append(torch.stack([model.log_likelihood(block, codes, labels, generator) for codes in z]))
             divergence.append(log_q - model.prior.log_prob(z.double()))
             done += len(block)
             progress(done, len(x))

@@ -56,7 +56,7 @@ class Ivom:
         z = z.requires_grad_()
 
         def errors() -> torch.Tensor:
-            found = (model.decode(z) - x).square().flatten(1).mean(1)
+            found = (model.decode(z, grad=True) - x).square().flatten(1).mean(1)
             best.keep(z.detach(), found.detach().double().nan_to_num(torch.inf))
             return found
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from klprobe.files.images import has_picture, square_side
 from klprobe.printable import visible
-from klprobe.training.trained import has_classes, reconstruct, sample
+from klprobe.training.checkpoint import Checkpoint
+from klprobe.training.trained import TrainedSystem
 from klprobe.types import InputError
 
 GAP = 1
@@ -60,23 +61,26 @@ def tiled(points: torch.Tensor) -> NDArray[np.uint8]:
     return _tiles([_images(points.detach().float().cpu(), tuple(points.shape[1:]))])
 
 
-def sampled_rows(algorithm: Any, networks: nn.ModuleDict, num: int, noise: torch.Generator) -> dict[str, torch.Tensor]:
+def sampled_rows(system: TrainedSystem, num: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """About `num` samples as `save_rows` takes them: a set for every class where there are some."""
-    if not has_classes(algorithm):
-        return {"samples": sample(algorithm, networks, num, noise)}
-    points = sample(algorithm, networks, max(1, num // algorithm.classes) * algorithm.classes, noise)
-    return {f"class {c}": points[c :: algorithm.classes] for c in range(algorithm.classes)}
+    if "labels" not in system.capabilities:
+        return {"samples": system.sample(num, generator=generator)}
+    classes = system.classes
+    points = system.sample(max(1, num // classes) * classes, generator=generator)
+    return {f"class {c}": points[c::classes] for c in range(classes)}
 
 
-def painter(algorithm: Any, data: Any, out: Path, seed: int, device: str) -> Callable[[int, nn.ModuleDict], None]:
+def painter(name: str, algorithm: Any, data: Any, out: Path, seed: int, device: str) -> Callable[[int, nn.ModuleDict], None]:
     """What `klprobe.training.loop.train` calls at times: draws samples, and reconstructions of the first points, to `out`."""
-    x, labels = data.floats(slice(0, SHOWN)).to(device), None if data.labels is None else data.labels[:SHOWN]
+    x = data.floats(slice(0, SHOWN)).to(device)
+    labels = data.labels[:SHOWN] if "labels" in algorithm.capabilities and data.labels is not None else None
 
     def paint(step: int, networks: nn.ModuleDict) -> None:
         noise = torch.Generator(device).manual_seed(seed)  # the same codes every time, so that pictures can be compared
-        save_rows(out / f"samples-{step:07d}.png", sampled_rows(algorithm, networks, SHOWN, noise))
-        if hasattr(algorithm, "encode"):
-            again = reconstruct(algorithm, networks, x, noise, labels)
+        system = TrainedSystem(Checkpoint(algorithm, networks, {"system": name}), device)
+        save_rows(out / f"samples-{step:07d}.png", sampled_rows(system, SHOWN, noise))
+        if "encode" in system.capabilities:
+            again = system.reconstruct(x, labels, noise)
             save_rows(out / f"reconstructions-{step:07d}.png", {"data": x, "reconstructions": again})
 
     return paint

@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 
 from klprobe import registry
 from klprobe.distributions.posteriors import SampleOnly
+from klprobe.training.loop import Algorithm, Capability
 from klprobe.training.networks import JointDiscriminator, encoder, generator
 from klprobe.types import InputError
 
@@ -25,7 +26,7 @@ BELOW_ONE = ("adam_beta1", "adam_beta2", "dropout")
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
+class System(Algorithm):
     """Settings that every system has; abstract, and the one level of inheritance among them."""
 
     latent_dim: int = 50
@@ -61,6 +62,11 @@ class System:
                 raise InputError(f"{who} needs {name} above 0; got {value}.")
             if name in BELOW_ONE and value >= 1:
                 raise InputError(f"{who} needs {name} below 1; got {value}.")
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """That of a generator without an encoder."""
+        return frozenset({"decode"})
 
     def bounded(self, shape: Sequence[int]) -> bool:
         """Whether the generator ends in a sigmoid for data points of this shape."""

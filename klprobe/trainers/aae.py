@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, l1, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator
 
@@ -29,6 +30,8 @@ class AAE(System):
 
     Reference: Makhzani et al. (2015); set up as in DMVI appendix K.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
     """Kind of q(z|x) (Makhzani et al. section 2 name all three and use the deterministic one)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import empirical_kl, fake_loss, l1, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator, discriminator
 
@@ -35,6 +35,8 @@ class AAEGAN(System):
 
     Reference: AGAN (Rosca et al. 2017), Algorithm 1; DMVI (Rosca et al. 2018), Algorithm 4.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     preset: Literal["dmvi", "agan"] = "dmvi"
     """Which paper's update counts and code discriminator stand where `updates` and `code_width` are not given."""

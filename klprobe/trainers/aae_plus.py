@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, l1, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator, discriminator
 
@@ -28,6 +29,8 @@ class AAEPlus(System):
 
     Reference: DMVI (Rosca et al. 2018), section 6.3 and Algorithm 4 without its terms in p(z) for the data.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
     """Kind of q(z|x) (AGAN H.4: a convolutional network without an activation at its end)."""

@@ -15,7 +15,7 @@ from klprobe.trainers._classes import FewLabels, beside, check_labels, few_label
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
 from klprobe.training.data import Batch, TrainingData
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss
 from klprobe.training.networks import discriminator, encoder
 from klprobe.types import InputError
@@ -85,6 +85,13 @@ class AAVAE(System):
     def by_class(self) -> bool:
         """Whether codes are decoded to points of a class."""
         return self.conditional or self.labelled is not None
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Labels where it is told classes; it classifies where it learned that from few labels."""
+        known: set[Capability] = {"encode", "decode", "log_likelihood"}
+        known |= {"labels"} if self.by_class else set()
+        return frozenset(known | ({"classify"} if self.labelled is not None else set()))
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator, and the discriminator and the classifier where there is one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from klprobe.trainers._shared import System, draw, draw_fixed, encode, joint_discriminator, make_encoder
 from klprobe.trainers._visible import Visible, make_generator, mean, nll
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, real_loss
 
 __all__ = ["AdversarialVB"]
@@ -35,6 +35,8 @@ class AdversarialVB(System):
 
     Reference: Mescheder et al. (2017), Adversarial variational Bayes.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: Literal["implicit", "gaussian"] = "implicit"
     """Kind of q(z|x) (Mescheder et al.: implicit)."""

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from klprobe.distributions.posteriors import SampleOnly
 from klprobe.trainers._shared import System
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import cosine_distance, empirical_kl
 from klprobe.training.networks import encoder
 from klprobe.types import CapabilityError
@@ -34,6 +34,8 @@ class AGE(System):
 
     Reference: Ulyanov et al. (2018), It takes (only) two; set up as in AGAN appendix H.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     lr: float = 2e-4
     """Adam's learning rate of both networks, constant (AGAN Table 2: 1e-4, 2e-4, 5e-4)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, joint_discriminator, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, real_loss
 
 __all__ = ["ALI"]
@@ -27,6 +28,8 @@ class ALI(System):
 
     Reference: Dumoulin et al. (2017), Algorithm 1; Donahue et al. (2017), Adversarial feature learning.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "gaussian"
     """Kind of q(z|x) (Dumoulin et al.: gaussian; Donahue et al.: deterministic)."""

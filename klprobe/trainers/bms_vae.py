@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.distributions import Distribution
 from klprobe.trainers._best_of_many import check_draws, draw_many, weight
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import best_match, fake_loss, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator
 
@@ -31,6 +32,8 @@ class BMSVAE(System):
     Reference: BMS ("Best-of-Many-Samples" Distribution Matching, 2020), eqs. 3 and 7 without D_I, section 3.3; values are
     those for CIFAR-10 (section 4.2).
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     latent_dim: int = 100
     """Number of latents (BMS section 4.2: 100; 32 on 2-D toys)."""

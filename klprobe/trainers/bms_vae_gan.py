@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from klprobe.trainers._best_of_many import check_draws, draw_many, weight
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
 from klprobe.trainers._spectral import Architecture, make_generator, make_judge
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import best_match, fake_loss, hinge_fake, hinge_real, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator
 
@@ -36,6 +37,8 @@ class BMSVAEGAN(System):
     Reference: BMS ("Best-of-Many-Samples" Distribution Matching, 2020), eq. 7 and Algorithm 1; values are those for CIFAR-10
     (section 4.2).
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     latent_dim: int = 100
     """Number of latents (BMS section 4.2: 100; 32 on 2-D toys)."""

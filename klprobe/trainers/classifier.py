@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Algorithm, Capability, Loss, Player
 from klprobe.training.networks import classifier_trunk, encoder
 from klprobe.types import InputError
 
@@ -25,7 +25,7 @@ MOMENTUM, DECAY, DECAYED_AT = 0.9, 0.1, (40_000, 60_000)
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Algorithm):
     """Classifier of labelled data, whose features and classes `klprobe evaluate` judges samples by; no generator.
 
     One player lowers the cross-entropy. `preset` small has the encoder's network, a layer of `features` and Adam: minutes on
@@ -34,6 +34,8 @@ class Classifier:
 
     Reference: AGAN (Rosca et al. 2017), Table 5; scores: Salimans et al. (2016), Heusel et al. (2017).
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"look"})
 
     preset: Literal["small", "agan"] = "small"
     """Network and training."""

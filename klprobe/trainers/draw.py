@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from klprobe.distributions.posteriors import LOG_2PI, ConditionalDistribution
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, mean, nll
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import gaussian_kl
 from klprobe.types import InputError
 
@@ -34,6 +34,8 @@ class DRAW(System):
 
     Reference: Gregor et al. (2015), DRAW. The convolutional DRAW of 2016, which DMVI used, is another network and not here.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode", "log_likelihood"})
 
     latent_dim: int = 100
     """Number of latents in all, the same for every step (ours; Gregor et al. Table 3: 64 steps of 100 on MNIST)."""

@@ -10,7 +10,7 @@ from torch import nn
 from klprobe.trainers._classes import beside, check_labels
 from klprobe.trainers._shared import System
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, importance_weights, real_loss
 from klprobe.training.networks import discriminator, generator
 
@@ -49,6 +49,11 @@ class IWGAN(System):
     def by_class(self) -> bool:
         """Whether codes are decoded to points of a class."""
         return self.conditional
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Labels, where samples are of a class that is asked for."""
+        return frozenset({"decode", "labels"} if self.by_class else {"decode"})
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Generator and discriminator."""

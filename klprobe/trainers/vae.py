@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.distributions import Independent, Normal
 from klprobe.trainers._shared import System
 from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator, encoder
 
@@ -29,6 +30,8 @@ class VAE(System):
 
     Reference: Kingma and Welling (2014); Higgins et al. (2017); set up as in DMVI (Rosca et al. 2018), appendix K.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode", "log_likelihood"})
 
     beta: float = 1.0
     """Weight of KL[q(z|x)||p(z)]; 1 is the evidence lower bound, 0 an auto-encoder with noise (Higgins et al. 2017)."""

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss
 from klprobe.training.networks import discriminator
 
@@ -30,6 +30,8 @@ class VAEGAN(System):
 
     Reference: Larsen et al. (2016), Autoencoding beyond pixels using a learned similarity metric, Algorithm 1.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: ClassVar[PosteriorKind] = "gaussian"
     lr: float = 3e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, joint_discriminator, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, l1, real_loss
 
 __all__ = ["VEEGAN"]
@@ -30,6 +31,8 @@ class VEEGAN(System):
 
     Reference: Srivastava et al. (2017), Algorithm 1; set up as in DMVI, appendices F and K.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
     """Kind of the reconstructor's q(z|x) (ours: DMVI speaks of a reconstructor network and says no more; Srivastava et al.

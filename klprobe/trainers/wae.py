@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._shared import PosteriorKind, System, draw, draw_fixed, encode, make_encoder
 from klprobe.training.data import Batch
-from klprobe.training.loop import Loss, Player
+from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, imq_mmd, real_loss, squared_error
 from klprobe.training.networks import code_discriminator
 
@@ -30,6 +30,8 @@ class WAE(System):
 
     Reference: Tolstikhin et al. (2018), Wasserstein Auto-Encoders, Algorithms 1 and 2; values are those for MNIST.
     """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     batch_size: int = 100
     """Data points in a mini-batch (Tolstikhin et al. section 4 on MNIST); the MMD needs many."""

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.runtime import parallel
@@ -71,29 +72,61 @@ class Player:
     fresh: bool = True
 
 
+Capability = Literal["encode", "decode", "log_likelihood", "labels", "classify", "look"]
+"""What a system can do. All but `labels` are names of methods that it then has:
+
+encode(networks, x, noise) -> Distribution       q(z|x), batch shape (batch,), event shape (latent_dim,)
+decode(networks, z) -> Tensor                    data points of codes; and `prior(num_samples, noise)`, draws of p(z)
+log_likelihood(networks, x, z, noise) -> Tensor  log p(x|z) in nats, shape (batch,)
+classify(networks, x) -> Tensor                  logits of q(y|x), learned from few labels, shape (batch, classes)
+look(networks, x) -> (Tensor, Tensor)            features and logits, of a net that judges samples
+labels                                           there are `classes`, and the first three methods take `labels` last
+"""
+
+
 class Algorithm(Protocol):
     """A published system: a frozen dataclass of its settings, plain JSON values all, first in its file's `__all__`.
 
-    A system also has `prior(num_samples, noise)`, draws of p(z), and `decode(networks, z)`, data points of codes; one with an
-    encoder has `encode(networks, x, noise) -> Distribution`, batch shape (batch,), event shape (latent_dim,), and one whose
-    prior is not N(0, I) has `prior_distribution`. Where `by_class` is true there are `classes`, and `decode` takes `labels`
-    last; so do `encode` and `log_likelihood`, which cannot do without where `conditional` is true. One that is to see less
-    than all of the data has `view(data, seed) -> TrainingData`.
+    What a system does not say is as here, so a system inherits from this class; the methods behind its `capabilities`
+    stand beside `Capability`.
     """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do: nothing, unless it says so. Nobody looks whether there is a method; this is asked."""
+        return frozenset()
+
+    @property
+    def conditional(self) -> bool:
+        """Whether `encode` and `log_likelihood` cannot do without the labels of the points."""
+        return False
+
+    @property
+    def prior_distribution(self) -> Distribution | None:
+        """p(z); None stands for N(0, I)."""
+        return None
 
     @property
     def latent_dim(self) -> int:
         """Number of latents."""
+        raise NotImplementedError
 
     @property
     def batch_size(self) -> int:
         """Data points in a mini-batch."""
+        raise NotImplementedError
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Fresh networks for data points of one shape. Raises InputError where none fits."""
+        raise NotImplementedError
 
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The players in the order in which they move."""
+        raise NotImplementedError
+
+    def view(self, data: TrainingData, seed: int) -> TrainingData:
+        """What training sees of the data: all of them."""
+        return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +207,7 @@ def train(
         per_step = sum(s.player.updates for s in seats if s.player.fresh)
         indices = _shuffled(len(data), algorithm.batch_size, seed, start * per_step, rank, size)
         data = data.to(torch.device(device))
-        if hasattr(algorithm, "view"):
-            data = algorithm.view(data, _seed(seed, 4))
+        data = algorithm.view(data, _seed(seed, 4))
         scribe = None
         if rank == 0:
             log = MetricsLog(out / METRICS, start, tensorboard)

@@ -1,13 +1,14 @@
-"""A trained system as one class: codes of points, points of codes, densities; and what any system can be asked to make."""
+"""A trained system as one class: codes of points, points of codes, densities, samples, and what of these it can do."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.distributions import Distribution
 
 from klprobe.distributions.posteriors import (
@@ -17,22 +18,73 @@ from klprobe.distributions.posteriors import (
     diagonal_normal,
     standard_normal,
 )
-from klprobe.training.checkpoint import Checkpoint
+from klprobe.training.checkpoint import Checkpoint, load_checkpoint
 from klprobe.training.data import Data
+from klprobe.training.loop import Capability
 from klprobe.types import CapabilityError, Progress, no_progress
 
 POINTS_AT_ONCE = 1000
 """Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
 NOISE_SEED = 0
-"""Of an implicit encoder's noise: it is drawn once, when the file is read, and the same for every run."""
+"""Of an implicit encoder's noise, where no generator is given: drawn once, and the same for every run."""
+LACKS: Mapping[Capability, str] = {
+    "encode": "has no encoder",
+    "decode": "has no generator",
+    "log_likelihood": "has no density p(x|z)",
+    "labels": "makes no samples of a class that is asked for, and takes no labels",
+    "classify": "learned no classifier from few labels",
+    "look": "is not a net that judges samples",
+}
+"""What is said of a system without the capability."""
+
+
+class Points(Protocol):
+    """Data points that are fetched block by block, as `klprobe.training.data.Data`."""
+
+    @property
+    def name(self) -> str:
+        """What errors call them."""
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Classes, shape (N,), where they are known."""
+
+    def __len__(self) -> int: ...
+
+    def floats(self, which: slice) -> torch.Tensor:
+        """The chosen points, float32, shape (m, *shape)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A checkpoint as metrics ask it (`klprobe.metrics.Model`), on its device; what comes out is on the CPU."""
+class TrainedSystem:
+    """A trained system: encoder, decoder, prior and densities, as far as it has them; `klprobe.load_system` reads one.
+
+    Points have shape (m, *shape), codes (m, D), labels (m,). Arguments may lie anywhere, results lie on the CPU. Networks run
+    in eval mode and without gradients. A method whose name is not among the `capabilities` raises CapabilityError, as does one
+    that is given labels where "labels" is not among them. `generator` is the source of randomness; None: torch's global one.
+
+    Attributes:
+        checkpoint: Algorithm, networks in eval mode on the device, settings of the file.
+        device: Where the networks run.
+    """
 
     checkpoint: Checkpoint
     device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """Of the system, as in `klprobe train NAME`."""
+        return str(self.checkpoint.settings["system"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the file says of itself: the algorithm's settings, data set, seed, steps, versions."""
+        return self.checkpoint.settings
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a data point."""
+        return tuple(self.settings["input_shape"])
 
     @property
     def latent_dim(self) -> int:
@@ -40,78 +92,68 @@ class Trained:
         return int(self.checkpoint.algorithm.latent_dim)
 
     @property
-    def prior(self) -> Distribution:
-        """p(z), N(0, I) unless the system says otherwise."""
-        return getattr(self.checkpoint.algorithm, "prior_distribution", None) or standard_normal(self.latent_dim)
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Points of codes, differentiable, shape (m, *shape)."""
-        self._has("decode", "no generator")
-        if has_classes(self.checkpoint.algorithm):
-            raise CapabilityError(f"{self._system} decodes codes of known class only")
-        return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device)).cpu()
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do, by name of the method; "labels": it takes labels, and samples are of a class that is asked for."""
+        return self.checkpoint.algorithm.capabilities
 
     @property
     def conditional(self) -> bool:
-        """Whether q(z|x, y) and p(x|z, y) need labels."""
-        return bool(getattr(self.checkpoint.algorithm, "conditional", False))
-
-    def posterior(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> ConditionalDistribution:
-        """q(z|x), or q(z|x, y), of at least 2 points, batch shape (m,), event shape (D,), on the CPU."""
-        self._has("encode", "no encoder")
-        return encode(self.checkpoint, Data("the given points", "given", x, labels), self.device)
-
-    def draw(
-        self, x: torch.Tensor, num: int, generator: torch.Generator, labels: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes z ~ q(z|x), shape (num, m, D), and their log-densities, shape (num, m)."""
-        q = self.posterior(x, labels)
-        if not q.has_log_prob:
-            raise CapabilityError(f"the encoder of {self._system} gives samples and no density log q(z|x)")
-        everyone = torch.arange(len(x))
-        z = [q.sample_at(everyone, generator) for _ in range(num)]
-        return torch.stack(z).cpu(), torch.stack([q.log_prob_at(codes, everyone) for codes in z]).cpu()
-
-    @torch.no_grad()
-    def log_likelihood(
-        self, x: torch.Tensor, z: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """log p(x|z), or log p(x|z, y), of each pair in nats, shape (m,)."""
-        self._has("log_likelihood", "no density p(x|z)")
-        noise = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        x, z = x.to(self.device), z.float().to(self.device)
-        known = () if labels is None else (labels.to(self.device),)
-        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise, *known).cpu()
+        """Whether q(z|x, y) and p(x|z, y) cannot do without labels."""
+        return self.checkpoint.algorithm.conditional
 
     @property
-    def _system(self) -> str:
-        return str(self.checkpoint.settings["system"])
+    def classes(self) -> int:
+        """Number of classes that points can be asked to be of; CapabilityError without "labels"."""
+        self.need("labels")
+        return int(self.checkpoint.algorithm.classes)
 
-    def _has(self, method: str, lack: str) -> None:
-        if not hasattr(self.checkpoint.algorithm, method):
-            raise CapabilityError(f"{self._system} has {lack}")
+    @property
+    def prior(self) -> Distribution:
+        """p(z), N(0, I) unless the system says otherwise."""
+        return self.checkpoint.algorithm.prior_distribution or standard_normal(self.latent_dim)
 
+    def need(self, capability: Capability) -> None:
+        """Raise CapabilityError, which says what is lacking, unless the system has the capability."""
+        if capability not in self.capabilities:
+            raise CapabilityError(f"{self.name} {LACKS[capability]}")
 
-def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progress = no_progress) -> ConditionalDistribution:
-    """q(z|x_n) of every point of a `klprobe.datasets` Data, float32, on the CPU; one sample a point without a density.
+    def encode(
+        self, x: torch.Tensor, labels: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> ConditionalDistribution:
+        """q(z|x), or q(z|x, y) of labels, of at least 2 points, batch shape (m,), event shape (D,).
 
-    A posterior that runs its network for every density keeps the data, on the device, and the network. A conditional system
-    gets the labels of the data: q(z|x_n, y_n).
+        Args:
+            generator: Of the noise of an encoder without a density; None: the same noise every time.
+        """
+        self._known(labels)
+        return self._encode(Data("the given points", "given", x, labels), labels, generator, no_progress)
 
-    Raises:
-        CapabilityError: a conditional system, and data without labels.
-    """
-    noise, parts, done = torch.Generator(device).manual_seed(NOISE_SEED), [], 0
-    conditional = getattr(trained.algorithm, "conditional", False)
-    if conditional and data.labels is None:
-        raise CapabilityError(f"the {trained.settings['system']} encodes data of known class, and {data.name} has no labels")
+    def encode_data(
+        self, data: Points, generator: torch.Generator | None = None, progress: Progress = no_progress
+    ) -> ConditionalDistribution:
+        """q(z|x_n) of every point of a data set, float32; with the labels of the data where the system cannot do without.
 
-    def of(which: slice, noise: torch.Generator | None) -> Any:
-        known = (data.labels[which].to(device),) if conditional else ()
-        return trained.algorithm.encode(trained.networks, data.floats(which).to(device), noise, *known)
+        One sample a point without a density. A posterior that runs its network for every density keeps the data, on the
+        device, and the network.
+        """
+        return self._encode(data, data.labels if self.conditional else None, generator, progress)
 
-    with torch.no_grad():
-        some = of(slice(0, 2), torch.Generator(device))
+    @torch.no_grad()
+    def _encode(
+        self, data: Points, labels: torch.Tensor | None, generator: torch.Generator | None, progress: Progress
+    ) -> ConditionalDistribution:
+        self.need("encode")
+        if self.conditional and labels is None:
+            raise CapabilityError(f"the {self.name} encodes data of known class, and {data.name} has no labels")
+        algorithm, networks = self.checkpoint.algorithm, self.checkpoint.networks
+        seed = NOISE_SEED if generator is None else _seed(generator)
+        noise, parts, done = torch.Generator(self.device).manual_seed(seed), [], 0
+
+        def of(which: slice, noise: torch.Generator | None) -> Any:
+            known = () if labels is None else (labels[which].to(self.device),)
+            return algorithm.encode(networks, data.floats(which).to(self.device), noise, *known)
+
+        some = of(slice(0, 2), torch.Generator(self.device))
         if isinstance(some, ConditionalDistribution) and not isinstance(some, SampleOnly):
             return of(slice(0, len(data)), None)
         # blocks of nearly equal size: the last one never holds a single point, which is no posterior
@@ -119,57 +161,128 @@ def encode(trained: Checkpoint, data: Any, device: str = "cpu", progress: Progre
             parts.append(of(slice(done, done + len(indices)), noise))
             done += len(indices)
             progress(done, len(data))
-    if isinstance(parts[0], SampleOnly):
-        samples = torch.cat([q.samples for q in parts]).cpu()
-        return SampleOnly(samples, deterministic=parts[0].deterministic)
-    normals = [diagonal_normal(q) for q in parts]
-    means, stds = zip(*(normal for normal in normals if normal is not None), strict=True)
-    return DiagonalGaussian(torch.cat(means).cpu(), std=torch.cat(stds).cpu())
+        if isinstance(parts[0], SampleOnly):
+            samples = torch.cat([q.samples for q in parts]).cpu()
+            return SampleOnly(samples, deterministic=parts[0].deterministic)
+        normals = [diagonal_normal(q) for q in parts]
+        means, stds = zip(*(normal for normal in normals if normal is not None), strict=True)
+        return DiagonalGaussian(torch.cat(means).cpu(), std=torch.cat(stds).cpu())
 
+    def decode(self, z: torch.Tensor, labels: torch.Tensor | None = None, grad: bool = False) -> torch.Tensor:
+        """Points of codes, E[x|z] where p(x|z) has a density; `grad`: differentiable in z.
 
-def has_classes(algorithm: Any) -> bool:
-    """Whether its codes are decoded to points of a class."""
-    return bool(getattr(algorithm, "by_class", False))
+        Raises:
+            CapabilityError: no generator, or one that decodes codes of known class, and no labels.
+        """
+        self.need("decode")
+        known = self._known(labels)
+        if "labels" in self.capabilities and not known:
+            raise CapabilityError(f"{self.name} decodes codes of known class only")
+        with torch.set_grad_enabled(grad):
+            return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device), *known).cpu()
 
+    def classes_in_turn(self, num: int) -> torch.Tensor | None:
+        """The classes 0, 1, 2, ... over and over, shape (num,), of samples for which none are asked; None without classes."""
+        return torch.arange(num) % self.classes if "labels" in self.capabilities else None
 
-def classes_in_turn(algorithm: Any, num: int, device: torch.device | None = None) -> torch.Tensor:
-    """The classes 0, 1, 2, ... over and over, shape (num,): those of samples for which none are asked."""
-    return torch.arange(num, device=device) % algorithm.classes
+    def sample_prior(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Codes z ~ p(z), float32, of a system with a generator."""
+        self.need("decode")
+        return self.checkpoint.algorithm.prior(num, self._noise(generator)).cpu()
 
+    def sample(self, num: int, labels: torch.Tensor | None = None, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Points G(z), z ~ p(z), shape (num, *shape); of the classes of `labels`, or of every class in turn."""
+        self._known(labels)
+        return self.decode(self.sample_prior(num, generator), self.classes_in_turn(num) if labels is None else labels)
 
-def decode(algorithm: Any, networks: nn.ModuleDict, z: torch.Tensor) -> torch.Tensor:
-    """Data points of codes, shape (num, *shape); where there are classes, of every class in turn."""
-    if not has_classes(algorithm):
-        return algorithm.decode(networks, z)
-    return algorithm.decode(networks, z, classes_in_turn(algorithm, len(z), z.device))
+    @torch.no_grad()
+    def reconstruct(
+        self, x: torch.Tensor, labels: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Points G(z), z ~ q(z|x), shape of x.
 
-
-@torch.no_grad()
-def sample(algorithm: Any, networks: nn.ModuleDict, num: int, noise: torch.Generator) -> torch.Tensor:
-    """Data points G(z), z ~ p(z), shape (num, *shape), of networks in eval mode; of every class in turn."""
-    return decode(algorithm, networks, algorithm.prior(num, noise))
-
-
-@torch.no_grad()
-def reconstruct(
-    algorithm: Any, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator, labels: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Data points G(z), z ~ q(z|x), shape of x, of networks in eval mode.
-
-    Raises:
-        CapabilityError: no `labels`, shape (batch,), where the system has classes.
-    """
-    known: tuple[torch.Tensor, ...] = ()
-    if has_classes(algorithm):
-        if labels is None:
+        Raises:
+            CapabilityError: no encoder or no generator, or no labels where the system has classes.
+        """
+        self.need("encode")
+        self.need("decode")
+        if "labels" in self.capabilities and labels is None:
             raise CapabilityError("a system with classes reconstructs data of known class: choose a data set with labels")
-        known = (labels.to(x.device),)
-    q = algorithm.encode(networks, x, noise, *known)
-    if isinstance(q, SampleOnly):
-        z = q.samples
-    elif isinstance(q, ConditionalDistribution):
-        seed = int(torch.randint(2**62, (), generator=noise, device=noise.device))
-        z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(seed)).to(x)
-    else:
-        z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
-    return algorithm.decode(networks, z, *known)
+        known, x, noise = self._known(labels), x.to(self.device), self._noise(generator)
+        q = self.checkpoint.algorithm.encode(self.checkpoint.networks, x, noise, *known)
+        if isinstance(q, SampleOnly):
+            z = q.samples
+        elif isinstance(q, ConditionalDistribution):
+            z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(_seed(noise)))
+        else:
+            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
+        return self.decode(z, labels)
+
+    def draw(
+        self, x: torch.Tensor, num: int, labels: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes z ~ q(z|x), shape (num, m, D), and their log-densities in nats, shape (num, m)."""
+        q = self.encode(x, labels)
+        if not q.has_log_prob:
+            raise CapabilityError(f"the encoder of {self.name} gives samples and no density log q(z|x)")
+        everyone, source = torch.arange(len(x)), generator or torch.Generator().manual_seed(_seed(None))
+        z = [q.sample_at(everyone, source) for _ in range(num)]
+        return torch.stack(z).cpu(), torch.stack([q.log_prob_at(codes, everyone) for codes in z]).cpu()
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        x: torch.Tensor,
+        z: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """log p(x|z), or log p(x|z, y) of labels, of each pair in nats, shape (m,), float64."""
+        self.need("log_likelihood")
+        known, noise = self._known(labels), torch.Generator(self.device).manual_seed(_seed(generator))
+        x, z = x.to(self.device), z.float().to(self.device)
+        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise, *known).cpu()
+
+    @torch.no_grad()
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of q(y|x), by the classifier that the system learned from few labels, shape (m, classes)."""
+        self.need("classify")
+        return self.checkpoint.algorithm.classify(self.checkpoint.networks, x.to(self.device)).cpu()
+
+    @torch.no_grad()
+    def look(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features, shape (m, features), and logits, shape (m, classes), of a net that judges samples."""
+        self.need("look")
+        features, logits = self.checkpoint.algorithm.look(self.checkpoint.networks, x.to(self.device))
+        return features.cpu(), logits.cpu()
+
+    def _known(self, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """The labels as the algorithm's methods take them: last, where there are some."""
+        if labels is None:
+            return ()
+        self.need("labels")
+        return (labels.to(self.device),)
+
+    def _noise(self, generator: torch.Generator | None) -> torch.Generator:
+        """A generator on the device: the given one, or a new one that it seeds."""
+        if generator is not None and generator.device.type == torch.device(self.device).type:
+            return generator
+        return torch.Generator(self.device).manual_seed(_seed(generator))
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    """Drawn from a generator, wherever it lies; from torch's global one where there is none."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))
+
+
+def load_system(path: Path | str, device: str = "cpu") -> TrainedSystem:
+    """Read a checkpoint of `klprobe train` as a system.
+
+    Args:
+        path: The safetensors file; reading it runs no code of its own.
+        device: Where the networks run.
+    Raises:
+        InputError: missing or damaged file, unknown system, or weights that do not fit the networks.
+    """
+    return TrainedSystem(load_checkpoint(path, device), device)

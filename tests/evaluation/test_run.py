@@ -19,10 +19,9 @@ from klprobe.metrics.elbo import Elbo
 from klprobe.metrics.fid import FID
 from klprobe.metrics.ivom import Ivom
 from klprobe.metrics.ms_ssim import MsSsim
-from klprobe.training.checkpoint import load_checkpoint
 from klprobe.training.data import Data
 from klprobe.training.loop import train
-from klprobe.training.trained import Trained
+from klprobe.training.trained import TrainedSystem, load_system
 from klprobe.types import InputError
 
 
@@ -40,7 +39,7 @@ def systems(tmp_path_factory):
     ):
         algorithm = registry.load("trainers", name)(latent_dim=3, width=16, layers=1, **settings)
         path = train(algorithm, data(dataset, "train"), steps=20, out=tmp_path_factory.mktemp(name))
-        made[name] = Trained(load_checkpoint(path)), dataset
+        made[name] = load_system(path), dataset
     return made
 
 
@@ -132,7 +131,7 @@ def test_a_metrics_numbers_do_not_depend_on_its_company(systems):
 
 def of_images(x, net=raw_values, **settings):
     """What metrics see of images of one's own, without a model."""
-    trained = Trained(types.SimpleNamespace(algorithm=object(), settings={"system": "none"}))
+    trained = TrainedSystem(types.SimpleNamespace(algorithm=object(), settings={"system": "none"}))
     half = len(x) // 2
     held_out, training = Data("mine", "test", x[:half]), Data("mine", "train", x[half:])
     return Evidence(trained, held_out, training, object(), net, num_samples=half, **settings)
@@ -184,11 +183,11 @@ def test_a_semi_supervised_system_has_the_accuracy_of_its_own_classifier(systems
     kind = registry.load("trainers", "aavae")
     algorithm = kind(latent_dim=3, width=8, layers=1, labelled=100, visible="laplace")
     path = train(algorithm, data("digits", "train"), steps=5, out=tmp_path)
-    trained = load_checkpoint(path)
-    evidence = evidence_of(systems | {"aavae": (Trained(trained), "digits")}, "aavae")
+    trained = load_system(path)
+    evidence = evidence_of(systems | {"aavae": (trained, "digits")}, "aavae")
     found = evaluate(choose(["own-accuracy"]), evidence)
     with torch.no_grad():
-        right = trained.algorithm.classify(trained.networks, evidence.data).argmax(1) == evidence.labels
+        right = algorithm.classify(trained.checkpoint.networks, evidence.data).argmax(1) == evidence.labels
     assert found.rows[0].score.value == pytest.approx(float(right.double().mean()), rel=1e-12)
     lacking = evaluate(choose(["own-accuracy"]), evidence_of(systems, "vae"))
     assert lacking.not_done[0].reason == "vae learned no classifier from few labels"
@@ -279,7 +278,7 @@ def test_every_system_is_evaluated_or_the_reason_said_in_words(name, tmp_path):
     small |= {"classes": 2, "continuous": 1} if "continuous" in known else {}
     settings = {key: value for key, value in small.items() if key in known} | dict.fromkeys(known & {"visible"}, "laplace")
     path = train(system(**settings), data("ring", "train"), steps=2, out=tmp_path)
-    systems = {name: (Trained(load_checkpoint(path)), "ring")}
+    systems = {name: (load_system(path), "ring")}
     metrics = choose(["elbo", "fid", "latents", "modes", "prdc"]) | {"ivom": Ivom(steps=2, points=5), "elbo": Elbo(draws=2)}
     found = evaluate(metrics, evidence_of(systems, name, num_samples=60))
     assert {"fid", "modes", "precision", "ivom"} <= {row.score.quantity for row in found.rows}

@@ -25,7 +25,7 @@ class Linear:
     def posterior(self, x):
         return MultivariateNormal(x @ WEIGHTS.T @ self.covariance / NOISE**2 + self.off, self.covariance)
 
-    def draw(self, x, num, generator):
+    def draw(self, x, num, labels=None, generator=None):
         q = self.posterior(x)
         z = q.loc + torch.randn(num, len(x), 2, generator=generator, dtype=torch.float64) @ q.scale_tril[0].T
         return z, q.log_prob(z)
@@ -33,7 +33,7 @@ class Linear:
     def decode(self, z):
         return z @ WEIGHTS
 
-    def log_likelihood(self, x, z, generator):
+    def log_likelihood(self, x, z, labels=None, generator=None):
         return Independent(Normal(self.decode(z), NOISE), 1).log_prob(x)
 
     def evidence(self, x):
@@ -65,7 +65,7 @@ def test_the_terms_are_the_closed_forms():
     x, model = points(50), Linear(off=0.3)
     q = model.posterior(x)
     spread = float((WEIGHTS.T @ model.covariance @ WEIGHTS).trace())
-    inside = model.log_likelihood(x, q.loc, None) - 0.5 * spread / NOISE**2
+    inside = model.log_likelihood(x, q.loc) - 0.5 * spread / NOISE**2
     kl = 0.5 * (model.covariance.trace() + q.loc.square().sum(1) - 2 - torch.logdet(model.covariance))
     found = run(model, x, draws=400)
     assert found["reconstruction"].value == pytest.approx(float(inside.mean()), abs=0.05)

@@ -17,14 +17,14 @@ class Linear:
     def __init__(self):
         self.weights = WEIGHTS.clone().requires_grad_()
 
-    def decode(self, z):
+    def decode(self, z, labels=None, grad=False):
         return z @ self.weights + OFFSET
 
 
 class Wavy(Linear):
     """A generator with local minima."""
 
-    def decode(self, z):
+    def decode(self, z, labels=None, grad=False):
         return torch.cat([torch.sin(3 * z), z], 1)
 
 

@@ -14,10 +14,10 @@ from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
 from klprobe.formats import Request
 from klprobe.formats.klprobe_checkpoint import KlprobeCheckpoint
 from klprobe.training import checkpoint
-from klprobe.training.checkpoint import load_checkpoint
+from klprobe.training.checkpoint import Checkpoint, load_checkpoint
 from klprobe.training.data import Batch
 from klprobe.training.loop import train
-from klprobe.training.trained import POINTS_AT_ONCE, decode
+from klprobe.training.trained import POINTS_AT_ONCE, TrainedSystem, load_system
 from klprobe.types import CapabilityError
 
 NAMES = [name for name in registry.names("trainers") if name != "classifier"]
@@ -151,16 +151,16 @@ def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, 
     data = dataclasses.replace(ring, stored=points(variant, ring, 64), labels=ring.labels[:64])
     seen = []
     path = train(algorithm, data, steps=2, out=tmp_path, watch=lambda *now: seen.append(now), watch_every=2)
-    loaded = load_checkpoint(path)
-    assert loaded.algorithm == algorithm
+    assert load_checkpoint(path).algorithm == algorithm
     z = algorithm.prior(5, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        made = decode(loaded.algorithm, loaded.networks, z)
-        ((step, networks),) = seen
+        loaded, ((step, networks),) = load_system(path), seen
+        known = loaded.classes_in_turn(5)
+        made = loaded.decode(z, known)
         assert step == 2
-        assert torch.equal(made, decode(algorithm, networks.eval(), z))
+        assert torch.equal(made, algorithm.decode(networks.eval(), z, *(() if known is None else (known,))))
     assert made.shape == (5, 2)
-    if not hasattr(algorithm, "encode"):
+    if "encode" not in algorithm.capabilities:
         with pytest.raises(CapabilityError, match=r"no encoder.*klprobe sample --checkpoint"):
             KlprobeCheckpoint().load(path, Request(split="test"))
         return
@@ -175,11 +175,11 @@ def test_save_load_same_samples_and_from_the_checkpoint_to_a_posterior(variant, 
     assert getattr(encoded.posterior, "deterministic", False) == (kind == "deterministic")
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(registry.load("trainers", VARIANTS[v][0]), "encode")])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "encode" in make(v)[0].capabilities])
 def test_encoding_gives_one_distribution_a_point(variant, ring):
     algorithm, networks = make(variant)
     networks.eval()
-    known = (ring.labels[:17],) if getattr(algorithm, "by_class", False) else ()
+    known = (ring.labels[:17],) if "labels" in algorithm.capabilities else ()
     q = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(0), *known)
     assert (q.batch_shape, q.event_shape) == ((17,), (3,))
     again = algorithm.encode(networks, points(variant, ring), torch.Generator().manual_seed(1), *known)
@@ -205,8 +205,9 @@ def test_images_train_on_the_papers_networks(variant, tmp_path):
             assert loss.isfinite()
             parameters = [p for n in player.networks for p in networks[n].parameters()]
             assert all(g.isfinite().all() for g in torch.autograd.grad(loss, parameters))
-    with torch.no_grad():
-        made = decode(algorithm, networks.eval(), algorithm.prior(3, torch.Generator().manual_seed(0)))
+    made = TrainedSystem(Checkpoint(algorithm, networks.eval(), {"system": variant})).sample(
+        3, generator=torch.Generator().manual_seed(0)
+    )
     assert made.shape == (3, *shape)
     assert 0 <= made.min() <= made.max() <= 1
 

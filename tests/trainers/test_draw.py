@@ -9,8 +9,9 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.posteriors import standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.trainers.draw import DRAW, _Window
+from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Batch
-from klprobe.training.trained import reconstruct
+from klprobe.training.trained import TrainedSystem
 from klprobe.types import InputError
 
 SMALL = DRAW(latent_dim=6, glances=3, memory=8)
@@ -127,7 +128,8 @@ def test_settings_that_do_not_fit_are_refused():
 
 def test_reconstructions_are_painted_from_codes_of_each_point():
     networks, x = small()
-    again = [reconstruct(SMALL, networks, x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    system = TrainedSystem(Checkpoint(SMALL, networks, {"system": "draw"}))
+    again = [system.reconstruct(x, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert again[0].shape == x.shape
     assert torch.equal(again[0], again[1])
     assert not torch.equal(again[0], again[2])

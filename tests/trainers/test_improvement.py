@@ -43,11 +43,11 @@ class Scene(NamedTuple):
         return self.system.prior(len(self.x), self.noise)
 
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
-        known = (self.labels,) if getattr(self.system, "by_class", False) else ()
+        known = (self.labels,) if "labels" in self.system.capabilities else ()
         return self.system.decode(self.networks, z, *known)
 
     def posterior(self, x: torch.Tensor):
-        known = (self.labels,) if getattr(self.system, "by_class", False) else ()
+        known = (self.labels,) if "labels" in self.system.capabilities else ()
         return self.system.encode(self.networks, x, self.noise, *known)
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Scene(NamedTuple):
     def judged(self, x: torch.Tensor, judge: str = "discriminator") -> torch.Tensor:
         if judge not in self.networks:
             judge = "critic"
-        if getattr(self.system, "conditional", False) and not hasattr(self.system, "encode"):  # its judge is told the class
+        if self.system.conditional and "encode" not in self.system.capabilities:  # its judge is told the class
             x = torch.cat([x, torch.nn.functional.one_hot(self.labels, self.system.classes)], 1)
         return self.networks[judge](x).flatten()
 
@@ -411,7 +411,7 @@ def play(row: Row, system, networks, sign: float) -> None:
     optimizer, noise = player.optimizer(parameters), torch.Generator().manual_seed(2)
     for _ in range(STEPS):
         x, labels = draw_data(system.batch_size, noise)
-        if getattr(system, "labelled", None) is not None:
+        if "classify" in system.capabilities:
             labels = labels.where(torch.arange(len(x)) >= len(x) // 2, -1)
         if not player.fresh:
             before.loss(Batch(x, labels), noise)

@@ -17,8 +17,9 @@ from klprobe.trainers.infogan import InfoGAN
 from klprobe.trainers.iwgan import IWGAN
 from klprobe.training.checkpoint import Checkpoint
 from klprobe.training.data import Batch, Data
+from klprobe.training.loop import Algorithm
 from klprobe.training.losses import gaussian_nll, importance_weights, real_loss
-from klprobe.training.trained import Trained
+from klprobe.training.trained import TrainedSystem
 from klprobe.types import CapabilityError, InputError
 
 N, DIM, CLASSES = 13, 3, 4
@@ -272,10 +273,11 @@ def test_checkpoints_go_through_sample_reconstruct_estimate_and_evaluate(name, f
         assert "makes no samples of a class" in said
 
 
-class Named:
+class Named(Algorithm):
     """A system whose samples are their class."""
 
-    by_class, conditional, classes, latent_dim = True, True, 7, 2
+    capabilities = frozenset({"decode", "labels"})
+    conditional, classes, latent_dim = True, 7, 2
 
     def prior(self, num, noise):
         return torch.zeros(num, 2)
@@ -286,11 +288,11 @@ class Named:
 
 def test_samples_and_the_classes_they_are_judged_by_agree_over_several_blocks():
     data = Data("toy", "test", torch.arange(1234.0)[:, None] % 7, torch.arange(1234) % 7)
-    trained = Trained(Checkpoint(Named(), torch.nn.ModuleDict(), {"system": "named"}))
+    trained = TrainedSystem(Checkpoint(Named(), torch.nn.ModuleDict(), {"system": "named"}))
     evidence = Evidence(trained, data, data, None, raw_values, num_samples=1234)
     assert torch.equal(evidence.samples[:, 0].long(), evidence.give("sample_labels", "model", "accuracy", False))
     assert torch.equal(evidence.data[:, 0].long(), evidence.give("sample_labels", "real", "accuracy", False))
     assert torch.equal(evidence.data[:, 0].long(), evidence.give("data_labels", "model", "elbo", True))
-    rows = sampled_rows(Named(), torch.nn.ModuleDict(), 20, torch.Generator())
+    rows = sampled_rows(trained, 20, torch.Generator())
     assert {name: set(points[:, 0].tolist()) for name, points in rows.items()} == {f"class {c}": {c} for c in range(7)}
     assert {len(points) for points in rows.values()} == {2}

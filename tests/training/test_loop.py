@@ -17,12 +17,12 @@ from klprobe.training import checkpoint
 from klprobe.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from klprobe.training.data import Data
 from klprobe.training.log import MetricsLog
-from klprobe.training.loop import Player, train
+from klprobe.training.loop import Algorithm, Player, train
 from klprobe.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
+class Game(Algorithm):
     """Two players with a network each, both with batch statistics, dropout and noise; the critic moves twice a step."""
 
     latent_dim: int = 2
