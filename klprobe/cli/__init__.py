@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Sequence
 
 import klprobe
-from klprobe.cli.output import answer_page, say, silence_stdout
+from klprobe.cli.layout import paragraphs, table
+from klprobe.cli.output import answer, say, silence_stdout
 from klprobe.printable import short
 from klprobe.runtime import kernels
 from klprobe.types import InputError
@@ -21,29 +22,21 @@ __all__ = ["main"]
 
 ANSWERED, UNUSABLE, CHECK_FAILED, INTERRUPTED = 0, 2, 3, 130
 COMMANDS = {
-    "demo": "the main job on the small VAE and the data that come with the package; needs no flags and no network",
-    "estimate": "KL[q(z)||p(z)] of a trained encoder: klprobe estimate --checkpoint PATH",
-    "holes": "where the prior draws codes that no data point encodes to: klprobe holes --checkpoint PATH",
-    "train": "train a published system: klprobe train vae --dataset mnist --steps 10000 --out DIR",
-    "sample": "a PNG of what a trained system makes from its prior: klprobe sample --checkpoint PATH",
-    "reconstruct": "a PNG of data beside what a trained auto-encoder makes of them: klprobe reconstruct --checkpoint PATH",
-    "evaluate": "sample quality of a trained system: klprobe evaluate --checkpoint PATH --metrics fid ms-ssim",
-    "compare": "KL and sample quality of several checkpoints side by side: klprobe compare PATH PATH",
-    "synthetic": "Gaussians whose KL is known, against a classifier: klprobe synthetic estimate, minimize",
-    "data": "data sets: klprobe data list, fetch NAME, show NAME",
-    "list": "methods, trainers, data sets and checkpoint formats, one line each",
+    "demo": "Estimate the KL of the small VAE that comes with the package, on its data; needs no flags and no network.",
+    "estimate": "Estimate KL[q(z)||p(z)] of a trained encoder: klprobe estimate --checkpoint PATH",
+    "holes": "Find where the prior draws codes that no data point encodes to: klprobe holes --checkpoint PATH",
+    "train": "Train a published system: klprobe train vae --dataset mnist --steps 10000 --out DIR",
+    "sample": "Write a picture of samples of a trained system: klprobe sample --checkpoint PATH",
+    "reconstruct": "Write a picture of data and their reconstructions: klprobe reconstruct --checkpoint PATH",
+    "evaluate": "Measure the sample quality of a trained system: klprobe evaluate --checkpoint PATH --metrics fid ms-ssim",
+    "compare": "Compare the KL and the sample quality of several checkpoints: klprobe compare PATH PATH",
+    "synthetic": "Test a classifier on Gaussians whose KL is known: klprobe synthetic estimate, or minimize",
+    "data": "List, download or show data sets: klprobe data list, or fetch NAME, or show NAME",
+    "list": "List the methods, systems, data sets, checkpoint formats and metrics, one line each.",
 }
-HELP = f"""{str(klprobe.__doc__).splitlines()[0]}
-
-usage: klprobe COMMAND [flags]
-
-{chr(10).join(f"  {name:<10} {line}" for name, line in COMMANDS.items())}
-
-  klprobe COMMAND --help   the flags of a command
-  klprobe --version        the version
-
-Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed;
-130 stopped by Ctrl-C before there was an answer."""
+MORE = {"klprobe COMMAND --help": "show the flags of a command", "klprobe --version": "show the version"}
+EXIT_CODES = """Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed; 130 stopped by Ctrl-C
+before there was an answer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help", "help"):
-        answer_page(HELP)
+        about = paragraphs(str(klprobe.__doc__).split("\n\n")[0])
+        answer(*about, "", "usage: klprobe COMMAND [flags]", "", *table(COMMANDS.items()))
+        answer("", *table(MORE.items()), "", *paragraphs(EXIT_CODES))
         return ANSWERED
     if command == "--version":
-        answer_page(f"klprobe {klprobe.__version__}")
+        answer(f"klprobe {klprobe.__version__}")
         return ANSWERED
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)

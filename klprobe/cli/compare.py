@@ -38,14 +38,14 @@ class Comparing(Judging):
     """What is compared, on what data, and where the answer goes."""
 
     metrics: tuple[str, ...] = ()
-    """Metrics, or all; none by default."""
+    """Metrics to measure, by the names that `klprobe list` shows, or all; by default none."""
     methods: tuple[str, ...] = ("quick",)
-    """Estimators of the KL; quick: closed-form and monte-carlo, or classifier and gmm for an encoder that gives samples alone;
-    auto and all as in klprobe estimate."""
+    """Methods that estimate the KL. quick runs closed-form and monte-carlo, or classifier and gmm for an encoder that only
+    gives samples; auto and all do what they do in klprobe estimate."""
     out: Path | None = None
-    """Folder for comparison.html, .json and .csv."""
+    """Folder to write comparison.html, .json and .csv to; by default nothing is written."""
     json: bool = False
-    """Print the document klprobe.comparison/1 on stdout, and nothing else there."""
+    """Print the comparison on stdout as a JSON document, klprobe.comparison/1, and nothing else."""
 
 
 def run(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ import torch
 
 from klprobe import registry
 from klprobe.cli.flags import parse
+from klprobe.cli.layout import paragraphs, table
 from klprobe.cli.output import answer, answer_json
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
@@ -27,6 +28,8 @@ from klprobe.types import InputError
 BLOCK = 10_000
 """Points looked at in one piece."""
 SHOWN_CLASSES = 20
+SETTINGS = """The name of a data set can carry settings, here and in klprobe train: mnist:validation=5000, cifar-10:flip:shift=4,
+photos:resize=64. When a setting is wrong, the error message lists the settings that the data set has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +40,9 @@ class ListFlags:
     """
 
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
     json: bool = False
-    """Print one JSON document."""
+    """Print the answer as one JSON document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class FetchFlags:
     """
 
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +65,33 @@ class ShowFlags:
     """
 
     split: Literal["train", "validation", "test", "all"] = "train"
-    """Its points; validation for those that have it, as celeba or digits:validation=100."""
+    """Part of the data set to show. validation is for data sets that have such a part, as celeba or digits:validation=100."""
     num: int | None = None
-    """Points in the picture, evenly spread over the split; by default 64 tiles, or 2,500 points of the plane."""
+    """Number of data points in the picture, evenly spread over the split; by default 64 images, or 2,500 points of the
+    plane."""
     out: Path | None = None
-    """The PNG file; by default NAME.png here."""
+    """PNG file to write; by default NAME.png in the current folder."""
     strict: bool = False
-    """Stop at an image that does not decode, instead of leaving it out."""
+    """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
     json: bool = False
-    """Print one JSON document."""
+    """Print the answer as one JSON document."""
 
 
 def run(arguments: list[str]) -> int:
     """Do what the first argument says."""
     known: dict[str, tuple[Callable[[list[str]], None], str]] = {
-        "list": (_list, "which data sets are here, and how to come by the others"),
-        "fetch": (_fetch, "download data sets: klprobe data fetch mnist cifar-10"),
-        "show": (_show, "a picture of a data set, its shape, counts, classes and range: klprobe data show mnist"),
+        "list": (_list, "List the data sets: where each is on this machine, or how to get it."),
+        "fetch": (_fetch, "Download data sets: klprobe data fetch mnist cifar-10"),
+        "show": (_show, "Write a picture of a data set, and print its shape, counts, classes and range: klprobe data show mnist"),
     }
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         answer("usage: klprobe data list | fetch NAME ... | show NAME", "")
-        answer(*(f"  {name:<6} {line}" for name, (_, line) in known.items()))
-        answer("", "  klprobe data show --help   the flags of one of them", "")
-        answer(
-            "A name takes settings, here and for klprobe train: mnist:validation=5000, cifar-10:flip:shift=4,",
-            "photos:resize=64; a wrong one lists those that there are.",
-        )
+        answer(*table((name, line) for name, (_, line) in known.items()))
+        answer("", *table([("klprobe data show --help", "show the flags of one of them")]), "")
+        answer(*paragraphs(SETTINGS))
         return 0
     if first not in known:
         given = f"does not know {short(first)}" if first else "needs to be told what to do"

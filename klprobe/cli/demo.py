@@ -31,7 +31,7 @@ class Part:
     """Which of the digits."""
 
     split: Literal["train", "test", "all"] = "all"
-    """Its points; population bounds ask for points that the encoder was not trained on, that is test."""
+    """Part of the digits to encode. Bounds of the population KL need points that the encoder was not trained on: test."""
 
 
 def run(arguments: list[str]) -> int:

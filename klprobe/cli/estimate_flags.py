@@ -24,31 +24,36 @@ class Source:
     """Where the posteriors come from."""
 
     checkpoint: Path
-    """An encoder, or arrays of mean and logvar, var or std, in any format of `klprobe list`."""
+    """Path of an encoder, or of arrays of mean and logvar, var or std, in one of the formats that `klprobe list` shows."""
     encoder: str | None = None
-    """package.module:factory of the network whose weights the checkpoint holds; imports and runs that code."""
+    """Function that makes the network whose weights the checkpoint holds, as package.module:factory; this code is imported and
+    run."""
     allow_pickle: bool = False
-    """Open a whole pickled torch module, or checkpoint, that you trust: opening it runs whatever code it holds."""
+    """Open a pickled torch module or checkpoint that you trust. Opening it runs any code that it holds."""
     file_memory: float | None = None
-    """Memory in GB that a file may use where klprobe runs it in a process of its own; by default half of the machine's."""
+    """Largest memory, in GB, for a file that klprobe runs in a separate process; by default half of the machine's memory."""
     file_seconds: float = 600.0
-    """Seconds that opening such a file, or one answer of its program, may take."""
+    """Longest time, in seconds, for opening such a file, and for each answer of the program in it."""
     outputs: str | None = None
-    """What the encoder returns, as mean,logvar or mean,_,std (_ is ignored); by default looked at and said."""
+    """What the encoder returns, as mean,logvar or mean,_,std, where _ is ignored; by default klprobe finds out, and says what
+    it found."""
     data: str | None = None
-    """Data to encode: a data set, .npy, .npz, a folder of images, package.module:dataset; else what it was trained on."""
+    """Data to encode: the name of a data set, a .npy or .npz file, a folder of images, or package.module:dataset; by default
+    the data set that the checkpoint was trained on."""
     resize: str | None = None
-    """Size that images are resized to, bilinear, as 32 or 32x24 (height, width)."""
-    range: Literal["0,1", "-1,1"] | None = None
-    """Range of the encoder's input; bytes are [0, 1] otherwise. Write --range=-1,1."""
+    """Resize images to this size, bilinearly: 32, or 32x24 for height and width; by default they keep their size."""
+    range: Annotated[Literal["0,1", "-1,1"] | None, tyro.conf.arg(metavar="LOW,HIGH")] = None
+    """Range of the encoder's input, 0,1 or -1,1; by default bytes are scaled to [0, 1] and other numbers stay. Write
+    --range=-1,1 with the equals sign."""
     gray: bool = False
-    """Turn colours into one grey channel."""
+    """Turn colour images into grey images of one channel."""
     flatten: bool = False
-    """Turn every point into a vector."""
+    """Turn every data point into a vector."""
     split: Literal["train", "validation", "test", "all"] = "all"
-    """Its points; population bounds ask for points that the encoder was not trained on: test, or validation."""
+    """Part of the data to encode. Bounds of the population KL need points that the encoder was not trained on: test or
+    validation."""
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,24 +61,25 @@ class Common:
     """What is asked about them, and where the answer goes."""
 
     methods: tuple[str, ...] = ("auto",)
-    """auto: those that answer best what the input allows; all: every one that it allows; or some of `klprobe list`."""
+    """Methods to run, by the names that `klprobe list` shows. auto runs those that suit the input best, and all runs every one
+    that it allows."""
     num_samples: int | None = None
-    """Latents that monte-carlo draws; short for --monte-carlo.num-samples."""
+    """Number of codes that monte-carlo draws; short for --monte-carlo.num-samples."""
     tolerance: float | None = None
-    """Standard error in nats that monte-carlo draws down to; short for --monte-carlo.tolerance."""
+    """Standard error, in nats, at which monte-carlo stops drawing; short for --monte-carlo.tolerance."""
     prior: str = "own"
-    """own: the checkpoint's, else N(0, I); or normal:scale=2, sphere, mixture:FILE, vampprior:FILE, flow:FILE, samples:FILE,
-    module:prior."""
+    """Prior p(z). own is the prior of the checkpoint, or N(0, I) where it has none. Others are normal:scale=2, sphere,
+    mixture:FILE, vampprior:FILE, flow:FILE, samples:FILE and package.module:prior."""
     device: DeviceName = "auto"
-    """Where the encoder runs, and every method that has a device."""
+    """Device for the encoder and for the methods that can use one; auto takes a GPU where there is one."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
     out: Path | None = None
-    """Folder for report.json, report.csv, report.html and figures."""
+    """Folder to write report.json, report.csv, report.html and figures to; by default nothing is written."""
     resume: bool = False
-    """Go on with the draws that a stopped run of monte-carlo left in --out."""
+    """Continue with the draws that a stopped run of monte-carlo left in the folder --out."""
     json: bool = False
-    """Print the document klprobe.report/1 on stdout, and nothing else there."""
+    """Print the report on stdout as a JSON document, klprobe.report/1, and nothing else."""
 
 
 def parse_groups(
@@ -91,8 +97,8 @@ def parse_groups(
     """
     shown: tuple[str, ...] = registry.names("estimators")
     asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
-    general: list[Any] = [("source", Annotated[source, Bare, tyro.conf.FlagCreatePairsOff])] if source else []
-    general.append(("common", Annotated[Common, Bare, tyro.conf.FlagCreatePairsOff], dataclasses.field(default_factory=Common)))
+    general: list[Any] = [("source", Annotated[source, Bare])] if source else []
+    general.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
     if asked is not None:
         shown = tuple(arguments[asked + 1 :])
         text += f"\nThe settings of a method, such as --maf.flows 3: {prog} --help maf\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+import tyro
 
 from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Bare
@@ -41,40 +42,45 @@ class Judging:
     """What is measured, on what, and where the answer goes."""
 
     metrics: tuple[str, ...] = ("all",)
-    """all: every one that system and data allow; or some of those that `klprobe list` shows."""
+    """Metrics to measure, by the names that `klprobe list` shows. all measures every one that the system and the data allow."""
     data: str | None = None
-    """Data set to compare with; by default the one trained on. Its training split is the reference, and feeds the net."""
+    """Data set to compare with; by default the one that the system was trained on. Its training split is the reference, and
+    trains the feature net."""
     split: Literal["validation", "test"] = "test"
-    """Held-out points; validation for sets that have it, as celeba or mnist:validation=5000."""
+    """Held-out part of the data. validation is for data sets that have such a part, as celeba or mnist:validation=5000."""
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
     num_samples: int = 10_000
-    """Samples at most; there are never more than held-out or training data."""
+    """Largest number of samples; there are never more of them than held-out or training data."""
     net: str = "own"
-    """own: a classifier trained on the data's training split; values: the data as they are; or a file: a checkpoint of klprobe
-    train classifier, or TorchScript that returns logits, or features and logits (Inception's weights, say)."""
+    """Feature net. own is a classifier trained on the training split, and values takes the data as they are. A file is a
+    checkpoint of klprobe train classifier, or a TorchScript net that returns logits, or features and logits, such as
+    Inception."""
     net_steps: int = 2000
-    """Training steps of one's own net."""
+    """Number of training steps of the net that --net own trains."""
     net_shape: str | None = None
-    """Input of a TorchScript net, as 3x299x299; images are brought to it."""
-    net_range: Literal["0,1", "-1,1", "0,255"] = "0,1"
-    """Range of its input. Write --net-range=-1,1."""
+    """Shape of the input of a TorchScript net, such as 3x299x299; images are resized to it. By default they keep their
+    shape."""
+    net_range: Annotated[Literal["0,1", "-1,1", "0,255"], tyro.conf.arg(metavar="LOW,HIGH")] = "0,1"
+    """Range of the input of a TorchScript net: 0,1 or -1,1 or 0,255. Write --net-range=-1,1 with the equals sign."""
     file_memory: float | None = None
-    """Memory in GB that a TorchScript net may use in its process of its own; by default half of the machine's."""
+    """Largest memory, in GB, for a TorchScript net, which runs in a separate process; by default half of the machine's
+    memory."""
     file_seconds: float = 600.0
-    """Seconds that opening it, or one answer of it, may take."""
+    """Longest time, in seconds, for opening a TorchScript net, and for each of its answers."""
     lpips_weights: Path | None = None
-    """Folder with the state dicts of AlexNet and of LPIPS, which lpips needs."""
+    """Folder with the state dicts of AlexNet and of LPIPS; the metric lpips needs it."""
     cache: Path | None = None
-    """Folder that keeps features and one's own net; by default klprobe in $XDG_CACHE_HOME or ~/.cache."""
+    """Folder where features and the net of --net own are kept for later runs; by default klprobe in $XDG_CACHE_HOME or
+    ~/.cache."""
     device: DeviceName = "auto"
-    """Where the networks run."""
+    """Device for the networks; auto takes a GPU where there is one."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
     out: Path | None = None
-    """Folder for evaluation.html, .json, .csv and figures."""
+    """Folder to write evaluation.html, .json, .csv and figures to; by default nothing is written."""
     json: bool = False
-    """Print the document klprobe.evaluation/1 on stdout, and nothing else there."""
+    """Print the results on stdout as a JSON document, klprobe.evaluation/1, and nothing else."""
 
 
 def run(arguments: list[str]) -> int:
@@ -121,13 +127,13 @@ def parse_judging(
 
     `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
     """
-    import tyro
-
     asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
     shown = registry.names("metrics") if asked is None else tuple(arguments[asked + 1 :])
-    help_of = tyro.conf.arg(help="Checkpoint of klprobe train.")
-    source: list[Any] = [("checkpoint", Annotated[Path, help_of])]
+    source: list[Any] = [("checkpoint", Annotated[Path, tyro.conf.arg(help="Checkpoint file that klprobe train wrote.")])]
     if several:
+        help_of = tyro.conf.arg(
+            help="The checkpoints, in any format that klprobe estimate reads.", metavar="PATH ...", help_behavior_hint=""
+        )
         source = [("checkpoints", Annotated[tuple[Path, ...], tyro.conf.Positional, help_of])]
     general: list[Any] = [*source, ("judging", Annotated[judging, Bare], dataclasses.field(default_factory=judging))]
     if asked is not None:

@@ -12,10 +12,13 @@ from typing import TypeVar
 
 import tyro
 
+from klprobe.cli.field_help import registry
+from klprobe.cli.layout import paragraphs
+from klprobe.cli.output import answer
 from klprobe.types import InputError
 
 T = TypeVar("T")
-MARKERS = (tyro.conf.DisallowNone,)
+MARKERS = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 FLAG = re.compile(r"--[a-z][\w.-]*")
 WRONG_TYPE = re.compile(
     r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\](?:\. |\.?$)"
@@ -33,10 +36,12 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
     """
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=prog, args=arguments, config=MARKERS)
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            return _cli(kind, prog, arguments)
     except SystemExit as stop:
         if stop.code != 2:
+            answer(*paragraphs(kind.__doc__ or ""), "")
+            _cli(kind, prog, arguments)  # now it prints the flags, and ends
             raise
     known = _known_flags(kind, prog)
     for token in arguments:
@@ -48,11 +53,17 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
     raise InputError(f"{_first_section(said)} See {prog} --help.")
 
 
+def _cli(kind: type[T], prog: str, arguments: Sequence[str]) -> T:
+    """What tyro makes of the arguments; `parse` prints the description, broken for the terminal, and tyro the flags."""
+    with registry():
+        return tyro.cli(kind, prog=prog, args=arguments, config=MARKERS, description="")
+
+
 def _known_flags(kind: type, prog: str) -> set[str]:
     """The flags as the help lists them."""
     printed = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
-        tyro.cli(kind, prog=prog, args=["--help"], config=MARKERS)
+        _cli(kind, prog, ["--help"])
     return {flag for line in _lines(printed) for flag in FLAG.findall(line.split("  ")[0])}
 
 

@@ -36,21 +36,22 @@ class Options:
     """What is asked about them, and where the answer goes."""
 
     num_samples: int = 10_000
-    """Draws of the prior, and as many of the codes."""
+    """Number of draws of the prior, and of codes."""
     quantile: float = 0.01
-    """Of the codes' density: what lies below it counts as a hole."""
+    """Draws of the prior count as holes where the density is below this quantile of the density at the codes."""
     prior: str = "own"
-    """own: the checkpoint's, else N(0, I); or as in klprobe estimate."""
+    """Prior p(z). own is the prior of the checkpoint, or N(0, I) where it has none; klprobe estimate --help lists the
+    others."""
     tsne: bool = False
-    """Draw a t-SNE as well: some twenty seconds more."""
+    """Also draw a t-SNE figure, which takes some twenty seconds."""
     device: DeviceName = "auto"
-    """Where the encoder and the decoder run."""
+    """Device for the encoder and the decoder; auto takes a GPU where there is one."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
     out: Path | None = None
-    """Folder for holes.html, holes.json, holes.npz (the ranked codes) and figures."""
+    """Folder to write holes.html, holes.json, holes.npz (the ranked codes) and figures to; by default nothing is written."""
     json: bool = False
-    """Print the document klprobe.holes/1 on stdout, and nothing else there."""
+    """Print the results on stdout as a JSON document, klprobe.holes/1, and nothing else."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

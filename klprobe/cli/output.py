@@ -29,11 +29,6 @@ def answer(*lines: object) -> None:
     emit(lambda: print("\n".join(_shown(str(line), sys.stdout) for line in lines)))
 
 
-def answer_page(text: str) -> None:
-    """A page that klprobe wrote, as a help text: its line ends are its own."""
-    answer(*text.split("\n"))
-
-
 def answer_json(document: str) -> None:
     """A JSON document, whose strings escape by JSON's own rules what must not be seen (`klprobe.estimation.report.as_json`)."""
     emit(lambda: print(document))

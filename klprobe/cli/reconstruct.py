@@ -25,21 +25,21 @@ class Flags:
     """
 
     checkpoint: Path
-    """A checkpoint of klprobe train, of a system with an encoder."""
+    """Checkpoint file that klprobe train wrote, of a system with an encoder."""
     out: Path | None = None
-    """The PNG file; by default reconstructions.png beside the checkpoint."""
+    """PNG file to write; by default reconstructions.png beside the checkpoint."""
     num: int = 32
-    """Data points to reconstruct."""
+    """Number of data points to reconstruct."""
     data: str | None = None
-    """Data set to take them from; by default the one trained on."""
+    """Data set to take the points from; by default the one that the system was trained on."""
     split: Literal["train", "test", "all"] = "test"
-    """Its points."""
+    """Part of the data set to take the points from."""
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
     seed: int = 0
-    """Of the codes, which are drawn from q(z|x)."""
+    """Seed of the codes, which are drawn from q(z|x)."""
     device: DeviceName = "auto"
-    """Where the networks run."""
+    """Device for the networks; auto takes a GPU where there is one."""
 
 
 def run(arguments: list[str]) -> int:

@@ -23,15 +23,15 @@ class Flags:
     """
 
     checkpoint: Path
-    """A checkpoint of klprobe train."""
+    """Checkpoint file that klprobe train wrote."""
     out: Path | None = None
-    """The PNG file; by default samples.png beside the checkpoint."""
+    """PNG file to write; by default samples.png beside the checkpoint."""
     num: int = 64
-    """Data points to draw; of a system with classes, a row of tiles for each class."""
+    """Number of samples to draw. A system with classes draws one row of samples for each class."""
     seed: int = 0
-    """Of the codes."""
+    """Seed of the codes, which are drawn from the prior."""
     device: DeviceName = "auto"
-    """Where the generator runs."""
+    """Device for the generator; auto takes a GPU where there is one."""
 
 
 def run(arguments: list[str]) -> int:

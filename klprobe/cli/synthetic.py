@@ -11,6 +11,7 @@ from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.evaluate import WIDTH, columns
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
+from klprobe.cli.layout import table
 from klprobe.cli.output import answer, say
 from klprobe.cli.progress import bars
 from klprobe.distributions.problems import features_of
@@ -23,8 +24,8 @@ from klprobe.types import InputError
 
 RECORDS = "synthetic.jsonl"
 KNOWN: dict[Experiment, str] = {
-    "estimate": "both Gaussians fixed: what a trained classifier says of their KL, beside the truth",
-    "minimize": "the second Gaussian learns from the classifier: does the true KL fall?",
+    "estimate": "Keep both Gaussians fixed, and compare what a trained classifier says of their KL with the truth.",
+    "minimize": "Let the second Gaussian learn from the classifier, and see whether the true KL falls.",
 }
 
 
@@ -33,15 +34,17 @@ class Runs:
     """What is run, and where the answer goes."""
 
     dims: tuple[int, ...] = (1, 10, 100)
-    """Dimensions d."""
+    """Dimensions d of the Gaussians, each of which is run."""
     seeds: int = 10
-    """Runs at each dimension: seeds 0, 1, ... of the classifier's weights and all draws."""
+    """Number of runs at each dimension, with seeds 0, 1, ... for the classifier's weights and all draws."""
     preset: Preset = "quick"
-    """Numbers for the settings below: quick fits one CPU core (a minute a seed), paper is DMVI's (a GPU, hours a seed)."""
+    """Values of the settings below that are not given. quick suits one CPU core (a minute a seed), and paper has those of DMVI
+    (hours a seed on a GPU)."""
     device: DeviceName = "auto"
-    """Where the networks run."""
+    """Device for the networks; auto takes a GPU where there is one."""
     out: Path | None = None
-    """Folder for synthetic.jsonl, one line for each run, and a figure; what is recorded there is not run again."""
+    """Folder to write a figure and synthetic.jsonl to, with one line for each run; a run that is already recorded there is not
+    run again. By default nothing is written."""
 
 
 def run(arguments: list[str]) -> int:
@@ -49,8 +52,8 @@ def run(arguments: list[str]) -> int:
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         answer("usage: klprobe synthetic estimate | minimize [flags]", "")
-        answer(*(f"  {name:<9} {line}" for name, line in KNOWN.items()))
-        answer("", "  klprobe synthetic estimate --help   the flags")
+        answer(*table(KNOWN.items()))
+        answer("", *table([("klprobe synthetic estimate --help", "show the flags")]))
         return 0
     if first not in KNOWN:
         given = f"does not know {first!r}" if first else "needs to be told what to do"
@@ -74,8 +77,7 @@ def run(arguments: list[str]) -> int:
 
 def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings]:
     """Flags of the runs, and settings as they stand in the preset that the flags name."""
-    said = KNOWN[experiment]
-    text = f"{said[0].upper()}{said[1:]}\n\nklprobe synthetic {experiment} --dims 1 10 --seeds 3 --out runs/synthetic"
+    text = f"{KNOWN[experiment]}\n\nklprobe synthetic {experiment} --dims 1 10 --seeds 3 --out runs/synthetic"
 
     def read(preset: Preset) -> Any:
         default = dataclasses.field(default_factory=lambda: Settings(**PRESETS[preset]))

@@ -10,8 +10,9 @@ import tyro
 
 from klprobe import registry
 from klprobe.cli.flags import parse
+from klprobe.cli.layout import table
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_page
+from klprobe.cli.output import answer
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_dataset
 from klprobe.datasets import dataset
@@ -27,42 +28,44 @@ class Training:
     """What to train on, for how long, and where the result goes."""
 
     dataset: str
-    """Data set that `klprobe data list` shows, with settings as in celeba:size=128:flip or mnist:validation=5000; a folder of
-    images, .npy or .npz; package.module:dataset."""
+    """Data to train on: a data set that `klprobe data list` shows, with settings as in celeba:size=128:flip or
+    mnist:validation=5000; a folder of images; a .npy or .npz file; or package.module:dataset."""
     steps: int
-    """Steps in all, those before a resume included."""
+    """Number of training steps in all, including those before --resume."""
     out: Path
-    """Folder for checkpoint.safetensors, metrics.csv and pictures."""
+    """Folder to write checkpoint.safetensors, metrics.csv and pictures to."""
     split: Literal["train", "all"] = "train"
-    """Points to train on; train leaves the test points for `klprobe estimate --split test`."""
+    """Part of the data to train on; train leaves the test points for `klprobe estimate --split test`."""
     data_root: Path | None = None
-    """Folder of the data sets' folders; by default $KLPROBE_DATA, then ./data."""
+    """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
     seed: int = 0
-    """Of all randomness: initial weights, order of the data, noise."""
+    """Seed of all random numbers: the initial weights, the order of the data, and the noise."""
     device: DeviceName = "auto"
-    """Where to train."""
+    """Device to train on; auto takes a GPU where there is one."""
     precision: Precision = "float32"
-    """bf16: products inside the networks in bfloat16, for GPUs that have it; weights and losses stay float32."""
+    """Precision of the products inside the networks. bf16 is bfloat16, for GPUs that have it; weights and losses stay
+    float32."""
     resume: bool = False
-    """Go on from the checkpoint in the folder."""
+    """Continue from the checkpoint in the folder --out."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints."""
+    """Number of steps between two checkpoints."""
     log_every: int = 100
-    """Steps between two rows of metrics.csv."""
+    """Number of steps between two rows of metrics.csv."""
     tensorboard: bool = False
-    """Write TensorBoard events beside metrics.csv; needs the extra [tensorboard]."""
+    """Write TensorBoard events beside metrics.csv; this needs the extra [tensorboard]."""
     pictures_every: int = 1000
-    """Steps between two pictures of samples (and of reconstructions), for data that have pictures; 0: none."""
+    """Number of steps between two pictures of samples and of reconstructions, for data that can be drawn; 0 draws none."""
 
 
 def run(arguments: list[str]) -> int:
     """Train the system that the first argument names, with its settings as flags."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        known = "".join(f"  {name:<12} {registry.describe('trainers', name)}\n" for name in registry.names("trainers"))
-        usage = f"usage: klprobe train NAME --dataset NAME --steps N --out DIR [settings of the system]\n\n{known}"
+        names = registry.names("trainers")
         if not arguments:
-            raise InputError(f"klprobe train needs the name of a system: {', '.join(registry.names('trainers'))}.")
-        answer_page(f"{usage}\n  klprobe train NAME --help   the settings of a system")
+            raise InputError(f"klprobe train needs the name of a system. Give one of {', '.join(names)}.")
+        answer("usage: klprobe train NAME --dataset NAME --steps N --out DIR [settings]", "")
+        answer(*table((name, registry.describe("trainers", name)) for name in names))
+        answer("", *table([("klprobe train NAME --help", "show the settings of a system")]))
         return 0
     name, rest = arguments[0].replace("_", "-"), arguments[1:]
     system = registry.load("trainers", name)
@@ -105,7 +108,7 @@ def _flags(name: str, system: type, arguments: list[str]) -> tuple[Training, Any
     """The flags of the run and of the system; one folder of flags, no prefixes."""
     text = f"{system.__doc__}\nklprobe train {name} --dataset digits --steps 1000 --out runs/{name}"
     bare = tyro.conf.arg(name="")
-    groups: list[Any] = [("training", Annotated[Training, bare, tyro.conf.FlagCreatePairsOff])]
+    groups: list[Any] = [("training", Annotated[Training, bare])]
     groups.append(("algorithm", Annotated[system, bare], dataclasses.field(default_factory=system)))
     flags: Any = parse(
         dataclasses.make_dataclass("Flags", groups, namespace={"__doc__": text}), arguments, prog=f"klprobe train {name}"

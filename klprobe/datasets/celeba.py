@@ -45,7 +45,7 @@ class Celeba:
     size: int = 64
     """Height and width that faces are resized to, bilinear and antialiased; the papers have 64 and 128."""
     strict: bool = False
-    """Stop at an image that does not decode, instead of leaving it out."""
+    """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     flip: bool = False
     """Turn images left to right at random when training."""
     shift: int = 0

@@ -36,9 +36,9 @@ class ImageFolder:
     resize: str = ""
     """Size of all images, bilinear, as 64 or 48x64 (height, width); needed where they have several."""
     gray: bool = False
-    """Turn colours into one grey channel."""
+    """Turn colour images into grey images of one channel."""
     strict: bool = False
-    """Stop at an image that does not decode, instead of leaving it out."""
+    """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     held_out: int = 10
     """Where there are no folders train and test: every so many-th image, in the order of paths, is a test image; 0: none."""
     validation: int = 0

@@ -17,34 +17,36 @@ Preset = Literal["quick", "paper"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of one run; the defaults are the preset `quick`, for one CPU core."""
+    """Settings of one run; the defaults are the preset `quick`, for one CPU core."""
 
     classifier_layers: int = 4
-    """Hidden layers of the classifier (paper: 4; figure 8: 3)."""
+    """Number of hidden layers of the classifier (paper: 4; figure 8: 3)."""
     classifier_width: int = 128
-    """Units in each (paper: about 100 million parameters in all, which 5,700 make)."""
+    """Number of units in each hidden layer (paper: about 100 million parameters in all, which 5,700 units give)."""
     classifier_lr: float = 1e-4
-    """Adam's learning rate for the classifier (paper: 1e-4; figure 9: 1e-3)."""
+    """Learning rate of Adam for the classifier (paper: 1e-4; figure 9: 1e-3)."""
     classifier_steps_per_generator_step: int = 1
-    """Updates of the classifier for each of the second Gaussian (paper: 1; figure 10: 5); minimize only."""
+    """Number of updates of the classifier for each update of the second Gaussian (paper: 1; figure 10: 5); minimize only."""
     generator_lr: float = 1e-3
-    """Adam's learning rate for W and b of the second Gaussian (paper: 1e-3); minimize only."""
+    """Learning rate of Adam for W and b of the second Gaussian (paper: 1e-3); minimize only."""
     betas: tuple[float, float] = (0.5, 0.9)
-    """Adam's, for both (paper: beta1 0.5 in appendix E, beta2 0.9 in appendix K)."""
+    """Both betas of Adam, for the classifier and the second Gaussian (paper: beta1 0.5 in appendix E, beta2 0.9 in appendix
+    K)."""
     batch_size: int = 64
-    """Draws of each Gaussian in a step (paper: 64 in appendix K)."""
+    """Number of draws of each Gaussian in a step (paper: 64 in appendix K)."""
     steps: int = 4000
-    """Steps, the classifier's in estimate and the generator's in minimize (paper: 1,000,000)."""
+    """Number of steps: of the classifier in estimate, of the second Gaussian in minimize (paper: 1,000,000)."""
     features: int | None = None
-    """k of x = W^T z + b, W in R^{k x d}; by default 10 d, as in the paper."""
+    """Number k of features in x = W^T z + b, where W is in R^{k x d}; by default 10 d, as in the paper."""
     pair_seed: int = 0
-    """Draws both W and b (standard normal; the paper does not say), while the seeds vary classifier and draws."""
+    """Seed that W and b of both Gaussians are drawn with (standard normal; the paper does not say). The other seeds change the
+    classifier and the draws."""
     logged: int = 60
-    """Points of a curve."""
+    """Number of points of a logged curve."""
     log_draws: int = 2000
-    """Fresh draws of q behind each estimate along the way."""
+    """Number of fresh draws of q for each logged estimate."""
     report_draws: int = 20_000
-    """Fresh draws of each side behind the estimates at the end; estimate only."""
+    """Number of fresh draws of each Gaussian for the estimates at the end; estimate only."""
 
     def __post_init__(self) -> None:
         for name in ("classifier_layers", "classifier_width", "classifier_steps_per_generator_step", "batch_size", "steps"):
