@@ -195,7 +195,7 @@ def test_words_in_the_header_of_a_checkpoint_that_is_read(genuine, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     tensors, settings = read(genuine)
     text = "".join(TEXTS).encode("utf-8", "replace").decode()  # half a letter makes settings no JSON that is read
-    write(pathlib.Path("said.safetensors"), tensors, settings | {"split": text, text: [text], "commit": text})
+    write(pathlib.Path("said.safetensors"), tensors, settings | {text: [text], "commit": text})
     given = ["--checkpoint", "said.safetensors", "--device", "cpu"]
     run(capsys, "estimate", *given, "--methods", "closed-form", "--out", "out")
     run(capsys, "holes", *given, "--num-samples", "1000", "--out", "out")
