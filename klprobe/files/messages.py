@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 LENGTH = struct.Struct("<Q")
-HEADER_BYTES = 1 << 26
+HEADER_BYTES = 1 << 22
 """Most bytes of JSON in one message; names of tensors may be many."""
+MOST_TENSORS, MOST_SIDES, LONGEST_SIDE = 100_000, 64, 1 << 48
+"""In one message; of one tensor."""
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -64,20 +66,30 @@ def receive(
         raise BrokenMessage(f"a message of {length:,} bytes of JSON")
     try:
         header = json.loads(_read(channel, length, deadline))
-        content, layout = header["content"], header["tensors"]
-        sizes = [(DTYPES[told["dtype"]], [int(size) for size in told["shape"]]) for told in layout]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        content, sizes = header["content"], [_layout(told) for told in header["tensors"][: MOST_TENSORS + 1]]
+        if not isinstance(content, dict) or len(sizes) > MOST_TENSORS:
+            raise ValueError("no message of klprobe's")
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise BrokenMessage(f"a message that is not understood ({type(error).__name__})") from error
     tensors, left = [], most_bytes
     for dtype, shape in sizes:
         count = dtype.itemsize
         for size in shape:
             count *= size
-        if count < 0 or any(size < 0 for size in shape) or count > left:
+        if count > left:
             raise BrokenMessage(f"a tensor of shape {shape}")
         left -= count
         tensors.append(_as_tensor(_read(channel, count, deadline), dtype, shape))
     return content, tensors
+
+
+def _layout(told: Any) -> tuple[torch.dtype, list[int]]:
+    """Type and shape of a tensor, as the other side tells them."""
+    dtype, shape = DTYPES[told["dtype"]], told["shape"]
+    plain = isinstance(shape, list) and all(type(size) is int and 0 <= size <= LONGEST_SIDE for size in shape)
+    if not plain or len(shape) > MOST_SIDES:
+        raise ValueError("no shape of a tensor")
+    return dtype, shape
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ process and gives a `Program` that answers from there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
 from klprobe.files.exported_check import sanitised
 from klprobe.files.onnx_check import check_external_data
+from klprobe.files.script_check import check_classes, check_source
 from klprobe.types import CapabilityError, InputError
 
 Kind = Literal["torchscript", "exported", "onnx"]
-TOUCHES_FILES = re.compile(rb"\b(from_file|save)\b")
-"""aten::from_file maps any file, writable, and aten::save writes one."""
+LONGEST = 200
+"""Letters that a confined process may say about the input that its program wants."""
 ONNX_SEED = 1
 """Of onnxruntime's random operators, which take it when the model is opened."""
 
@@ -69,33 +69,42 @@ def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method
     if kind == "torchscript":
         settings |= {"device": device, "method": method}
     child = Child(openers[kind], settings, label=path.name, limits=limits, device=device, seed=seed)
-    facts = dict(child.facts)
-    wants, batch_size = facts.pop("wants"), facts.pop("batch_size", None)
-    return Program(child, facts, wants, batch_size)
+    batch_size = child.facts.get("batch_size")
+    return Program(
+        child, child.facts, str(child.facts.get("wants", ""))[:LONGEST], batch_size if type(batch_size) is int else None
+    )
 
 
 def open_torchscript(path: str, device: str, method: str) -> Opened:
     """The network of a TorchScript file, in eval mode.
 
     torch's own interpreter reads the file; it knows tensors and numbers and no Python, and the pickles inside never reach
-    Python's unpickler. Two of its operators touch files: a program that mentions them is refused.
+    Python's unpickler. Its source may name listed operators only (`klprobe.files.script_check`).
     """
     name = Path(path).name
 
-    def check(entry: str, content: bytes) -> bytes:
-        if entry.lower().startswith("code/") and TOUCHES_FILES.search(content):
-            raise InputError(f"{name}: its program ({entry}) reads or writes files, so klprobe does not run it.")
+    def check(entry: str, content: bytes) -> bytes | None:
+        if entry.lower().endswith(".debug_pkl"):
+            return None
+        if entry.lower().startswith("code/"):
+            check_source(name, entry, content)
+        elif entry.lower().endswith(".pkl"):
+            check_classes(name, entry, content)
         return content
 
     try:
         module = torch.jit.load(repacked(Path(path), check), map_location=device)
+    except InputError:
+        raise
     except (RuntimeError, ValueError) as error:
         if "alloc" in str(error) or "memory" in str(error):
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{name} is damaged, or needs operators this torch lacks ({said[:200]}): save it again.") from error
-    facts = {"saved_in_training_mode": bool(module.training), "wants": wanted_by(module)}
-    module.eval()
+    frozen = not hasattr(module, "training")  # by torch.jit.freeze, which only takes networks in eval mode
+    facts = {"saved_in_training_mode": not frozen and bool(module.training), "wants": wanted_by(module)}
+    if not frozen:
+        module.eval()
     called = getattr(module, method) if hasattr(module, method) else module
     return Opened(facts, run=lambda x: called(x.to(device)))
 

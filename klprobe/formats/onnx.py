@@ -31,7 +31,8 @@ class Onnx:
             InputError: a damaged file, weights outside its folder, several inputs, beyond the limits, or data that do not fit.
         """
         program = start("onnx", path, request.limits, seed=SEED)
-        facts = {"format": "onnx", "file": path.name, "sha256": {path.name: sha256(path)}, **program.facts}
+        facts = {"format": "onnx", "file": path.name, "sha256": {path.name: sha256(path)}}
+        facts["onnxruntime"] = str(program.facts.get("onnxruntime"))[:40]
         size = program.batch_size
         notes = () if size is None else (f"exported for {size} points at a time",)
         return encode_data(Encoder(program.run, path.name, program.wants, size), request, facts, notes)

@@ -98,7 +98,7 @@ class Scvi:
                 writable=Path(copy),
             ) as child,
         ):
-            mean, name = child.tensors["mean"], child.facts["model"]
+            mean, name = child.tensors["mean"], str(child.facts.get("model"))[:40]
         return Encoded(
             posterior_of(path.name, child.tensors),
             provenance={

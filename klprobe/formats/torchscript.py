@@ -29,6 +29,11 @@ class TorchScript:
             InputError: damaged, a bomb, a program that touches files or goes beyond the limits, or that does not fit the data.
         """
         program = start("torchscript", path, request.limits, device=request.device, method="encode", seed=SEED)
-        notes = ("saved in training mode, run in eval mode",) if program.facts["saved_in_training_mode"] else ()
-        facts = {"format": "torchscript", "file": path.name, "sha256": {path.name: sha256(path)}, **program.facts}
+        notes = ("saved in training mode, run in eval mode",) if program.facts.get("saved_in_training_mode") else ()
+        facts = {
+            "format": "torchscript",
+            "file": path.name,
+            "sha256": {path.name: sha256(path)},
+            "saved_in_training_mode": bool(program.facts.get("saved_in_training_mode")),
+        }
         return encode_data(Encoder(program.run, path.name, program.wants), request, facts, notes)

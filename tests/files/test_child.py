@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import socket
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
 from klprobe.files.programs import start
 from klprobe.files.rights import landlock_version
+from klprobe.files.system_calls import MACHINES
 from klprobe.types import CapabilityError, InputError
 
 FUNCTIONS = """
-import ctypes, os, pathlib, socket, subprocess, time
+import ctypes, os, pathlib, resource, socket, subprocess, threading, time
 import torch
 from klprobe.files.confined import Opened
 from klprobe.types import CapabilityError, InputError
@@ -40,7 +42,15 @@ def tries(what, path):
         "folder": lambda: os.mkdir(path),
         "start": lambda: subprocess.run(["true"], check=True),
         "connect": lambda: socket.create_connection(("127.0.0.1", int(path)), timeout=5),
-        "read": lambda: pathlib.Path(path).read_text(),
+        "chmod": lambda: os.chmod(path, 0o666),
+        "times": lambda: os.utime(path, (0, 0)),
+        "attribute": lambda: os.setxattr(path, "user.a", b"b"),
+        "unix": lambda: socket.socket(socket.AF_UNIX).connect(path),
+        "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
+        "fork": lambda: os._exit(0) if os.fork() == 0 else None,
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "limits": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
+        "thread": lambda: (lambda t: (t.start(), t.join()))(threading.Thread(target=lambda: None)),
     }
     return Opened({"said": said(attempts[what])})
 
@@ -69,6 +79,9 @@ def lies(descriptor_message):
 """
 
 
+needs_seccomp = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in MACHINES, reason="no system call is refused on this system"
+)
 needs_landlock = pytest.mark.skipif(landlock_version() < 4, reason="this system has no Landlock to give up rights with")
 
 
@@ -109,6 +122,28 @@ def test_it_can_neither_change_a_file_nor_start_a_program(functions, tmp_path, w
     with opened(functions.tries, {"what": what, "path": str(path)}) as process:
         assert process.facts["said"] == "PermissionError"
     assert path.exists() == (what in ("append", "remove"))
+
+
+@needs_seccomp
+@pytest.mark.parametrize("what", ["chmod", "times", "attribute", "unix", "datagram", "fork", "signal", "limits"])
+def test_it_can_neither_talk_to_other_processes_nor_change_rights(functions, tmp_path, what):
+    path = tmp_path / "there"
+    path.write_text("as it was")
+    path.chmod(0o600)
+    before = path.stat()
+    if what == "unix":
+        path = tmp_path / "listening"
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(path))
+        server.listen()
+    with opened(functions.tries, {"what": what, "path": str(path)}) as process:
+        assert process.facts["said"] == "PermissionError"
+    assert (tmp_path / "there").stat()[:9] == before[:9]
+
+
+def test_it_may_start_threads_of_its_own(functions):
+    with opened(functions.tries, {"what": "thread", "path": ""}) as process:
+        assert process.facts["said"] == "done"
 
 
 @needs_landlock
@@ -158,7 +193,7 @@ def test_an_answer_that_does_not_come_ends_the_process(functions):
         process.process.wait(timeout=10)
 
 
-def test_more_points_may_take_more_time_at_the_pace_that_was_seen(functions):
+def test_more_points_may_take_more_time_at_the_pace_of_the_first_answer(functions):
     with opened(functions.slow, {}, Limits(seconds=2)) as process:
         process(torch.zeros(1))
         assert len(process(torch.zeros(3))) == 3

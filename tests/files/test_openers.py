@@ -50,6 +50,7 @@ DECLARED = {
     ("klprobe.files.hdf5", "anndata.read_h5ad"): "in a confined process, after its links were looked at",
     ("klprobe.files.child", "subprocess"): "starts the confined process: this Python, a fixed line of code",
     ("klprobe.files.rights", "ctypes"): "system calls that give up rights",
+    ("klprobe.files.system_calls", "ctypes"): "the system call that refuses others",
     ("klprobe.formats.scvi", "scvi.model"): "in a confined process, on a copy that was written from arrays alone",
     ("klprobe.formats.pythae", "pythae.models"): "classes of pythae by name, with settings; no files of its own are read",
     ("klprobe.formats.diffusers", "from_config"): "one class, built from settings; it reads no files",
