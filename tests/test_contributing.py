@@ -11,11 +11,13 @@ import sys
 import numpy as np
 import pytest
 
+from klprobe import cli
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLES = dict(re.findall(r"^`(klprobe/\w+/\w+\.py)`.*?\n\n```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 """From the path of a new file to the file."""
-ROWS = re.findall(r"(in|before) `(\w+)` of\s+`(tests/[\w/]+\.py)`:\n\n```python\n(.*?)```", TEXT, re.DOTALL)
+ROWS = re.findall(r"(in|before) `(\w+)` of\s+`(tests/[\w/]+\.py)`:\n\n```(?:python|text)\n(.*?)```", TEXT, re.DOTALL)
 """What the contract tests ask for beside it: where, in or before which table of which file, and the lines."""
 LONGEST = 50
 """Lines of an example."""
@@ -54,9 +56,43 @@ def two_clouds():
     return SHIFT * np.where(np.arange(N) % 2, 1.0, -1.0)[:, None], np.ones((N, 1))
 
 
+ROOMS = re.findall(r"^\| (`.*?`) \| (.*) \|$", TEXT.split("## Code map")[1].split("\n## ")[0], re.MULTILINE)
+MANY_OF_A_KIND = ("estimators", "trainers", "datasets", "metrics", "formats")
+"""Folders whose files `klprobe list` names."""
+
+
+def test_the_code_map_names_every_room_and_no_other():
+    named = sorted(name for cell, _ in ROOMS for name in re.findall(r"`(.*?)`", cell))
+    there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "klprobe").iterdir()}
+    assert named == sorted(there - {"__pycache__/", "__init__.py", "py.typed"})
+
+
+@pytest.mark.parametrize(("room", "text"), ROOMS, ids=[room for room, _ in ROOMS])
+def test_the_code_map_names_every_file_of_a_room_and_no_other(room, text):
+    folder = ROOT / "klprobe" / room.strip("`/")
+    if room.count("`") > 2 or folder.name in MANY_OF_A_KIND or not (folder / "__init__.py").is_file():
+        return
+    commands = set(cli.COMMANDS) if folder.name == "cli" else set()
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"`([a-z]\w*)`", text)) | commands == files
+
+
+def test_every_path_that_is_named_exists():
+    places = [ROOT, ROOT / "klprobe", ROOT / "analyses", ROOT / "analyses" / "machinery", ROOT / "analyses" / "ours"]
+    places += [ROOT / "klprobe" / "files"]
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    named = set(re.findall(r"`([\w./-]+(?:/|\.(?:py|md|txt|toml)))`", prose)) - set(EXAMPLES) - {"utils.py"}
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+    assert "klprobe/metrics/__init__.py" in named
+
+
+def test_the_three_sentences_stand_first():
+    assert re.findall(r"^(\d)\. .*\*\*", TEXT.split("## Code map")[0], re.MULTILINE) == ["1", "2", "3"]
+
+
 def test_there_is_one_short_example_for_each_folder():
     assert sorted(path.split("/")[1] for path in EXAMPLES) == ["datasets", "estimators", "formats", "metrics", "trainers"]
-    assert len(ROWS) == TEXT.count("```python") - len(EXAMPLES) == 4
+    assert len(ROWS) == TEXT.count("```python") + TEXT.count("```text") - len(EXAMPLES) == 4
     for path, text in EXAMPLES.items():
         assert len(text.splitlines()) <= LONGEST, path
 

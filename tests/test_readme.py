@@ -10,6 +10,7 @@ import tomllib
 import numpy
 import pytest
 
+import klprobe
 from klprobe import registry
 from klprobe.cli.estimate import ESTIMATE_HELP
 from klprobe.cli.estimate_flags import Source, parse_groups
@@ -93,11 +94,56 @@ def test_the_table_of_methods_is_the_registry():
     assert set(re.findall(r"`([\w-]+)`", first_cells)) == set(registry.names("estimators"))
 
 
-def test_the_code_map_names_every_room():
-    said = (ROOT / "CONTRIBUTING.md").read_text()
-    for path in (ROOT / "klprobe").iterdir():
-        if not path.name.startswith(("_", ".")) and path.name != "py.typed":
-            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in said, path.name
+def test_every_file_that_is_named_exists():
+    """Outside of code blocks, where users' own files stand, and apart from what klprobe itself writes."""
+    prose = re.sub(r"```.*?```|^\|.*$", "", README, flags=re.DOTALL | re.MULTILINE)
+    written = {"report.html", "report.json", "report.csv", "posterior.npz", "prior.npz", "p.npz", ".npy", ".npz"}
+    named = {word for word in re.findall(r"`([\w./-]+)`", prose) if re.search(r"/|\.\w", word) and "klprobe." not in word}
+    assert [word for word in named - written if not (ROOT / word).exists()] == []
+    assert "constraints.txt" in named
+
+
+def test_every_command_that_is_named_is_one():
+    commands = {path.stem for path in (ROOT / "klprobe" / "cli").glob("[a-z]*.py")}
+    named = set(re.findall(r"(?:`|&& |^|-m )klprobe ([a-z]+)", README, re.MULTILINE))
+    listed = README.split("Beside `estimate`:")[1].split("\n\n")[0]
+    named |= set(re.findall(r"`([a-z]+)[ `]", listed.split("names everything")[0])) - {"klprobe"}
+    assert {"demo", "estimate", "holes", "train", "list"} <= named <= commands
+
+
+def test_every_flag_that_is_named_is_one():
+    sources = "".join(path.read_text() for path in (ROOT / "klprobe" / "cli").glob("*.py"))
+    known = {name.replace("_", "-") for name in re.findall(r"^    (\w+): ", sources, re.MULTILINE)}
+    known |= set(re.findall(r"--([a-z][a-z-]*)", sources))
+    named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", README))
+    assert {"allow-pickle", "methods"} <= named <= known | {"help"}
+
+
+def test_every_extra_that_is_named_is_one():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"`\[(\w+)\]`|\.\[(\w+)\]", README))
+    assert {name for pair in named for name in pair if name} <= set(extras)
+    assert len(named) > 4
+
+
+def test_every_name_of_klprobe_that_is_named_exists():
+    for name in set(re.findall(r"\bklprobe((?:\.[A-Za-z]\w*)+)\(?", README)) - {".lightning.TrackKL"}:
+        found = klprobe
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+    assert "`klprobe.lightning.TrackKL`" in README
+    assert "class TrackKL(" in (ROOT / "klprobe" / "estimation" / "lightning.py").read_text()
+
+
+def test_what_is_not_python_is_installed_with_it():
+    """Every such file of the package is one that pyproject.toml names, so that `pip install .` has pages, demo and types."""
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert list(said) == ["klprobe"]
+    package = ROOT / "klprobe"
+    installed = {path for pattern in said["klprobe"] for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*.*") if path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert others <= installed
+    assert {path.suffix for path in others} == {".jinja", ".safetensors", ".typed"}
 
 
 def test_the_speed_ratios_are_those_of_the_last_record():

@@ -7,7 +7,7 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "analyses").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "analyses").rglob("*.md"))]
 SOURCES = [*PAGES, *sorted((ROOT / "analyses").rglob("*.py"))]
 LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
 COMMAND = re.compile(r"python -m (analyses(?:\.[a-z]\w*)+)")
@@ -15,7 +15,8 @@ COMMAND = re.compile(r"python -m (analyses(?:\.[a-z]\w*)+)")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_to_a_file(page):
-    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link.split("#")[0]).exists()]
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    missing = [link for link in LINK.findall(text) if not (page.parent / link.split("#")[0]).exists()]
     assert not missing
 
 

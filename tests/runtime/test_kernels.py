@@ -6,7 +6,7 @@ import pytest
 
 CHOOSE = """
 import os, pathlib, sys
-from klprobe import kernels
+from klprobe.runtime import kernels
 kernels.choose(pathlib.Path(sys.argv[1]))
 print(os.environ.get("OPENBLAS_CORETYPE", "OpenBLAS's own"))
 """
