@@ -23,7 +23,7 @@ from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_pri
 from klprobe.distributions.statistics import point_mean, visits
 from klprobe.estimators._density_fit import Schedule, log_density, maximise, whiten
 from klprobe.estimators._shared import Split, draw_evenly, mean_error, split_points
-from klprobe.types import Estimate, InputError, Posterior, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, no_progress
 
 FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20
 """At most: codes that fix the whitening and start the model; codes that choose the weights to keep; both, for each point."""
@@ -32,7 +32,7 @@ NUMBERS = 16_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityEstimator(abc.ABC):
+class DensityEstimator(Estimator, abc.ABC):
     """Algorithm 3 with the model left open: a subclass says which density, and how it starts."""
 
     preset: Literal["default", "paper"] = "default"

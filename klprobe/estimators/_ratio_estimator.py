@@ -20,7 +20,7 @@ from klprobe.estimators._ratio_losses import Loss
 from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._shared import FIT_LEFT_OUT
 from klprobe.estimators._sides import Sides, evaluate
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
 """Codes of each side that choose the weights, and the calibration."""
@@ -36,7 +36,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RatioEstimator(abc.ABC):
+class RatioEstimator(Estimator, abc.ABC):
     """A network that learns log q/p; a subclass says by which loss."""
 
     layers: int = 3

@@ -20,7 +20,7 @@ from klprobe.estimators._ratio_report import RatioOnQ
 from klprobe.estimators._shared import FIT_LEFT_OUT, MeanError, mean_error
 from klprobe.estimators._sides import Sides
 from klprobe.estimators._whitening import Whitening
-from klprobe.types import Estimate, InputError, Progress, Target, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, Target, no_progress
 
 __all__ = ["Denoising"]
 
@@ -34,7 +34,7 @@ NUMBERS = 8_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising:
+class Denoising(Estimator):
     """Difference of denoising errors of q and p over noise levels: works for large KL and many latents; no bound."""
 
     lowest: float = -6.0

@@ -22,7 +22,7 @@ from klprobe.estimators._ratio_report import calibration
 from klprobe.estimators._shared import FIT_LEFT_OUT, clip, mean_error, nwj
 from klprobe.estimators._sides import Sides, evaluate
 from klprobe.estimators._whitening import Whitening
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 __all__ = ["Telescoping"]
 
@@ -47,7 +47,7 @@ class Start(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Telescoping:
+class Telescoping(Estimator):
     """Density ratio as a sum over a chain of waymarks between q and p, each link certified, for KL beyond log n."""
 
     links: int = 0
