@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch.distributions import Distribution
 
@@ -158,10 +160,44 @@ class Posterior(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A frozen dataclass of settings; keeps no state, so one instance serves any number of posteriors."""
+    """A frozen dataclass of settings; keeps no state, so one instance serves any number of posteriors.
 
-    requires: ClassVar[frozenset[str]]
+    An estimator inherits from this class, and overrides, by a setting or a class variable, what does not hold of it.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
     """Of `posterior-density` and `prior-density`: what the method cannot do without."""
+    in_parallel: ClassVar[bool] = False
+    """Whether several processes share its work (klprobe.runtime.parallel)."""
+
+    @property
+    def preset(self) -> str:
+        """Name of a set of settings, `default` for a method's own; others may be large, and run on all threads."""
+        return "default"
+
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer, 0 without networks: small networks run on one thread."""
+        return 0
+
+    @property
+    def device(self) -> str | None:
+        """Where it computes, `cpu` unless told otherwise; None: the method has no choice."""
+        return None
+
+    @property
+    def partial(self) -> Path | None:
+        """File that keeps what is done until the method is; None: nothing is kept."""
+        return None
+
+    @property
+    def resume(self) -> bool:
+        """Whether it goes on from `partial`."""
+        return False
+
+    def cost(self, posterior: Posterior) -> str | None:
+        """What a run that will be long takes, in words; None where it is not long, or not known."""
+        return None
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
@@ -177,6 +213,7 @@ class Estimator(Protocol):
             CapabilityError: a needed density is missing.
             InputError: too few points, a fit that diverged, and what to change.
         """
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
 from klprobe.cli.progress import bar, bars
 from klprobe.datasets import is_ours
+from klprobe.distributions.posteriors import has_density
 from klprobe.estimation.report import Report, as_json
 from klprobe.estimation.run import estimate
 from klprobe.files.tensor_file import KIND, kind_of
@@ -110,7 +111,7 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
         say(f"{label}: {note}")
     methods = [name for words in judging.methods for name in words.split(",") if name]
     if methods == ["quick"]:
-        exact = all(getattr(law, "has_log_prob", True) for law in (encoded.posterior, encoded.prior))
+        exact = all(has_density(law) for law in (encoded.posterior, encoded.prior) if law is not None)
         methods = list(QUICK if exact else QUICK_FROM_SAMPLES)
     with bars(label, len(methods) + 1) as progress_of:
         return estimate(

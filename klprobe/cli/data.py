@@ -116,13 +116,13 @@ def _list(arguments: list[str]) -> None:
 def _row(name: str, root: Path | None) -> dict[str, Any]:
     """A data set's name, whether it is here, and where it is or how to come by it."""
     chosen = registry.create("datasets", name)
-    if getattr(chosen, "path", None) == "":
+    if chosen.path == "":
         return {"name": name, "state": "yours", "where": registry.describe("datasets", name)}
-    if not hasattr(chosen, "locate"):
-        return {"name": name, "state": "built in", "where": registry.describe("datasets", name)}
     try:
-        whole = chosen.whole(root) if hasattr(chosen, "whole") else True
-        return {"name": name, "state": "here" if whole else "partial", "where": str(chosen.locate(root).resolve())}
+        where = chosen.locate(root)
+        if where is None:
+            return {"name": name, "state": "built in", "where": registry.describe("datasets", name)}
+        return {"name": name, "state": "here" if chosen.whole(root) else "partial", "where": str(where.resolve())}
     except InputError:
         remedy = f"klprobe data fetch {name}" + ("" if chosen.downloads else " says what to put where")
         return {"name": name, "state": "missing", "where": remedy}
@@ -136,8 +136,7 @@ def _fetch(arguments: list[str]) -> None:
     wanted: dict[str, Dataset] = {name: registry.create("datasets", name) for name in names}
     for name, chosen in wanted.items():
         if not chosen.downloads:
-            if hasattr(chosen, "locate"):
-                chosen.locate(flags.data_root)  # says what to put where
+            chosen.locate(flags.data_root)  # says what to put where
             answer(f"{name} needs no download.")
         for download in chosen.downloads:
             with bar(download.path) as progress:
@@ -156,7 +155,7 @@ def _show(arguments: list[str]) -> None:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
     chosen = dataset(names[0])
     if flags.strict:
-        if not hasattr(chosen, "strict"):
+        if chosen.strict is None:
             raise InputError(f"--strict is for sets of image files; {names[0]} is none.")
         chosen = replace(chosen, strict=True)  # type: ignore[type-var]
     data = read_dataset(chosen, names[0], flags.split, flags.data_root)

@@ -17,8 +17,7 @@ from klprobe.cli.source import read_source
 from klprobe.distributions.posteriors import as_posterior
 from klprobe.estimation.auto import left_out
 from klprobe.estimation.report import Report
-from klprobe.estimation.run import capabilities, choose_methods, estimate
-from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.estimation.run import capabilities, choose_methods, estimate, name_of
 from klprobe.formats import Encoded
 from klprobe.rendering.files import save
 from klprobe.rendering.terminal import print_report
@@ -84,14 +83,13 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
 def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
     """Before a long wait begins, say how long it will be."""
     for estimator in methods:
-        cost = estimator.cost(as_posterior(posterior)) if isinstance(estimator, MonteCarlo) else None
-        if cost:
-            say(f"monte-carlo: {cost}")
+        if cost := estimator.cost(as_posterior(posterior)):
+            say(f"{name_of(estimator)}: {cost}")
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
     """Run the methods that share their work over processes, and say nothing."""
-    shared = [m for m in methods if getattr(m, "in_parallel", False)]
+    shared = [m for m in methods if m.in_parallel]
     estimate(encoded.posterior, prior, methods=shared, seed=seed, parts=encoded.parts)
     parallel.stop()
     return cli.ANSWERED
@@ -124,7 +122,7 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
         raise InputError("--resume needs the --out of the run that was stopped.")
     configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], **given)
     for name, estimator in configured.items():
-        if device != "cpu" and getattr(estimator, "device", None) == "cpu":
+        if device != "cpu" and estimator.device == "cpu":
             configured[name] = dataclasses.replace(estimator, device=device)
     names = [name for words in common.methods for name in words.split(",") if name]
     if not names:

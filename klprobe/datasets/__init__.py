@@ -35,11 +35,48 @@ SHAPES += "with load(split, root, progress), as the data sets of klprobe have it
 class Dataset(Protocol):
     """One data set: a frozen dataclass of settings with default values, first in its file's `__all__`.
 
-    A set that lies in files also has `locate(root)`: the file or folder that it is read from, InputError where it is missing.
+    A data set inherits from this class, and overrides, by a setting or a method, what does not hold of it.
     """
 
-    downloads: ClassVar[tuple[Download, ...]]
+    downloads: ClassVar[tuple[Download, ...]] = ()
     """What `klprobe data fetch` gets."""
+
+    @property
+    def path(self) -> str | None:
+        """The user's own file or folder, empty until she names it; None: the set is klprobe's."""
+        return None
+
+    @property
+    def validation(self) -> int | None:
+        """Training points kept for the split `validation`, 0 for no such split; None: it has an official one."""
+        return 0
+
+    @property
+    def strict(self) -> bool | None:
+        """Whether one bad file stops everything; None: it is no set of image files."""
+        return None
+
+    @property
+    def centres(self) -> torch.Tensor | None:
+        """Means of the modes, shape (modes, D), where they are known."""
+        return None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of a mode in each direction, where it is known."""
+        return None
+
+    def locate(self, root: Path | None = None) -> Path | None:
+        """The file or folder that it is read from, InputError where that is missing; None: it is built in."""
+        return None
+
+    def whole(self, root: Path | None = None) -> bool:
+        """Whether all of its files are where `locate` says."""
+        return True
+
+    def only_reading(self) -> Dataset:
+        """The same set, which writes nothing beside its files: for one that a file has named, not the user."""
+        return self
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read one split.
@@ -51,6 +88,7 @@ class Dataset(Protocol):
         Raises:
             InputError: unknown split, or a file that is missing or damaged; the message says what to put where.
         """
+        raise NotImplementedError
 
 
 def parts(split: str, known: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
@@ -91,7 +129,7 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
 
 def has_validation(chosen: Dataset) -> bool:
     """Whether a set has a split `validation`: an official one, or one kept of its training points."""
-    return bool(getattr(chosen, "validation", True))
+    return chosen.validation is None or chosen.validation != 0
 
 
 def held_out(count: int, every: int, split: str) -> list[int]:
@@ -144,13 +182,11 @@ def downloads(folder: str, sites: Sequence[str], sha256: Mapping[str, str]) -> t
 
 
 @dataclass(frozen=True)
-class PythonData:
+class PythonData(Dataset):
     """What `package.module:name` stands for: a tenth of it, every tenth point, is held out, unless it has splits of its own."""
 
     name: str
     """As the user typed it: her code is imported and called."""
-    downloads: ClassVar[tuple[Download, ...]] = ()
-    validation: ClassVar[int] = 0
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Points as they are, images with their channels brought to the front.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets import Split, carved, held_out, parts
+from klprobe.datasets import Dataset, Split, carved, held_out, parts
 from klprobe.files import npy
 from klprobe.files.downloads import Download
 from klprobe.files.images import channels_first
@@ -27,7 +27,7 @@ BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class ArrayFile:
+class ArrayFile(Dataset):
     """A .npy or .npz of shape (N, ...): its path, as x.npz or x.npz:held_out=0; x_train and x_test in it, or a tenth held out.
 
     An .npz may hold labels too, as labels or y, y_train and y_test. Bytes are images' 0 to 255; other numbers are taken as

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets import Split, data_root, folder_with, parts
+from klprobe.datasets import Dataset, Split, data_root, folder_with, parts
 from klprobe.datasets._decoded import Files, decode
 from klprobe.files.downloads import Download
 from klprobe.files.images import Undecodable, read_image
@@ -39,7 +39,7 @@ TERMS = (
 
 
 @dataclass(frozen=True)
-class Celeba:
+class Celeba(Dataset):
     """CelebA faces: 162,770 + 19,867 + 19,962 colour images, cut to the face, 64 x 64 or celeba:size=128 (Liu et al. 2015)."""
 
     size: int = 64
@@ -51,6 +51,7 @@ class Celeba:
     shift: int = 0
     """Move images by up to so many pixels at random when training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
+    validation: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 148:

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from klprobe.datasets import Split, carved, data_root, downloads, parts
+from klprobe.datasets import Dataset, Split, carved, data_root, downloads, parts
 from klprobe.files.downloads import Download
 from klprobe.files.python2_pickle import read_pickle
 from klprobe.registry import spec
@@ -50,7 +50,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Cifar10:
+class Cifar10(Dataset):
     """CIFAR-10 photographs of ten kinds of things: 50,000 + 10,000 colour images of 32 x 32 (Krizhevsky 2009)."""
 
     partial: bool = False

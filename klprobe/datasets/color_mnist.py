@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets import Split, carved, parts
+from klprobe.datasets import Dataset, Split, carved, parts
 from klprobe.datasets._idx import MNIST, load_idx, locate_idx
 from klprobe.files.downloads import Download
 from klprobe.registry import spec
@@ -22,7 +22,7 @@ PART_NUMBER = {"train": 0, "test": 1}
 
 
 @dataclass(frozen=True)
-class ColorMnist:
+class ColorMnist(Dataset):
     """MNIST digits, each in one random hue: 60,000 + 10,000 colour images of 28 x 28.
 
     The colour of an image depends on the seed, the part (train or test) and the image's number in it, and on nothing else:

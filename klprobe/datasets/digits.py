@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets import Split, carved, parts
+from klprobe.datasets import Dataset, Split, carved, parts
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
 from klprobe.types import Progress, no_progress
@@ -23,7 +23,7 @@ Every fifth of the whole file would not do: the classes repeat with period ten i
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Dataset):
     """scikit-learn's embedded digits: 1,797 grey images of 8 x 8 as vectors in [0, 1], 1,442 train + 355 test."""
 
     validation: int = 0

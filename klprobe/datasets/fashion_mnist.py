@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from klprobe.datasets import Split, carved, downloads
+from klprobe.datasets import Dataset, Split, carved, downloads
 from klprobe.datasets._idx import load_idx, locate_idx
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
@@ -16,7 +16,7 @@ __all__ = ["FashionMnist"]
 
 
 @dataclass(frozen=True)
-class FashionMnist:
+class FashionMnist(Dataset):
     """Fashion-MNIST articles of clothing: 60,000 + 10,000 grey images of 28 x 28 (Xiao, Rasul, Vollgraf 2017)."""
 
     validation: int = 0

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets import Split, carved, parts
+from klprobe.datasets import Dataset, Split, carved, parts
 from klprobe.distributions.problems import Gaussian, paper_gaussian
 from klprobe.files.downloads import Download
 from klprobe.printable import short
@@ -26,7 +26,7 @@ SEEDS = {"train": 1, "test": 2}
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class Gaussians(Dataset):
     """N(b, W^T W), W of shape (10 d, d), entries N(0, 1), d = 2 (gaussians:dim=100): 50,000 train + 10,000 test points.
 
     Reference: DMVI section 5, which leaves the laws of W and b open; these are klprobe's.

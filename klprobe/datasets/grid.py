@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets import Split, carved
+from klprobe.datasets import Dataset, Split, carved
 from klprobe.datasets._modes import load_modes
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
@@ -21,7 +21,7 @@ TICKS, STD = (-4.0, -2.0, 0.0, 2.0, 4.0), 0.05
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Dataset):
     """2-D grid: 25 normals of standard deviation 0.05 at {-4, -2, 0, 2, 4}^2, 50,000 train + 10,000 test points."""
 
     validation: int = 0

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets import Split, carved, held_out, parts
+from klprobe.datasets import Dataset, Split, carved, held_out, parts
 from klprobe.datasets._decoded import Files, decode
 from klprobe.files.downloads import Download
 from klprobe.files.images import find_images, parse_size, read_image
@@ -25,7 +25,7 @@ LARGEST = 4096
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Dataset):
     """A folder of images: its path, as photos or photos:resize=64:gray; folders train and test, or a tenth held out.
 
     Where every image lies in a folder of its own class, as in train/cat/1.png, images are labelled by those folders.

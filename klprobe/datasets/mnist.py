@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from klprobe.datasets import Split, carved
+from klprobe.datasets import Dataset, Split, carved
 from klprobe.datasets._idx import MNIST, load_idx, locate_idx
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
@@ -16,7 +16,7 @@ __all__ = ["Mnist"]
 
 
 @dataclass(frozen=True)
-class Mnist:
+class Mnist(Dataset):
     """MNIST handwritten digits: 60,000 + 10,000 grey images of 28 x 28 (LeCun et al. 1998)."""
 
     validation: int = 0

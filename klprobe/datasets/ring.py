@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from klprobe.datasets import Split, carved
+from klprobe.datasets import Dataset, Split, carved
 from klprobe.datasets._modes import load_modes
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
@@ -22,7 +22,7 @@ MODES, RADIUS, STD = 8, 1.0, 0.01
 
 
 @dataclass(frozen=True)
-class Ring:
+class Ring(Dataset):
     """2-D ring: 8 normals of standard deviation 0.01 on the unit circle, 50,000 train + 10,000 test points."""
 
     validation: int = 0

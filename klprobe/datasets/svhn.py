@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets import Split, carved, downloads, folder_with, parts
+from klprobe.datasets import Dataset, Split, carved, downloads, folder_with, parts
 from klprobe.files.downloads import Download
 from klprobe.training.data import Data
 from klprobe.types import InputError, Progress, no_progress
@@ -18,7 +18,7 @@ __all__ = ["Svhn"]
 
 
 @dataclass(frozen=True)
-class Svhn:
+class Svhn(Dataset):
     """Street View House Numbers, cropped: 73,257 + 26,032 colour images of 32 x 32 (Netzer et al. 2011)."""
 
     validation: int = 0

@@ -332,6 +332,11 @@ def sample_with(distribution: Distribution, num_samples: int, generator: torch.G
         return distribution.sample(torch.Size([num_samples]))
 
 
+def has_density(distribution: Distribution) -> bool:
+    """Whether log_prob can be asked for: a plain torch distribution has one; those of klprobe say so as `has_log_prob`."""
+    return bool(getattr(distribution, "has_log_prob", True))
+
+
 def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
     """KL[q(z|x_n)||p] of every point, shape (N,), or None when it has no closed form."""
     normal = diagonal_normal(prior)

@@ -18,7 +18,7 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
-from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
+from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, sample_prior
 from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
 
@@ -191,7 +191,7 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
             "holes are where the aggregate posterior's density is low, and this encoder gives samples without a density "
             "log q(z|x): load one that returns mean and logvar."
         )
-    if not getattr(prior, "has_log_prob", True):
+    if not has_density(prior):
         raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
     if q.num_points < LEAST_POINTS:
         raise InputError(f"holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")

@@ -19,9 +19,6 @@ from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, Torch
 from klprobe.estimation import verdict
 from klprobe.types import INTERRUPTED, Check, Estimate, Estimator, InputError, PartReport, Posterior, Quantity
 
-ONE_AT_A_TIME = {"partial": None, "resume": False}
-"""Settings of a whole run that a part must not share: its draws are not those on disk."""
-
 
 def check_parts(parts: Mapping[str, slice | Classes], posterior: Posterior) -> None:
     """Raise InputError unless each part is columns, or classes, of this posterior."""
@@ -118,9 +115,12 @@ def _of_latents(
     return [estimate for method in methods for estimate in _alone(method).estimate(q, p, generator=generator)]
 
 
-def _alone(method: Any) -> Estimator:
-    shared = {field: value for field, value in ONE_AT_A_TIME.items() if hasattr(method, field)}
-    alone: Estimator = dataclasses.replace(method, **shared)
+def _alone(method: Estimator) -> Estimator:
+    """The method without what a part must not share: the draws on disk are those of the whole posterior."""
+    if method.partial is None and not method.resume:
+        return method
+    settings: Any = method  # a dataclass, whose fields these two then are
+    alone: Estimator = dataclasses.replace(settings, partial=None, resume=False)
     return alone
 
 

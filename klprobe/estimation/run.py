@@ -18,7 +18,14 @@ from klprobe import registry
 from klprobe.distributions.categorical import Classes
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
-from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, check_prior, standard_normal
+from klprobe.distributions.posteriors import (
+    DiagonalGaussian,
+    SampleOnly,
+    as_posterior,
+    check_prior,
+    has_density,
+    standard_normal,
+)
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
@@ -220,7 +227,7 @@ def _threads_for(estimator: Estimator) -> Iterator[None]:
     six minutes with two, spent waiting for each other.
     """
     before = torch.get_num_threads()
-    small = getattr(estimator, "preset", "default") == "default" and getattr(estimator, "width", 0) < WIDE
+    small = estimator.preset == "default" and estimator.width < WIDE
     torch.set_num_threads(1 if small else before)
     try:
         yield
@@ -234,7 +241,7 @@ def choose_methods(
     """(name, configured estimator) in the order they run; "all" is every one that the input allows, "auto" the best of them.
 
     Raises:
-        InputError: no method, or an unknown name.
+        InputError: no method, an unknown name, or an object that is no estimator.
     """
     if not methods:
         raise InputError(f"No method was named; known: auto, all, {', '.join(registry.names('estimators'))}.")
@@ -248,8 +255,13 @@ def choose_methods(
         elif isinstance(method, str):
             estimator = registry.load("estimators", method)()
             chosen[registry.name_of(estimator)] = estimator
-        else:
+        elif isinstance(method, Estimator):
             chosen[registry.name_of(method)] = method
+        else:
+            raise InputError(
+                f"A method is a name or an estimator; got {type(method).__name__}: let its class inherit from "
+                "klprobe.types.Estimator, which says what an estimator has."
+            )
     if ALWAYS not in chosen and not registry.load("estimators", ALWAYS).requires - able:
         chosen[ALWAYS] = registry.load("estimators", ALWAYS)()
     rank = {name: i for i, name in enumerate(FIRST)}
@@ -262,7 +274,7 @@ def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
         name
         for name, there in (
             ("posterior-density", posterior.has_log_prob),
-            ("prior-density", getattr(prior, "has_log_prob", True)),
+            ("prior-density", has_density(prior)),
         )
         if there
     )

@@ -24,7 +24,7 @@ from klprobe.distributions.statistics import mean_error, point_mean, visits
 from klprobe.distributions.whitening import Whitening, whiten
 from klprobe.estimators._descent import Schedule, anneal
 from klprobe.estimators._sides import Split, draw_evenly, split_points
-from klprobe.types import Estimate, InputError, Posterior, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, no_progress
 
 FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20
 """At most: codes that fix the whitening and start the model; codes that choose the weights to keep; both, for each point."""
@@ -42,7 +42,7 @@ NUMBERS = 16_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityEstimator(abc.ABC):
+class DensityEstimator(Estimator, abc.ABC):
     """Algorithm 3 with the model left open: a subclass says which density, and how it starts."""
 
     preset: Literal["default", "paper"] = "default"

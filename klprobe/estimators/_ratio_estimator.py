@@ -18,7 +18,7 @@ from klprobe.distributions.whitening import Preparation
 from klprobe.estimators._ratio import Activation, Loss, RatioSettings, learn_ratio, whitened
 from klprobe.estimators._ratio_report import FIT_LEFT_OUT, calibration, evaluate
 from klprobe.estimators._sides import Codes, Sides
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
 """Codes of each side that choose the weights, and the calibration."""
@@ -34,7 +34,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RatioEstimator(abc.ABC):
+class RatioEstimator(Estimator, abc.ABC):
     """A network that learns log q/p; a subclass says by which loss."""
 
     layers: int = 3

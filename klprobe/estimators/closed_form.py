@@ -12,13 +12,13 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.posteriors import as_posterior, check_prior, conditional_kl
 from klprobe.distributions.statistics import point_mean, visits
-from klprobe.types import Bound, Estimate, Progress, Target, no_progress
+from klprobe.types import Bound, Estimate, Estimator, Progress, Target, no_progress
 
 __all__ = ["ClosedForm"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ClosedForm:
+class ClosedForm(Estimator):
     """Average KL over all points, and the bounds that 0 <= I_N <= log N gives."""
 
     num_samples: int = 20_000

@@ -25,7 +25,7 @@ from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._ratio import MOMENT_DRAWS, hidden_layers
 from klprobe.estimators._ratio_report import FIT_LEFT_OUT, RatioOnQ
 from klprobe.estimators._sides import POOLED_SHARES, Moments, Sides, moments
-from klprobe.types import Estimate, InputError, Progress, Target, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, Target, no_progress
 
 __all__ = ["Denoising"]
 
@@ -39,7 +39,7 @@ NUMBERS = 8_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising:
+class Denoising(Estimator):
     """Difference of denoising errors of q and p over noise levels: works for large KL and many latents; no bound."""
 
     lowest: float = -6.0

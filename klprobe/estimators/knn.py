@@ -16,7 +16,7 @@ from klprobe.distributions.posteriors import as_posterior, check_prior, sample_p
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
 from klprobe.distributions.whitening import Whitening
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 __all__ = ["Knn"]
 
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Knn:
+class Knn(Estimator):
     """Ratio of nearest-neighbour distances, bias-corrected: nothing to train, for few latents; no bound."""
 
     neighbours: int = 5

@@ -14,7 +14,7 @@ from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._ratio import CHUNK
 from klprobe.estimators._ratio_report import calibration, evaluate
 from klprobe.estimators._sides import Sides
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 __all__ = ["LeastSquares"]
 
@@ -28,7 +28,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastSquares:
+class LeastSquares(Estimator):
     """Density ratio as a sum of Gaussian bumps by least squares (uLSIF, RuLSIF), in seconds; for few latents."""
 
     alpha: float = 0.1

@@ -20,7 +20,7 @@ from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, che
 from klprobe.distributions.removal import removal_losses
 from klprobe.distributions.statistics import PointMean, point_mean, visits
 from klprobe.runtime.partial import Keeper
-from klprobe.types import Bound, Estimate, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
+from klprobe.types import Bound, Estimate, Estimator, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
 __all__ = ["MonteCarlo"]
 
@@ -37,7 +37,7 @@ LEFT_OUT = np.array([0.0, -1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
-class MonteCarlo:
+class MonteCarlo(Estimator):
     """Whole-data-set log-sum-exp: exact for the N points, upper and leave-one-out lower bound for the population."""
 
     num_samples: int = 10_000

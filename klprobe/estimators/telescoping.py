@@ -19,7 +19,7 @@ from klprobe.estimators._descent import Fitted, Schedule, descend
 from klprobe.estimators._ratio import CHUNK, MOMENT_DRAWS, hidden_layers, logistic
 from klprobe.estimators._ratio_report import FIT_LEFT_OUT, calibration, clip, evaluate, nwj
 from klprobe.estimators._sides import POOLED_SHARES, Moments, Sides, moments, quadratic_ratio
-from klprobe.types import Estimate, InputError, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 __all__ = ["Telescoping"]
 
@@ -44,7 +44,7 @@ class Start(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Telescoping:
+class Telescoping(Estimator):
     """Density ratio as a sum over a chain of waymarks between q and p, each link certified, for KL beyond log n."""
 
     links: int = 0

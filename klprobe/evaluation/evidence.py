@@ -166,8 +166,8 @@ class Evidence:
             "generator": lambda: generator_of(self.seed, metric),
             "progress": lambda: self.progress,
             "model": lambda: self.system,
-            "centres": lambda: self._of_dataset("centres"),
-            "std": lambda: self._of_dataset("std"),
+            "centres": lambda: self._of_modes(self.dataset.centres),
+            "std": lambda: self._of_modes(self.dataset.std),
             "perceptual": self._perceptual,
             "own_logits": self._own_logits,
             "held_out_labels": self._held_out_labels,
@@ -177,10 +177,10 @@ class Evidence:
             raise InputError(f"{metric} asks for {name!r}, which klprobe.evaluation.evidence does not know.")
         return known[name]()
 
-    def _of_dataset(self, name: str) -> Any:
-        if not hasattr(self.dataset, name):
+    def _of_modes(self, known: Any) -> Any:
+        if known is None:
             raise CapabilityError(f"the modes of {self.held_out.name} are not known; those of ring and grid are")
-        return getattr(self.dataset, name)
+        return known
 
     def _perceptual(self) -> Path:
         if self.perceptual is None:

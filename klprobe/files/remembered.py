@@ -70,17 +70,14 @@ def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
         chosen = registry.create("datasets", name)
     except InputError as error:
         raise InputError(f"{file} was trained on a data set that cannot be had. {error} {GIVE.capitalize()}.") from error
-    path = getattr(chosen, "path", None)
-    if path is None:
-        return chosen
-    _check_path(path, file)
-    return chosen.only_reading() if hasattr(chosen, "only_reading") else chosen
+    if chosen.path is not None:
+        _check_path(chosen.path, file)
+    return chosen.only_reading()
 
 
 def notes_of(chosen: Any, file: str) -> tuple[str, ...]:
     """What the user should know of a data set that a file named: that it is a file or folder of her own."""
-    path = getattr(chosen, "path", None)
-    return () if path is None else (f"data from {visible(path)}, as {file} says; --data gives others.",)
+    return () if chosen.path is None else (f"data from {visible(chosen.path)}, as {file} says; --data gives others.",)
 
 
 def _check_path(path: str, file: str) -> None:

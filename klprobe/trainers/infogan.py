@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Distribution, constraints
 
 from klprobe.trainers._shared import System
 from klprobe.training.data import Batch
 from klprobe.training.loop import Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_nll, real_loss
 from klprobe.training.networks import discriminator, encoder
-from klprobe.types import InputError
+from klprobe.types import CapabilityError, InputError
 
 __all__ = ["InfoGAN"]
 
@@ -107,3 +108,32 @@ class InfoGAN(System):
         c = F.one_hot(torch.randint(self.classes, (num_samples,), generator=noise, device=device), self.classes)
         u = 2 * torch.rand(num_samples, self.continuous, generator=noise, device=device) - 1
         return torch.cat([torch.randn(num_samples, free, generator=noise, device=device), c, u], 1)
+
+    @property
+    def prior_distribution(self) -> Distribution:
+        """p(z), for searches of codes."""
+        return CodePrior(self)
+
+
+class CodePrior(Distribution):
+    """p(z) of an InfoGAN: it can be drawn from, and has no density, for classes are one-hot."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_log_prob = False
+
+    def __init__(self, system: InfoGAN) -> None:
+        self.system = system
+        super().__init__(event_shape=torch.Size([system.latent_dim]), validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        """Draws, shape sample_shape + (latent_dim,), float64, from torch's global generator."""
+        shape = torch.Size(sample_shape)
+        noise = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return self.system.prior(math.prod(shape), noise).double().reshape(shape + self.event_shape)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Raises CapabilityError: one-hot classes have no density."""
+        raise CapabilityError(
+            "The prior of infogan has no density (its classes are one-hot): use a method that needs samples only."
+        )

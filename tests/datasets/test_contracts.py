@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from klprobe import registry
-from klprobe.datasets import dataset, has_validation
+from klprobe.datasets import Dataset, dataset, has_validation
 from klprobe.types import InputError
 
 NAMES = registry.names("datasets")
-ON_DISK = tuple(name for name in NAMES if hasattr(registry.load("datasets", name), "locate"))
+ON_DISK = tuple(name for name in NAMES if registry.load("datasets", name).locate is not Dataset.locate)
 EMBEDDED = tuple(name for name in NAMES if name not in ON_DISK)
 ONES_OWN = tuple(
     name for name in ON_DISK if "path" in {field.name for field in dataclasses.fields(registry.load("datasets", name))}
@@ -46,6 +46,18 @@ def test_a_missing_set_says_where_it_is_looked_for_and_how_to_come_by_it(name, t
             ask(tmp_path)
         assert str(tmp_path) in str(caught.value)
         assert ("klprobe data fetch" in str(caught.value)) == bool(chosen.downloads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_set_can_do_is_declared(name, tmp_path):
+    """Nobody looks whether there is an attribute: a set of another kind says None."""
+    chosen = registry.create("datasets", name)
+    assert Dataset in type(chosen).__mro__
+    assert (chosen.path is None) == (name not in ONES_OWN)
+    assert (chosen.centres is None) == (chosen.std is None) == (name not in ("ring", "grid"))
+    assert chosen.strict is None or chosen.strict is False
+    assert (chosen.locate(tmp_path) is None) if name in EMBEDDED else True
+    assert type(chosen.only_reading()).load is type(chosen).load
 
 
 def test_the_registry_has_sets_of_each_of_the_three_kinds():

@@ -10,7 +10,7 @@ from klprobe import registry
 from klprobe.distributions.posteriors import SampleOnly, standard_normal
 from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimators.monte_carlo import MonteCarlo
-from klprobe.types import InputError
+from klprobe.types import Estimator, InputError
 
 QUICK = ["closed-form", MonteCarlo(num_samples=400)]
 
@@ -21,7 +21,7 @@ def problem():
 
 
 @dataclasses.dataclass(frozen=True)
-class Fails:
+class Fails(Estimator):
     error: BaseException = dataclasses.field(default_factory=lambda: RuntimeError("out of luck"))
     requires: ClassVar[frozenset[str]] = frozenset()
 
@@ -52,6 +52,24 @@ def test_a_method_gives_the_same_number_in_any_company(problem):
     value = {e.method: e.value for e in alone.estimates}["monte-carlo"]
     assert {e.method: e.value for e in beside.estimates}["monte-carlo"] == value
     assert klprobe.estimate(problem.posterior, methods=QUICK, seed=4).estimates[-1].value != beside.estimates[-1].value
+
+
+def test_what_is_no_estimator_is_refused_in_words(problem):
+    class Duck:
+        requires = frozenset()
+
+        def estimate(self, posterior, prior, *, generator, progress=None):
+            return ()
+
+    with pytest.raises(InputError, match=r"got Duck: let its class inherit from klprobe\.types\.Estimator"):
+        klprobe.estimate(problem.posterior, methods=[Duck()])
+
+
+def test_an_estimator_that_says_nothing_more_has_the_defaults():
+    plain, settings = Fails(), MonteCarlo()
+    assert (plain.requires, plain.in_parallel, plain.preset, plain.width) == (frozenset(), False, "default", 0)
+    assert (plain.device, plain.partial, plain.resume, plain.cost(None)) == (None, None, False, None)
+    assert (settings.in_parallel, settings.device, settings.preset, settings.width) == (True, "cpu", "default", 0)
 
 
 def test_a_failing_method_is_named_and_costs_no_other(problem):

@@ -7,6 +7,7 @@ import torch
 
 import klprobe
 from klprobe import registry
+from klprobe.distributions.posteriors import sample_with
 from klprobe.training.checkpoint import Checkpoint, save_checkpoint
 from klprobe.training.trained import LACKS, TrainedSystem
 from klprobe.types import CapabilityError
@@ -104,6 +105,17 @@ def test_results_have_the_shapes_of_the_contract_and_no_gradients(system):
     if "log_likelihood" in able:
         found = system.log_likelihood(points(), codes(), labels, rng())
         assert (found.shape, found.dtype, found.requires_grad) == ((NUM,), torch.float64, False)
+
+
+def test_the_prior_is_the_law_of_the_codes_that_samples_are_made_of(system):
+    """Means and squares of every latent, of 4,000 draws each way; both lie within 5 standard errors of each other."""
+    if "decode" not in system.capabilities:
+        return
+    num = 4000
+    ours, theirs = system.sample_prior(num, rng()).double(), sample_with(system.prior, num, rng(1)).double()
+    for power in (1, 2):
+        error = ((ours**power).var(0) / num + (theirs**power).var(0) / num).sqrt()
+        assert ((ours**power).mean(0) - (theirs**power).mean(0)).abs().le(5 * error + 1e-12).all()
 
 
 def test_decode_is_differentiable_where_that_is_asked_for(system):
