@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.distributions import Distribution
 
-from klprobe import cli
+from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Common, Source, parse_groups
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer_json, emit, say
@@ -17,7 +17,7 @@ from klprobe.cli.source import read_source
 from klprobe.distributions.posteriors import as_posterior
 from klprobe.estimation.auto import left_out
 from klprobe.estimation.report import Report
-from klprobe.estimation.run import capabilities, choose_methods, estimate, name_of
+from klprobe.estimation.run import capabilities, choose_methods, estimate
 from klprobe.formats import Encoded
 from klprobe.rendering.files import save
 from klprobe.rendering.terminal import print_report
@@ -84,7 +84,7 @@ def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
     """Before a long wait begins, say how long it will be."""
     for estimator in methods:
         if cost := estimator.cost(as_posterior(posterior)):
-            say(f"{name_of(estimator)}: {cost}")
+            say(f"{registry.name_of(estimator)}: {cost}")
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
