@@ -20,7 +20,7 @@ from klprobe.types import InputError
 PROGRAM = """
 import json, sys
 import torch
-from klprobe import parallel
+from klprobe.runtime import parallel
 from klprobe.distributions.posteriors import as_posterior
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.distributions.problems import linear_gaussian_encoder
@@ -89,7 +89,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from klprobe import parallel, registry
+from klprobe import registry
+from klprobe.runtime import parallel
 from klprobe.trainers.aae import AAE
 from klprobe.trainers.vae import VAE
 from klprobe.training.loop import train
