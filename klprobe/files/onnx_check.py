@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 MODEL, GRAPH, NODE, ATTRIBUTE, SPARSE, FUNCTION, TRAINING, TENSOR = range(8)
@@ -35,6 +36,7 @@ def check_external_data(path: Path) -> None:
     Raises:
         InputError: weights elsewhere, or what is no ONNX file.
     """
+    check_plain(path, path.name)
     folder = path.parent.resolve()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
