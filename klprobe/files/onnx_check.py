@@ -73,6 +73,8 @@ def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, in
     while at < stop:
         key, at = _varint(content, at, stop)
         number, wire = key >> 3, key & 7
+        if key >> 32 or not number:  # other readers drop the bits above 32, and would see another field than this one
+            raise ValueError("a field of no possible number")
         if wire == BYTES:
             length, at = _varint(content, at, stop)
             if length > stop - at:
