@@ -64,7 +64,7 @@ def _look_through(file: Any, h5py: Any, label: str) -> None:
                     waiting.append(inner)
             if elsewhere:
                 raise InputError(
-                    f"{label}: its {key[:40]!r} lies in another file, which klprobe does not follow: write the cells to one file."
+                    f"{label}: its {key[:40]!r} lies in another file, which klprobe does not follow: write one file."
                 )
             if len(seen) > MOST_OBJECTS:
                 raise InputError(f"{label} has more groups than any file of cells: it is damaged.")
