@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from klprobe.files.child import machine_bytes
 from klprobe.files.images import Undecodable, check_same_shape
 from klprobe.files.npy import map_file
 from klprobe.types import InputError, Progress, no_progress
@@ -23,7 +24,9 @@ from klprobe.types import InputError, Progress, no_progress
 KEEP_FROM = 1 << 25
 """Bytes of pixels from which they are kept in a file, and read from it through a memory map."""
 AT_ONCE = 512
-"""Images between two looks at the progress: bounds memory, not results."""
+"""Images between two looks at the progress, at most."""
+BYTES_AT_ONCE = 1 << 27
+"""Bytes of their pixels, at most: bounds memory, not results."""
 NAMED = 5
 """Files left out that a note names."""
 VERSION = 1
@@ -101,14 +104,13 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
     draft = files.cache.with_name(f"{files.cache.name}.{os.getpid()}.draft")
     pixels, done, bad = None, 0, []
     try:
-        for images, names, lost in _blocks(files, progress):
+        for images, lost in _blocks(files, progress):
             bad += lost
             if not images:
                 continue
             if pixels is None:
-                like, like_name = images[0], names[0]
-                pixels = _room((len(files.names), *like.shape), draft if files.keeps else None)
-            check_same_shape([like, *images], [like_name, *names], files.remedy)
+                like = images[0]
+                pixels = _room((len(files.names), *like.shape), draft if files.keeps else None, files)
             pixels[done : done + len(images)] = torch.stack(images).numpy()
             done += len(images)
         if pixels is None:
@@ -123,14 +125,23 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
         draft.unlink(missing_ok=True)
 
 
-def _room(shape: tuple[int, ...], draft: Path | None) -> np.ndarray:
-    """An array to fill: in the file `draft` when it is large and the disk has room for it, else in memory."""
+def _room(shape: tuple[int, ...], draft: Path | None, files: Files) -> np.ndarray:
+    """An array to fill: in the file `draft` when it is large and the disk has room for it, else in memory.
+
+    Raises:
+        InputError: neither has room for it.
+    """
     size = int(np.prod(shape, dtype=np.int64))
     if draft is not None and size >= KEEP_FROM:
         with contextlib.suppress(OSError):  # a folder that cannot be written to
             draft.parent.mkdir(exist_ok=True)
             if shutil.disk_usage(draft.parent).free > 2 * size:
                 return np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+    if size > machine_bytes() / 2:
+        raise InputError(
+            f"{files.label}: {shape[0]:,} images of {' x '.join(map(str, shape[1:]))} take {size / 1e9:.3g} GB, for which "
+            f"neither the disk nor memory has room: {files.remedy}."
+        )
     return np.empty(shape, np.uint8)
 
 
@@ -143,22 +154,38 @@ def _keep(draft: Path, cache: Path, said: dict[str, Any]) -> None:
     os.replace(note, beside)
 
 
-def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tensor], list[str], list[str]]]:
-    """Images that decode with their names, and the names of those that do not, a block at a time."""
+def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tensor], list[str]]]:
+    """Images that decode, and the names of those that do not, a block at a time.
+
+    The first block is one image, whose size says how many the next blocks hold. An image of another shape is an error as soon
+    as it is decoded, so that a block never takes more than its share.
+
+    Raises:
+        InputError: two images have different shapes.
+    """
+    first: list[tuple[torch.Tensor, str]] = []
 
     def read(name: str) -> torch.Tensor | None:
         try:
-            return files.read(name)
+            image = files.read(name)
         except Undecodable:
             if files.strict:
                 raise
             return None
+        for other, other_name in first:
+            check_same_shape([other, image], [other_name, name], files.remedy)
+        return image
 
+    start, size = 0, 1
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(files.names), AT_ONCE):
-            names = files.names[start : start + AT_ONCE]
+        while start < len(files.names):
+            names = files.names[start : start + size]
             images = list(pool.map(read, names))
-            good = [name for name, image in zip(names, images, strict=True) if image is not None]
             lost = [name for name, image in zip(names, images, strict=True) if image is None]
-            progress(start + len(names), len(files.names), "decoding images")
-            yield [image for image in images if image is not None], good, lost
+            found = [image for image in images if image is not None]
+            start += len(names)
+            if found and not first:  # the block is one image
+                first.append((found[0], names[0]))
+                size = max(1, min(AT_ONCE, BYTES_AT_ONCE // found[0].numel()))
+            progress(start, len(files.names), "decoding images")
+            yield found, lost

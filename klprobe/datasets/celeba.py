@@ -16,6 +16,7 @@ from klprobe.datasets import Dataset, Split, data_root, folder_with, parts
 from klprobe.datasets._decoded import Files, decode
 from klprobe.files.downloads import Download
 from klprobe.files.images import Undecodable, read_image
+from klprobe.files.plain import check_plain, read_bounded
 from klprobe.registry import spec
 from klprobe.training.data import Data, augment
 from klprobe.types import InputError, Progress, no_progress
@@ -31,7 +32,7 @@ PyTorch pipelines have it, begins five rows higher. DMVI, AGAN and BMS say 64 x 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "validation": "1", "test": "2"}
 LARGEST = 1 << 24
-"""Bytes of a JPEG, at most; the official ones have about 10,000."""
+"""Bytes of a JPEG, or of the list of splits, at most; the official JPEGs have about 10,000, the list 5 million."""
 TERMS = (
     "img_align_celeba.zip, or its unpacked folder, and list_eval_partition.txt: their owners give them for non-commercial "
     "research, at mmlab.ie.cuhk.edu.hk/projects/CelebA.html, and klprobe does not fetch them"
@@ -106,7 +107,7 @@ class Celeba(Dataset):
 
 def _partition(path: Path) -> list[tuple[str, str]]:
     """Names of images with the number of their part, in the order of the file."""
-    lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.split() for line in read_bounded(path, LARGEST).decode(errors="replace").splitlines() if line.strip()]
     if not lines or any(len(line) != 2 or line[1] not in PARTS.values() for line in lines):
         raise InputError(f"{path} is damaged: each line is the name of an image and 0, 1 or 2. Copy it again.")
     return [(name, part) for name, part in lines]
@@ -116,7 +117,8 @@ def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], li
     """From a name to the file's bytes, and the names that are not there."""
     if source.is_dir():
         held = {file.name for file in source.iterdir()}
-        return lambda name: (source / name).read_bytes(), [name for name in names if name not in held]
+        return lambda name: _jpeg(source / name), [name for name in names if name not in held]
+    check_plain(source)
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
@@ -132,3 +134,11 @@ def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], li
             raise Undecodable(f"{source}: {name} is damaged ({error}).") from error
 
     return fetch, [name for name in names if name not in entries]
+
+
+def _jpeg(path: Path) -> bytes:
+    """A file of the folder."""
+    try:
+        return read_bounded(path, LARGEST)
+    except (InputError, OSError) as error:
+        raise Undecodable(f"{path} cannot be read ({error}).") from error

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import tarfile
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from klprobe.datasets import Dataset, Split, carved, data_root, downloads, parts
 from klprobe.files.downloads import Download
+from klprobe.files.plain import check_plain, read_bounded
 from klprobe.files.python2_pickle import read_pickle
 from klprobe.registry import spec
 from klprobe.training.data import Data, augment
@@ -27,6 +29,11 @@ PER_BATCH = 10_000
 SHAPE, PIXELS = (3, 32, 32), 3072
 LARGEST = 1 << 26
 """Bytes of a batch file, at most; the official ones have half of that."""
+LARGEST_WHOLE = 1 << 28
+"""Bytes of all batches, or of an archive when it is unpacked, at most; the official ones have 186 million."""
+LONGEST_PART = 1 << 20
+"""Bytes that are unpacked in one piece: a name in an archive can claim to be longer."""
+MOST_MEMBERS = 1000
 
 
 class Place(NamedTuple):
@@ -118,22 +125,74 @@ def _read(place: Place, wanted: list[str], partial: bool) -> dict[str, bytes]:
     """Name and content of the wanted batches that are there; of parts of them, named like test_batch_first_1000, too."""
     rest = r"\w*" if partial else ""
     pattern = re.compile(f"({'|'.join(wanted)}){rest}{re.escape(place.suffix)}")
-    if place.path.is_dir():
-        return {file.name: file.read_bytes() for file in sorted(place.path.iterdir()) if pattern.fullmatch(file.name)}
-    found = {}
-    try:
-        with gzip.open(place.path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if pattern.fullmatch(name) and member.isreg() and (stream := archive.extractfile(member)) is not None:
-                    if member.size > LARGEST:
-                        raise InputError(f"{place.path}: {name} claims {member.size:,} bytes: fetch it again.")
-                    found[name] = stream.read()
-            while packed.read(LARGEST):  # to the checksum at its end
-                pass
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{place.path} is damaged or cut short ({error}): fetch it again.") from error
+    if not place.path.is_dir():
+        return _unpacked(place.path, pattern)
+    found: dict[str, bytes] = {}
+    for file in sorted(place.path.iterdir()):
+        if pattern.fullmatch(file.name):
+            left = LARGEST_WHOLE - sum(map(len, found.values()))
+            found[file.name] = read_bounded(file, min(LARGEST, left))
     return found
+
+
+def _unpacked(path: Path, pattern: re.Pattern[str]) -> dict[str, bytes]:
+    """The members of an archive whose names match, read to its end, where its checksum is."""
+    check_plain(path)
+    found: dict[str, bytes] = {}
+    try:
+        with gzip.open(path) as packed:
+            stream = _Forwards(packed)
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                for count, member in enumerate(archive):
+                    if count == MOST_MEMBERS:
+                        raise tarfile.ReadError(f"it has more than {MOST_MEMBERS:,} members")
+                    name = Path(member.name).name
+                    if pattern.fullmatch(name) and member.isreg() and not member.issparse():
+                        if member.size > LARGEST:
+                            raise InputError(f"{path}: {name} claims {member.size:,} bytes: fetch it again.")
+                        found[name] = b"".join(stream.parts(member.size))
+            while stream.read(LONGEST_PART):
+                pass
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive fails in any way at all; names before names are a RecursionError
+        raise InputError(f"{path} is damaged or cut short ({str(error)[:200]}): fetch it again.") from error
+    return found
+
+
+class _Forwards(io.RawIOBase):
+    """An unpacked stream that goes forwards only, in pieces, and not for ever.
+
+    Raises:
+        tarfile.ReadError: a piece, or the whole, is larger than it may be; or what is read leads backwards.
+    """
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self.packed = packed
+
+    def tell(self) -> int:
+        return self.packed.tell()
+
+    def seek(self, to: int, whence: int = 0) -> int:
+        if whence or not self.tell() <= to <= LARGEST_WHOLE:
+            raise tarfile.ReadError("a member of an impossible size")
+        return self.packed.seek(to)
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LONGEST_PART:
+            raise tarfile.ReadError(f"a name of {size:,} bytes")
+        if self.tell() > LARGEST_WHOLE:
+            raise tarfile.ReadError(f"it unpacks to more than {LARGEST_WHOLE:,} bytes")
+        return self.packed.read(size)
+
+    def parts(self, size: int) -> Iterator[bytes]:
+        """So many bytes, in pieces."""
+        while size > 0:
+            part = self.read(min(size, LONGEST_PART))
+            if not part:
+                raise tarfile.ReadError("unexpected end of data")
+            size -= len(part)
+            yield part
 
 
 def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -145,10 +204,18 @@ def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.nda
         images, labels = rows[:, 1:], rows[:, 0]
     else:
         found = read_pickle(content, label)
-        data, labels = found.get(b"data"), np.asarray(found.get(b"labels"))
-        if not isinstance(data, np.ndarray) or data.shape[1:] != (PIXELS,) or labels.shape != data.shape[:1]:
+        data, labels = found.get(b"data"), _labels(found.get(b"labels"))
+        if not isinstance(data, np.ndarray) or data.shape[1:] != (PIXELS,) or not len(data) or labels.shape != data.shape[:1]:
             raise InputError(f"{label} lacks data of shape (n, {PIXELS}) or as many labels: fetch it again.")
         images = data
     if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
         raise InputError(f"{label} has labels beyond 0 to 9: fetch it again.")
     return images.reshape(-1, *SHAPE), labels.astype(np.uint8)
+
+
+def _labels(found: Any) -> np.ndarray:
+    """Labels of a pickle, a list of whole numbers or an array; empty of anything else, such as lists in lists without end."""
+    if isinstance(found, np.ndarray):
+        return found
+    whole = isinstance(found, list) and all(type(label) is int and 0 <= label <= 255 for label in found)
+    return np.asarray(found if whole else [], np.int64)

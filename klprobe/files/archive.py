@@ -15,7 +15,9 @@ PACKED_LIMIT = 1 << 26
 
 
 def names_in(path: Path) -> tuple[str, ...]:
-    """Names in a zip file without its top folder; empty when it is no zip. Reads the directory at its end alone."""
+    """Names in a zip file without its top folder, from the directory at its end alone; empty of what is no zip, or no file."""
+    if not path.is_file():
+        return ()
     try:
         with path.open("rb") as stream:
             if stream.read(2) != b"PK":

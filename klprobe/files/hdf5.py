@@ -1,4 +1,4 @@
-"""HDF5 files of cells (.h5ad), in a confined process: no link of theirs leads to another file outside their own folder."""
+"""HDF5 files of cells (.h5ad), in a confined process: they lead to no other file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_h5ad(path: Path) -> Any:
     """The cells of a file, an anndata.AnnData.
 
     Raises:
-        InputError: damaged, no file of cells, or with links to files outside its folder.
+        InputError: damaged, no file of cells, or with links to other files.
     """
     import anndata
 
@@ -30,52 +30,41 @@ def read_h5ad(path: Path) -> Any:
 
 
 def check_links(path: Path) -> None:
-    """Raise InputError where an HDF5 file takes data from outside its folder.
+    """Raise InputError where an HDF5 file takes data from another file, in its own folder too.
 
-    Links are followed to files of the folder. External storage and virtual data sets are refused, because HDF5 may look for
-    their files in the current folder; no program writes cells so.
+    The other file would have to be looked through as well, and may lead on to a third; no program writes cells so.
     """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            elsewhere = _named_files(file, h5py, path.name)
+            _look_through(file, h5py, path.name)
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError of damaged files
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.name} is damaged, or no HDF5 file ({said[:200]}): write it again.") from error
-    folder = path.parent.resolve()
-    for name in elsewhere:
-        target = (folder / name).resolve()
-        if not (target.is_relative_to(folder) and target.is_file()):
-            raise InputError(
-                f"{path.name} takes data from {name[:80]!r}, no file of its own folder, so klprobe does not follow it: "
-                "write the cells to one file."
-            )
 
 
-def _named_files(file: Any, h5py: Any, label: str) -> set[str]:
-    """Names of all other files that a file names; groups that lead back to one another are entered once."""
-    found: set[str] = set()
+def _look_through(file: Any, h5py: Any, label: str) -> None:
+    """Visit every link of a file; groups that lead back to one another are entered once."""
     seen: set[Any] = set()
     waiting = [file]
     while waiting:
         group = waiting.pop()
         for key in group:
             link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                found.add(link.filename)
-            elif isinstance(link, h5py.HardLink):
+            elsewhere = isinstance(link, h5py.ExternalLink)
+            if isinstance(link, h5py.HardLink):
                 inner = group[key]
                 if isinstance(inner, h5py.Dataset):
-                    if inner.external or inner.is_virtual:
-                        raise InputError(
-                            f"{label}: its {key[:40]!r} lies in other files, which klprobe does not follow: write one file."
-                        )
+                    elsewhere = bool(inner.external) or inner.is_virtual
                 elif isinstance(inner, h5py.Group) and inner.id not in seen:
                     seen.add(inner.id)
                     waiting.append(inner)
-            if len(seen) + len(found) > MOST_OBJECTS:
+            if elsewhere:
+                raise InputError(
+                    f"{label}: its {key[:40]!r} lies in another file, which klprobe does not follow: write one file."
+                )
+            if len(seen) > MOST_OBJECTS:
                 raise InputError(f"{label} has more groups than any file of cells: it is damaged.")
-    return found

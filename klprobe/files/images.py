@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,9 +19,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+"""Of pillow's readers, those that the suffixes name: another one would start Ghostscript for a .png that is PostScript."""
+MOST_PIXELS = 1 << 26
+"""Of one image: a sheet at 600 dots an inch has half as many. A file of some kilobytes can claim any number."""
+LARGE = 1 << 24
+"""Pixels from which images are decoded one at a time, whatever the number of threads: bounds memory."""
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 """16-bit grey levels, which pillow would cut off at 255."""
+
+_one_large = threading.Lock()
 
 
 class Undecodable(InputError):
@@ -65,11 +75,17 @@ def read_image(
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise Undecodable(f"{label} is a device, a pipe or a folder, and no file: remove it.")
     try:
-        with Image.open(file) as opened:
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(Image.open(file, formats=FORMATS))
             if expected is not None and opened.size != expected[::-1]:
                 raise InputError(
                     f"{label} is {opened.height} x {opened.width}; images of {expected[0]} x {expected[1]} are needed."
                 )
+            pixels_claimed = opened.width * opened.height
+            if pixels_claimed > MOST_PIXELS:
+                raise ValueError(f"it has {opened.height} x {opened.width} pixels, and {MOST_PIXELS:,} is the limit")
+            if pixels_claimed > LARGE:
+                stack.enter_context(_one_large)
             if opened.mode == "F":
                 raise ValueError("its pixels are floating-point numbers of no known range, which .npy files are for")
             image: Picture = _eight_bits(opened) if opened.mode in DEEP_MODES else opened
@@ -79,10 +95,11 @@ def read_image(
             if size is not None and image.size != size[::-1]:
                 image = image.resize(size[::-1], Image.Resampling.BILINEAR)
             pixels = torch.from_numpy(np.array(image, copy=True))
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Undecodable(f"{label} cannot be read as an image ({error}): remove or replace it.") from error
+    except Exception as error:  # pillow's readers fail in any way at all on a damaged file
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise Undecodable(f"{label} cannot be read as an image ({said}): remove or replace it.") from error
     return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(-1, 0).contiguous()
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 LONGEST = 1 << 20
@@ -37,6 +38,7 @@ def parse(text: str, label: str) -> Any:
 
 def read(path: Path, label: str) -> Any:
     """The value that a file holds; raises InputError as `parse` does, OSError where there is no file."""
+    check_plain(path, label)
     with path.open("rb") as file:
         content = file.read(4 * LONGEST + 1)
     try:

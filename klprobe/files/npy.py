@@ -11,6 +11,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from klprobe.files.plain import check_plain
 from klprobe.files.zips import DAMAGED, opened
 from klprobe.types import InputError
 
@@ -145,6 +146,7 @@ def as_data(array: np.ndarray, label: str) -> np.ndarray:
 
 def map_file(path: Path, label: str) -> np.ndarray:
     """A `.npy` file, memory-mapped copy-on-write: nothing is read before it is needed, and the file never changes."""
+    check_plain(path, label)
     with path.open("rb") as stream:
         layout = read_layout(stream.read(HEADER_BYTES), label)
     _check_size(layout, path.stat().st_size - layout.offset, label)

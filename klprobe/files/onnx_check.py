@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 MODEL, GRAPH, NODE, ATTRIBUTE, SPARSE, FUNCTION, TRAINING, TENSOR = range(8)
@@ -35,6 +36,7 @@ def check_external_data(path: Path) -> None:
     Raises:
         InputError: weights elsewhere, or what is no ONNX file.
     """
+    check_plain(path, path.name)
     folder = path.parent.resolve()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -71,6 +73,8 @@ def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, in
     while at < stop:
         key, at = _varint(content, at, stop)
         number, wire = key >> 3, key & 7
+        if key >> 32 or not number:  # other readers drop the bits above 32, and would see another field than this one
+            raise ValueError("a field of no possible number")
         if wire == BYTES:
             length, at = _varint(content, at, stop)
             if length > stop - at:

@@ -10,6 +10,10 @@ import numpy as np
 
 from klprobe.types import InputError
 
+MOST_STEPS = 300_000
+"""Of the unpickler: a batch takes some 50,000, and each may make an object fifty times as large as itself."""
+LONGEST_ERROR = 200
+
 
 class _Bytes:
     """Stands in for a NumPy array while the file is read: it keeps what the file says, and NumPy never sees it."""
@@ -48,8 +52,26 @@ STAND_INS = {
 }
 
 
+class _Steps(dict[int, Any]):
+    """What the unpickler does at each byte; only so often, and never where a file would be given memory that it claims."""
+
+    left = MOST_STEPS
+
+    def __getitem__(self, key: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("it has more parts than any batch of images")
+        if key not in self or key == pickle.BYTEARRAY8[0]:
+            raise pickle.UnpicklingError(f"it has a part of kind {key}, which no batch of images has")
+        return super().__getitem__(key)
+
+
 class _Reader(pickle._Unpickler):
     """The unpickler that is written in Python: in the other, one damaged byte can ask for 64 GB of memo, and get them."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.dispatch = _Steps(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for what an array is made of; anything else is refused before it is imported."""
@@ -65,7 +87,8 @@ def read_pickle(content: bytes, label: str) -> dict[bytes, Any]:
         InputError: damaged, no dictionary, or holding anything but plain values and arrays of bytes.
     """
     try:
-        found = _Reader(io.BytesIO(content), encoding="bytes").load()
+        found = _Reader(content).load()
         return {key: value.array() if isinstance(value, _Bytes) else value for key, value in found.items()}
     except Exception as error:  # a damaged pickle fails in any way at all
-        raise InputError(f"{label} is damaged, or no pickle of arrays ({error}): fetch it again.") from error
+        said = (str(error).strip() or type(error).__name__)[:LONGEST_ERROR]
+        raise InputError(f"{label} is damaged, or no pickle of arrays ({said}): fetch it again.") from error

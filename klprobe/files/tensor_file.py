@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 UNREADABLE = (SafetensorError, ValueError, RuntimeError, AttributeError, TypeError)
@@ -56,6 +57,7 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     Raises:
         InputError: damaged, cut short, or no such file, found on opening or in the block.
     """
+    check_plain(path, label)
     try:
         with safe_open(path, framework="pt") as file:
             yield TensorFile(dict(file.metadata() or {}), tuple(file.keys()), file.get_tensor)

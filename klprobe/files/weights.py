@@ -14,6 +14,7 @@ from torch import nn
 from klprobe.files.archive import check_archive, names_in
 from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
+from klprobe.files.plain import check_plain
 from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
@@ -35,6 +36,7 @@ def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> d
     Raises:
         InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
     """
+    check_plain(path, path.name)
     if path.suffix.lower() == ".safetensors":
         with opened(path, path.name) as file:
             return file.tensors()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
@@ -28,6 +29,7 @@ def opened(path: Path, label: str, remedy: str = "save or copy it again") -> Ite
     Raises:
         InputError: damaged or cut short, found on opening or in the block; a name twice; packed in an unusual way.
     """
+    check_plain(path, label)
     try:
         with zipfile.ZipFile(path) as archive:
             _check(archive.infolist(), label, remedy)

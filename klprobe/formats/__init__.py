@@ -17,6 +17,7 @@ from klprobe.distributions.categorical import Classes
 from klprobe.files import tensor_file
 from klprobe.files.archive import names_in
 from klprobe.files.child import Limits
+from klprobe.files.plain import check_plain
 from klprobe.printable import LONGEST, short
 from klprobe.types import InputError, Progress, no_progress
 
@@ -129,6 +130,8 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
     try:
         if not path.exists():
             raise InputError(_missing(path))
+        if not path.is_dir():
+            check_plain(path)
         if path.suffix.lower() in NEED_TEXT and not _is_text(str(path)):
             raise InputError(f"{path} has bytes in its name that are no text, and cannot be opened by that name: rename it.")
         if request is not None and request.encoder is not None:

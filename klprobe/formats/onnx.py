@@ -35,4 +35,6 @@ class Onnx:
         facts["onnxruntime"] = str(program.facts.get("onnxruntime"))[:40]
         size = program.batch_size
         notes = () if size is None else (f"exported for {size} points at a time",)
-        return encode_data(Encoder(program.run, path.name, program.wants, size), request, facts, notes)
+        return encode_data(
+            Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes), request, facts, notes
+        )

@@ -36,4 +36,5 @@ class TorchScript:
             "sha256": {path.name: sha256(path)},
             "saved_in_training_mode": bool(program.facts.get("saved_in_training_mode")),
         }
-        return encode_data(Encoder(program.run, path.name, program.wants), request, facts, notes)
+        encoder = Encoder(program.run, path.name, program.wants, most_bytes=request.limits.num_bytes)
+        return encode_data(encoder, request, facts, notes)

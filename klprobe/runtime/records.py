@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 if sys.platform != "win32":
@@ -17,7 +18,12 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records of a JSON-lines file, none where there is no file; a last line that was cut short does not count."""
+    """Records of a JSON-lines file, none where there is no file; a last line that was cut short does not count.
+
+    Raises:
+        InputError: no plain file, or another one than records.
+    """
+    check_plain(path)
     lines = path.read_text().split("\n") if path.exists() else []
     try:
         return [json.loads(line) for line in lines[:-1] if line]

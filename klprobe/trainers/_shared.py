@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 
 from klprobe import registry
 from klprobe.distributions.posteriors import SampleOnly
+from klprobe.printable import short
 from klprobe.training.loop import Algorithm, Capability
 from klprobe.training.networks import JointDiscriminator, encoder, generator
 from klprobe.types import InputError
@@ -20,6 +21,10 @@ from klprobe.types import InputError
 PosteriorKind = Literal["gaussian", "deterministic", "implicit"]
 LOWEST = {"batch_size": 2, "layers": 0, "code_layers": 0, "decay_steps": 0, "continuous": 0}
 """Least value of a whole-number setting, where it is not 1."""
+HIGHEST = {"glances": 1000}
+"""Greatest value of a setting that sizes work and no weights, so that the file of a system does not bear it out."""
+LARGEST = 10**9
+"""Greatest value of every other whole-number setting."""
 ABOVE_ZERO = ("lr", "scale")
 """Endings of the names of settings that must not be 0."""
 BELOW_ONE = ("adam_beta1", "adam_beta2", "dropout")
@@ -56,6 +61,8 @@ class System(Algorithm):
             name, value = field.name, getattr(self, field.name)
             if field.type == "int" and value < (low := LOWEST.get(name, 1)):
                 raise InputError(f"{who} needs {name} of at least {low}; got {value}.")
+            if field.type == "int" and value > (high := HIGHEST.get(name, LARGEST)):
+                raise InputError(f"{who} needs {name} of at most {high:,}; got {short(value)}.")
             if field.type in ("float", "float | None") and value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{who} needs a finite {name} of at least 0; got {value}.")
             if name.endswith(ABOVE_ZERO) and value == 0:

@@ -40,7 +40,7 @@ class DRAW(System):
     latent_dim: int = 100
     """Number of latents in all, the same for every step (ours; Gregor et al. Table 3: 64 steps of 100 on MNIST)."""
     glances: int = 10
-    """Steps T (Gregor et al. Table 3: 64; Table 1's DRAW without attention: 10)."""
+    """Steps T, at most 1,000 (Gregor et al. Table 3: 64; Table 1's DRAW without attention: 10)."""
     attention: Literal["none", "both"] = "none"
     """Whether reading and writing go through a movable grid of Gaussian filters; images only (Gregor et al. section 3.2)."""
     read_size: int = 2

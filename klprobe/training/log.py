@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 COLUMNS = ["step", "seconds"]
@@ -76,7 +77,8 @@ def _events(folder: Path, resumed_at: int) -> Any:
 
 def _read(path: Path, last_step: int) -> list[list[str]]:
     """The header, and the rows up to a step; a last line without its end was being written when the run stopped, and goes."""
-    if not path.is_file():
+    check_plain(path)
+    if not path.exists():
         return []
     try:
         text, newline, _ = path.read_bytes().decode().rpartition("\n")

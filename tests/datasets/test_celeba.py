@@ -171,3 +171,19 @@ def test_a_truncated_zip_is_named(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"img_align_celeba\.zip is damaged or cut short"):
         Celeba().load("train", tmp_path)
+
+
+def test_a_link_to_a_device_and_a_file_beyond_the_limit_are_left_out(root, monkeypatch):
+    folder = root / "celeba" / "img_align_celeba"
+    if not folder.is_dir():
+        folder.with_suffix(".zip").unlink()
+        folder.with_suffix(".zip").symlink_to("/dev/zero")
+        with pytest.raises(InputError, match=r"lacks img_align_celeba\.zip|is no plain file"):
+            Celeba().load("test", root)
+        return
+    (folder / "000004.jpg").unlink()
+    (folder / "000004.jpg").symlink_to("/dev/zero")
+    assert "000004.jpg" in Celeba().load("test", root).notes[0]
+    monkeypatch.setattr("klprobe.datasets.celeba.LARGEST", 150)
+    with pytest.raises(InputError, match=r"none of 2 images decodes"):
+        Celeba().load("test", root)

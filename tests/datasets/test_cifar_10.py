@@ -1,9 +1,12 @@
 """CIFAR-10 in both official layouts, unpacked and in archives, at four images a batch."""
 
+import gzip
 import io
 import pickle
+import re
 import struct
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -193,3 +196,96 @@ def test_the_real_files_have_their_sizes_and_the_published_means(shared_data, mo
 def test_a_damaged_memo_costs_no_memory():
     """A byte that is flipped can number a memo entry 2^32 - 1, for which pickle's own reader takes 64 GB."""
     assert read_pickle(b"\x80\x02}r\xff\xff\xff\xff.", "test_batch") == {}
+
+
+def peak_bytes(run):
+    """Most memory that Python takes while it runs, beyond what it held before; an InputError is part of it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            run()
+        return tracemalloc.get_traced_memory()[1], str(caught.value)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 30) + b".",  # bytearrays
+        b"\x80\x05\x8e" + struct.pack("<Q", 1 << 30) + b".",  # bytes
+        b"\x80\x05\x8d" + struct.pack("<Q", 1 << 30) + b".",  # text
+        b"\x80\x05\x8b" + struct.pack("<i", 1 << 30) + b".",  # a whole number
+        b"\x80\x05\x95" + struct.pack("<Q", 1 << 30) + b".",  # a frame
+        b"\x80\x02" + b"]" * 5_000_000,  # lists
+        b"\x80\x02" + b"(" * 5_000_000,  # marks
+    ],
+)
+def test_a_pickle_takes_memory_by_what_it_holds_and_not_by_what_it_claims(content):
+    peak, said = peak_bytes(lambda: read_pickle(content, "test_batch"))
+    assert peak < 250e6
+    assert "test_batch is damaged" in said
+
+
+def test_labels_that_are_lists_in_lists_are_not_unfolded(tmp_path, truth):
+    """Thirty lists, each twice in the next, are 2^30 labels to NumPy."""
+    nested = [0]
+    for _ in range(30):
+        nested = [nested, nested]
+    batch = pickle.dumps({b"data": truth["test_batch"][0], b"labels": nested}, protocol=4)
+    write(tmp_path, "cifar-10-batches-py", contents(truth, "py") | {"test_batch": batch})
+    with pytest.raises(InputError, match="as many labels"):
+        load(tmp_path, "test")
+
+
+def long_name(size):
+    head = tarfile.TarInfo("././@LongLink")
+    head.type, head.size = tarfile.GNUTYPE_LONGNAME, size
+    return head.tobuf(tarfile.GNU_FORMAT)[:512]
+
+
+def empty(kind=tarfile.REGTYPE, size=0):
+    head = tarfile.TarInfo("a")
+    head.type, head.size = kind, size
+    return head.tobuf(tarfile.GNU_FORMAT)[:512]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (long_name(1 << 27) + bytes(1 << 27), "a name of"),
+        (empty(tarfile.XHDTYPE, 1 << 27) + bytes(1 << 27), "a name of"),
+        (empty() * 1001, "more than 1,000 members"),
+        (empty(size=1 << 33), "impossible size"),
+        (empty(size=-1024), "impossible size|negative|invalid|offset"),
+        (long_name(512) * 3000, "recursion|damaged"),
+    ],
+)
+def test_an_archive_takes_memory_by_its_batches_alone(tmp_path, content, why):
+    (tmp_path / "cifar-10").mkdir()
+    with gzip.open(tmp_path / "cifar-10" / "cifar-10-binary.tar.gz", "wb", 1) as packed:
+        packed.write(content)
+    peak, said = peak_bytes(lambda: load(tmp_path))
+    assert peak < 50e6
+    assert re.search(rf"is damaged or cut short \(.*({why})", said)
+
+
+def test_an_archive_that_never_ends_is_left(tmp_path, truth, monkeypatch):
+    write(tmp_path, "cifar-10-binary.tar.gz", contents(truth, "bin"))
+    monkeypatch.setattr(cifar_10, "LARGEST_WHOLE", 100_000)
+    with gzip.open(tmp_path / "cifar-10-binary.tar.gz", "ab") as packed:
+        packed.write(bytes(2 << 20))
+    with pytest.raises(InputError, match="unpacks to more than 100,000 bytes"):
+        load(tmp_path)
+
+
+def test_links_to_devices_and_batches_beyond_the_limit_are_refused(tmp_path, truth, monkeypatch):
+    write(tmp_path, LAYOUTS[0], contents(truth, "bin"))
+    monkeypatch.setattr(cifar_10, "LARGEST", 100)
+    with pytest.raises(InputError, match=r"data_batch_1\.bin has more than 100 bytes"):
+        load(tmp_path)
+    monkeypatch.setattr(cifar_10, "LARGEST", 1 << 20)
+    (tmp_path / LAYOUTS[0] / "data_batch_3.bin").unlink()
+    (tmp_path / LAYOUTS[0] / "data_batch_3.bin").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"data_batch_3\.bin is no plain file"):
+        load(tmp_path)

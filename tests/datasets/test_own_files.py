@@ -228,3 +228,27 @@ def test_objects_are_refused(tmp_path):
 def test_a_checkpoint_can_name_such_data(photos):
     name = images(photos, "train", resize="4", gray=True).name
     assert registry.create("datasets", name).load("test").shape == (1, 4, 4)
+
+
+def test_a_block_holds_no_more_bytes_than_its_limit(photos, pixels, monkeypatch):
+    taken = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda images: taken.append(len(images)) or stack(images))
+    monkeypatch.setattr(_decoded, "BYTES_AT_ONCE", 3 * pixels[0].size)
+    assert torch.equal(images(photos).x, torch.from_numpy(pixels).movedim(-1, 1))
+    assert taken == [1, 3, 3, 3, 3, 3, 3, 1]
+
+
+def test_an_image_of_another_shape_ends_its_block_before_the_others_are_kept(photos):
+    small, large = torch.zeros(3, 6, 8, dtype=torch.uint8), torch.zeros(3, 60, 80, dtype=torch.uint8)
+    files = _decoded.Files("photos", ["a", "b"], {"a": small, "b": large}.__getitem__, False, photos, 0, "mend it")
+    blocks = _decoded._blocks(files, lambda *_: None)
+    assert next(blocks) == ([small], [])
+    with pytest.raises(InputError, match=r"a has shape \(3, 6, 8\) but b \(3, 60, 80\): mend it"):
+        next(blocks)
+
+
+def test_more_pixels_than_disk_and_memory_hold_are_one_sentence(photos, monkeypatch):
+    monkeypatch.setattr(_decoded, "machine_bytes", lambda: 1000.0)
+    with pytest.raises(InputError, match=r"20 images of 3 x 6 x 8 take 2\.88e-06 GB, for which neither"):
+        images(photos)

@@ -77,3 +77,46 @@ def test_sizes():
     for text in ("0", "3x", "-1", "x", "3,4"):
         with pytest.raises(InputError, match=r"--resize .* is no size"):
             parse_size(text, "--resize")
+
+
+def test_only_the_readers_that_the_suffixes_name_are_tried(tmp_path, pixels, monkeypatch):
+    """Pillow starts Ghostscript for PostScript, whatever the file is called."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(Undecodable, match="cannot be read as an image"):
+        read_image(tmp_path / "a.png", "a")
+    Image.fromarray(pixels).save(tmp_path / "b.png", "ICO")
+    with pytest.raises(Undecodable, match="cannot be read as an image"):
+        read_image(tmp_path / "b.png", "b")
+
+
+def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(tmp_path, pixels, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr("klprobe.files.images.MOST_PIXELS", 48)
+    assert read_image(tmp_path / "a.png", "a").shape == (3, 6, 8)
+    monkeypatch.setattr("klprobe.files.images.MOST_PIXELS", 47)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(Undecodable, match="6 x 8 pixels, and 47 is the limit"):
+        read_image(tmp_path / "a.png", "a")
+
+
+@pytest.mark.parametrize("error", [IndexError("list index"), KeyError(5), RuntimeError("codec"), AttributeError(), EOFError()])
+def test_whatever_a_reader_raises_of_a_damaged_file_is_one_sentence(tmp_path, pixels, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
+    with pytest.raises(Undecodable, match=r"^a cannot be read as an image \(.+\): remove or replace it\.$"):
+        read_image(tmp_path / "a.png", "a")
+    error = MemoryError()
+    with pytest.raises(MemoryError):
+        read_image(tmp_path / "a.png", "a")
+
+
+def test_a_large_image_is_decoded_like_a_small_one(tmp_path, pixels, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    small = read_image(tmp_path / "a.png", "a")
+    monkeypatch.setattr("klprobe.files.images.LARGE", 1)
+    assert torch.equal(read_image(tmp_path / "a.png", "a"), small)
+    assert torch.equal(read_image(tmp_path / "a.png", "a"), small)

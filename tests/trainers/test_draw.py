@@ -8,8 +8,9 @@ from torch.distributions import Normal
 from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.posteriors import standard_normal
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.files.tensor_file import write
 from klprobe.trainers.draw import DRAW, _Window
-from klprobe.training.checkpoint import Checkpoint
+from klprobe.training.checkpoint import Checkpoint, load_checkpoint
 from klprobe.training.data import Batch
 from klprobe.training.trained import TrainedSystem
 from klprobe.types import InputError
@@ -133,3 +134,19 @@ def test_reconstructions_are_painted_from_codes_of_each_point():
     assert again[0].shape == x.shape
     assert torch.equal(again[0], again[1])
     assert not torch.equal(again[0], again[2])
+
+
+def test_a_file_claims_no_more_steps_than_the_limit(tmp_path):
+    """Steps have no weights of their own: ten million of them would fit a checkpoint of 10 kB, and run for a month."""
+    assert DRAW(latent_dim=1000, glances=1000).glances == 1000
+    with pytest.raises(InputError, match="draw needs glances of at most 1,000; got 1001"):
+        DRAW(latent_dim=1001, glances=1001)
+    with pytest.raises(InputError, match="draw needs levels of at most 1,000,000,000"):
+        DRAW(levels=10**400)
+    system = DRAW(latent_dim=1, glances=1, memory=2)
+    networks, _ = small((3,), system)
+    settings = {"system": "draw", "dataset": "digits", "split": "train", "steps": 0, "input_shape": [3], "latent_dim": 10**7}
+    settings["settings"] = dataclasses.asdict(system) | {"latent_dim": 10**7, "glances": 10**7}
+    write(tmp_path / "a.safetensors", {f"networks.{n}": t for n, t in networks.state_dict().items()}, settings)
+    with pytest.raises(InputError, match="draw needs glances of at most 1,000"):
+        load_checkpoint(tmp_path / "a.safetensors")
