@@ -35,8 +35,8 @@ COMMANDS = {
     "list": "List the methods, systems, data sets, checkpoint formats and metrics, one line each.",
 }
 MORE = {"klprobe COMMAND --help": "show the flags of a command", "klprobe --version": "show the version"}
-EXIT_CODES = """Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed; 130 stopped by Ctrl-C
-before there was an answer."""
+EXIT_CODES = """Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed; 130 the program was
+stopped by Ctrl-C before there was an answer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

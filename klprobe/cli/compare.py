@@ -25,11 +25,11 @@ from klprobe.types import InputError, NotDone
 QUICK, QUICK_FROM_SAMPLES = ("closed-form", "monte-carlo"), ("classifier", "gmm")
 """Estimators of the KL that take seconds, for encoders with a density and for those without."""
 
-HELP = """Checkpoints side by side: bracket of KL[q(z)||p(z)], average KL, mutual information, and every metric asked for.
+HELP = """Compare checkpoints: bracket of KL[q(z)||p(z)], average KL, mutual information, and the metrics that are asked for.
 
 klprobe compare runs/vae/checkpoint.safetensors runs/aae/checkpoint.safetensors --metrics fid ms-ssim --out comparison
 
-Checkpoints are any of klprobe estimate; metrics need those of klprobe train. No --metrics: the KL alone.
+The KL needs checkpoints in any format that klprobe estimate reads; metrics need checkpoints of klprobe train.
 """
 
 

@@ -28,13 +28,13 @@ from klprobe.types import InputError
 BLOCK = 10_000
 """Points looked at in one piece."""
 SHOWN_CLASSES = 20
-SETTINGS = """The name of a data set can carry settings, here and in klprobe train: mnist:validation=5000, cifar-10:flip:shift=4,
-photos:resize=64. When a setting is wrong, the error message lists the settings that the data set has."""
+SETTINGS = """The name of a data set can carry settings, here and in klprobe train: mnist:validation=5000,
+cifar-10:flip:shift=4, photos:resize=64. When a setting is wrong, the error message lists the settings that the data set has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListFlags:
-    """Which data sets are here, and where; how to come by the others.
+    """List the data sets: where each is on this machine, or how to get it.
 
     klprobe data list --data-root DIR
     """
@@ -47,7 +47,7 @@ class ListFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchFlags:
-    """Download the original files of the data sets named, checked by their SHA-256; what was interrupted goes on.
+    """Download the original files of data sets, and check their SHA-256. An interrupted download continues where it stopped.
 
     klprobe data fetch mnist cifar-10 --data-root DIR
     """
@@ -58,7 +58,7 @@ class FetchFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowFlags:
-    """A picture of some points of a data set, and its shape, counts, classes and range.
+    """Write a picture of some points of a data set, and print its shape, counts, classes and range.
 
     klprobe data show mnist --split test
     klprobe data show photos --out photos.png
@@ -84,7 +84,10 @@ def run(arguments: list[str]) -> int:
     known: dict[str, tuple[Callable[[list[str]], None], str]] = {
         "list": (_list, "List the data sets: where each is on this machine, or how to get it."),
         "fetch": (_fetch, "Download data sets: klprobe data fetch mnist cifar-10"),
-        "show": (_show, "Write a picture of a data set, and print its shape, counts, classes and range: klprobe data show mnist"),
+        "show": (
+            _show,
+            "Write a picture of a data set, and print its shape, counts, classes and range: klprobe data show mnist",
+        ),
     }
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):

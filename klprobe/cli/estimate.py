@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     return answer(source, common, methods, ["estimate", *arguments])
 
 
-ESTIMATE_HELP = """KL[q(z)||p(z)] of a trained encoder, in nats, with error bars and a bracket.
+ESTIMATE_HELP = """Estimate KL[q(z)||p(z)] of a trained encoder, in nats, with error bars and a bracket.
 
 klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out report
 """

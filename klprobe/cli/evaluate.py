@@ -60,8 +60,8 @@ class Judging:
     net_steps: int = 2000
     """Number of training steps of the net that --net own trains."""
     net_shape: str | None = None
-    """Shape of the input of a TorchScript net, such as 3x299x299; images are resized to it. By default they keep their
-    shape."""
+    """Shape of the input of a TorchScript net, such as 3x299x299; images are brought to this shape. By default they keep their
+    own."""
     net_range: Annotated[Literal["0,1", "-1,1", "0,255"], tyro.conf.arg(metavar="LOW,HIGH")] = "0,1"
     """Range of the input of a TorchScript net: 0,1 or -1,1 or 0,255. Write --net-range=-1,1 with the equals sign."""
     file_memory: float | None = None
@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> int:
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
-HELP = """Sample quality of a trained system by every metric that it allows, with errors, beside the same of real data.
+HELP = """Measure the sample quality of a trained system with every metric that it allows, with errors, beside real data.
 
 klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
 """
@@ -133,16 +133,18 @@ def parse_judging(
     source: list[Any] = [("checkpoint", Annotated[Path, tyro.conf.arg(help="Checkpoint file that klprobe train wrote.")])]
     if several:
         help_of = tyro.conf.arg(
-            help="The checkpoints, in any format that klprobe estimate reads.", metavar="PATH ...", help_behavior_hint=""
+            help="The checkpoints, in any format that klprobe estimate reads.",
+            metavar="PATH ...",
+            help_behavior_hint="(required)",
         )
         source = [("checkpoints", Annotated[tuple[Path, ...], tyro.conf.Positional, help_of])]
     general: list[Any] = [*source, ("judging", Annotated[judging, Bare], dataclasses.field(default_factory=judging))]
     if asked is not None:
-        text += f"\nThe settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
+        text += f"\nTo see the settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
     kinds = {name.replace("-", "_"): registry.load("metrics", name) for name in shown}
     groups = [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)]
     if asked is not None and shown:
-        general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
+        general, text, arguments = [], f"Show the settings of {', '.join(shown)}.", ["--help"]
     kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
     flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}

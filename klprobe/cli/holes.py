@@ -57,7 +57,9 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Where the prior draws codes that no data point encodes to, and the reverse: shares of mass, and the worst places ranked.
+    """Find where the prior draws codes that no data point encodes to, and the reverse.
+
+    The answer gives the shares of mass, and a ranking of the worst places.
 
     klprobe holes --checkpoint runs/vae/checkpoint.safetensors --out holes
     """

@@ -20,7 +20,7 @@ def width() -> int:
 
 
 def paragraphs(text: str) -> list[str]:
-    """The lines of a docstring, broken where the terminal ends and not where the source did; an empty line between paragraphs."""
+    """The lines of a docstring, broken where the terminal ends; the line breaks of the source are not kept."""
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         blocks: list[str] = []
@@ -33,9 +33,7 @@ def paragraphs(text: str) -> list[str]:
             lines.append("")
         for block in blocks:
             hanging = "    " if ITEM.match(block) else ""
-            lines += textwrap.wrap(
-                block, width(), subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
-            )
+            lines += textwrap.wrap(block, width(), subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
     return lines
 
 

@@ -20,7 +20,7 @@ from klprobe.types import CapabilityError, InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Encode and decode the first points of a data set, and write one PNG: rows of data, below each its reconstructions.
+    """Encode and decode the first points of a data set, and write one PNG: rows of data with their reconstructions below.
 
     klprobe reconstruct --checkpoint runs/vae/checkpoint.safetensors --split test
     """

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.evaluate import WIDTH, columns
 from klprobe.cli.flags import parse
-from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.layout import table
+from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, say
 from klprobe.cli.progress import bars
 from klprobe.distributions.problems import features_of

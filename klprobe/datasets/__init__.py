@@ -39,7 +39,7 @@ class Dataset(Protocol):
     """
 
     downloads: ClassVar[tuple[Download, ...]]
-    """What `klprobe data fetch` gets."""
+    """The files that `klprobe data fetch` downloads."""
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
         """Read one split.
@@ -148,7 +148,7 @@ class PythonData:
     """What `package.module:name` stands for: a tenth of it, every tenth point, is held out, unless it has splits of its own."""
 
     name: str
-    """As the user typed it: her code is imported and called."""
+    """Name of the data set as the user typed it: that code is imported and called."""
     downloads: ClassVar[tuple[Download, ...]] = ()
     validation: ClassVar[int] = 0
 

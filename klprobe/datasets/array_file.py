@@ -35,15 +35,15 @@ class ArrayFile:
     """
 
     path: str = ""
-    """The file."""
+    """Path of the file."""
     held_out: int = 10
-    """Where the file has no x_train and x_test: every so many-th point is a test point; 0: all are for training."""
+    """Every held_out-th point is a test point, where the file has no x_train and x_test; with 0 all points are for training."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
@@ -80,7 +80,7 @@ class ArrayFile:
         return Data(spec(self), split, points, classes, augment=change)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The file."""
+        """Path of the file."""
         path = Path(self.path)
         if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
             raise InputError(f"array-file needs a .npy or .npz file, as array-file:path=x.npz; got {self.path!r}.")

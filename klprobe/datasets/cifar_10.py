@@ -54,13 +54,13 @@ class Cifar10:
     """CIFAR-10 photographs of ten kinds of things: 50,000 + 10,000 colour images of 32 x 32 (Krizhevsky 2009)."""
 
     partial: bool = False
-    """Go on with the batches that are there when some are missing, or are not whole."""
+    """Use the batch files that are there even if some are missing or incomplete."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "cifar-10",
         ("https://www.cs.toronto.edu/~kriz/",),

@@ -22,7 +22,7 @@ class Svhn:
     """Street View House Numbers, cropped: 73,257 + 26,032 colour images of 32 x 32 (Netzer et al. 2011)."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "svhn",
         ("https://ufldl.stanford.edu/housenumbers/", "http://ufldl.stanford.edu/housenumbers/"),

@@ -31,11 +31,12 @@ class Knn:
     """Ratio of nearest-neighbour distances, bias-corrected: nothing to train, for few latents; no bound."""
 
     neighbours: int = 5
-    """Least number of neighbours, k; more lower the variance and smooth the densities."""
+    """Smallest number k of neighbours; a larger one lowers the variance and smooths the densities."""
     adaptive: bool = True
-    """Count both sides' neighbours in the same ball, the larger of the two k-th distances (Wang et al. 2009, section III)."""
+    """Count the neighbours in q and in p within the same ball, whose radius is the larger of the two k-th distances (Wang et
+    al. 2009, section III)."""
     num_samples: int = 20_000
-    """Codes of each side at most, one a data point."""
+    """Largest number of codes of q, and of p, with one code for each data point."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 

@@ -38,7 +38,7 @@ class Latents:
     """
 
     active: float = 0.01
-    """Variance of the posterior mean above which a latent is active (Burda et al.)."""
+    """Variance of the posterior mean above which a latent counts as active (Burda et al.)."""
 
     def measure(self, codes: torch.Tensor, means: torch.Tensor | None, generator: torch.Generator) -> tuple[Score, ...]:
         """The four moments, and `active-units` where the posterior means are known.

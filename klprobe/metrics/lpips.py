@@ -40,9 +40,10 @@ class LPIPS:
     """
 
     pairs: int = 1000
-    """Pairs at most; no sample is in two."""
+    """Largest number of pairs; no sample is in two of them."""
     side: int = 64
-    """Pixels that smaller images are enlarged to, bilinear: AlexNet cannot take fewer than 31 (BMS does not say)."""
+    """Side, in pixels, that smaller images are enlarged to, bilinearly, because AlexNet needs at least 31 (BMS does not
+    say)."""
 
     def measure(self, samples: torch.Tensor, perceptual: Path, generator: torch.Generator) -> tuple[Score, ...]:
         """`lpips-diversity`.

@@ -36,21 +36,21 @@ class Classifier:
     """
 
     preset: Literal["small", "agan"] = "small"
-    """Network and training."""
+    """Network and training: small is ours, and agan is that of AGAN Table 5."""
     classes: int = 10
     """Number of classes; labels count from 0."""
     features: int = 64
-    """Units of the layer before the classes; agan has 512."""
+    """Number of units of the layer before the classes; agan has 512."""
     batch_size: int = 128
-    """Data points in a mini-batch (ours; AGAN Table 5: 256)."""
+    """Number of data points in a mini-batch (ours; AGAN Table 5: 256)."""
     width: int = 256
-    """Units of a hidden layer, for vectors only."""
+    """Number of units in each hidden layer, for data that are vectors."""
     layers: int = 2
-    """Hidden layers, for vectors only."""
+    """Number of hidden layers, for data that are vectors."""
     lr: float = 1e-3
-    """Adam's learning rate, of small (ours); agan starts with 0.1."""
+    """Learning rate of Adam in the preset small (ours); agan starts with 0.1."""
     weight_decay: float = 1e-4
-    """l2 weight: half of it times the squared weights is added to the loss (AGAN Table 5)."""
+    """Weight of the l2 penalty: half of it times the squared weights is added to the loss (AGAN Table 5)."""
 
     def __post_init__(self) -> None:
         least = {"classes": 2, "features": 1, "batch_size": 2, "width": 1, "layers": 0}

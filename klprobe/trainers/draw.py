@@ -38,23 +38,24 @@ class DRAW(System):
     latent_dim: int = 100
     """Number of latents in all, the same for every step (ours; Gregor et al. Table 3: 64 steps of 100 on MNIST)."""
     glances: int = 10
-    """Steps T (Gregor et al. Table 3: 64; Table 1's DRAW without attention: 10)."""
+    """Number T of steps (Gregor et al. Table 3: 64; DRAW without attention in Table 1: 10)."""
     attention: Literal["none", "both"] = "none"
-    """Whether reading and writing go through a movable grid of Gaussian filters; images only (Gregor et al. section 3.2)."""
+    """How the image is read and written. none is everything at once; both goes through a movable grid of Gaussian filters, for
+    images only (Gregor et al. section 3.2)."""
     read_size: int = 2
     """Side of the grid that is read (Gregor et al. Table 3: 2 x 2 on MNIST)."""
     write_size: int = 5
     """Side of the grid that is written (Gregor et al. Table 3: 5 x 5 on MNIST)."""
     memory: int = 256
-    """Units of each LSTM (Gregor et al. Table 3: 256)."""
+    """Number of units of each LSTM (Gregor et al. Table 3: 256)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value of a data point (Gregor et al.: Bernoulli)."""
+    """Distribution of a value given the code (Gregor et al.: bernoulli)."""
     laplace_scale: float = 0.1
-    """Scale of the Laplace distribution, on that of the data."""
+    """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
-    """Values that a pixel can have, for quantized_normal."""
+    """Number of values that a pixel can have, for quantized_normal."""
     lr: float = 1e-3
-    """Adam's learning rate, constant (ours; the paper gives none)."""
+    """Learning rate of Adam (ours; the paper gives none)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

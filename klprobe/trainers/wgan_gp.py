@@ -28,11 +28,11 @@ class WGANGP(System):
     """
 
     lr: float = 1e-4
-    """Adam's learning rate of both networks, constant (Gulrajani et al. Algorithm 1; DMVI Table 5: 1e-4, 2e-4, 3e-4)."""
+    """Learning rate of Adam for both networks (Gulrajani et al. Algorithm 1; DMVI Table 5: 1e-4, 2e-4, 3e-4)."""
     penalty_weight: float = 10.0
     """Weight of the gradient penalty (Gulrajani et al.; DMVI K.1)."""
     critic_steps: int = 5
-    """Critic updates per generator update (Gulrajani et al.; DMVI K.3)."""
+    """Number of critic updates for each generator update (Gulrajani et al.; DMVI K.3)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Generator and critic."""
