@@ -132,7 +132,9 @@ def _fetch(arguments: list[str]) -> None:
     names, rest = _names(arguments)
     flags = parse(FetchFlags, rest, prog="klprobe data fetch NAME ...")
     if not names:
-        raise InputError("klprobe data fetch needs names of data sets: klprobe data list shows which are missing.")
+        raise InputError(
+            "klprobe data fetch needs the names of data sets, and got none. klprobe data list shows which are missing."
+        )
     wanted: dict[str, Dataset] = {name: registry.create("datasets", name) for name in names}
     for name, chosen in wanted.items():
         if not chosen.downloads:
@@ -150,14 +152,14 @@ def _show(arguments: list[str]) -> None:
     flags = parse(ShowFlags, rest, prog="klprobe data show NAME")
     if len(names) != 1:
         raise InputError(
-            f"klprobe data show needs the name of one data set, a folder of images, .npy or .npz; got {len(names)}."
+            f"klprobe data show needs the name of one data set, a folder of images, or a .npy or .npz file; got {len(names)}."
         )
     if flags.num is not None and flags.num < 1:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")
     chosen = dataset(names[0])
     if flags.strict:
         if not hasattr(chosen, "strict"):
-            raise InputError(f"--strict is for sets of image files; {names[0]} is none.")
+            raise InputError(f"--strict is for data sets of image files, and {names[0]} is not one: do not give --strict.")
         chosen = replace(chosen, strict=True)  # type: ignore[type-var]
     data = read_dataset(chosen, names[0], flags.split, flags.data_root)
     facts = describe(data)

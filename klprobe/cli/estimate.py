@@ -110,7 +110,7 @@ def exit_code(report: Report) -> int:
     if any("interrupted" in failure.reason for failure in report.not_done):
         return cli.INTERRUPTED
     raise InputError(
-        "no method gave an answer. " + " ".join(f"{failure.method}: {failure.reason}" for failure in report.not_done)
+        "No method gave an answer. " + " ".join(f"{failure.method}: {failure.reason}" for failure in report.not_done)
     )
 
 
@@ -121,14 +121,17 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     if common.out is not None:
         given |= {"partial": common.out / PARTIAL, "resume": common.resume}
     elif common.resume:
-        raise InputError("--resume needs the --out of the run that was stopped.")
+        raise InputError(
+            "--resume continues the run in the folder --out, but --out is not given: give the folder of the run that "
+            "was stopped."
+        )
     configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], **given)
     for name, estimator in configured.items():
         if device != "cpu" and getattr(estimator, "device", None) == "cpu":
             configured[name] = dataclasses.replace(estimator, device=device)
     names = [name for words in common.methods for name in words.split(",") if name]
     if not names:
-        raise InputError("--methods needs at least one name, or auto, or all; klprobe list shows them.")
+        raise InputError("--methods needs at least one name, or auto, or all, and got none. klprobe list shows the names.")
     q = as_posterior(encoded.posterior)
     _say_left_out(names, q, prior)
     return [configured[name] for name, _ in choose_methods(names, q, prior)]

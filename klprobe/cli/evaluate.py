@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
     given = f"{name}: {count} samples against {count} {judging.split} data of {evidence.held_out.name}"
     if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
         raise InputError(
-            "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
+            "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
     if judging.json:
@@ -208,7 +208,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split("x"))
     except ValueError:
-        raise InputError(f"--net-shape {text!r} is no shape: write it as 3x299x299.") from None
+        raise InputError(f"--net-shape {text!r} is not a shape: write it as 3x299x299.") from None
 
 
 def _cache(judging: Judging) -> Path:

@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     if options.out is not None:
         check_writable(options.out)
     elif options.tsne:
-        raise InputError("--tsne draws a figure: give --out a folder for it.")
+        raise InputError("--tsne draws a figure, and needs a folder for it: give --out.")
     device = choose_device(options.device)
     encoded, prior = read_source(source, options.prior, device)
     with bar("looking for holes") as progress:

@@ -52,8 +52,8 @@ def run(arguments: list[str]) -> int:
     trained = load_checkpoint(flags.checkpoint, device)
     if not hasattr(trained.algorithm, "encode"):
         raise CapabilityError(
-            f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it reconstructs nothing: "
-            f"klprobe sample --checkpoint {flags.checkpoint} shows what it makes."
+            f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no encoder, so it cannot reconstruct data: "
+            f"klprobe sample --checkpoint {flags.checkpoint} draws its samples."
         )
     name, chosen = choose_dataset(flags.data, trained, flags.checkpoint.name)
     data = read_dataset(chosen, name, flags.split, flags.data_root)

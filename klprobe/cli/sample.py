@@ -42,7 +42,10 @@ def run(arguments: list[str]) -> int:
     device = choose_device(flags.device)
     trained = load_checkpoint(flags.checkpoint, device)
     if not hasattr(trained.algorithm, "decode"):
-        raise CapabilityError(f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no generator to sample.")
+        raise CapabilityError(
+            f"{flags.checkpoint.name} is a {trained.settings['system']}, which has no generator, so it cannot be "
+            "sampled: give the checkpoint of another system."
+        )
     noise = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
     save_rows(out, sampled_rows(trained.algorithm, trained.networks, flags.num, noise))

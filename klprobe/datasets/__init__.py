@@ -180,9 +180,9 @@ def _points(found: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = _stacked([item[0] if isinstance(item, tuple | list) else item for item in items], name)
         labels = _stacked([item[1] for item in items], name).long() if pairs else None
     if not isinstance(found, torch.Tensor) or found.dim() < 2 or not len(found) or found.is_complex():
-        raise InputError(f"{name} is a {type(found).__name__}, of which no data can be made: give {SHAPES}.")
+        raise InputError(f"{name} is a {type(found).__name__}, which cannot be turned into data: give {SHAPES}.")
     if found.is_floating_point() and not found.isfinite().all():
-        raise InputError(f"{name} has NaN or infinite numbers: mend or drop those points.")
+        raise InputError(f"{name} has NaN or infinite numbers: repair or remove those points.")
     return found, labels
 
 

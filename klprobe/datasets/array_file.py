@@ -66,7 +66,9 @@ class ArrayFile:
             label_name = next((name for name in LABEL_NAMES if name in names), None)
             labels = None if label_name is None else _joined(path, [label_name])
         if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
-            raise InputError(f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: one integer a point.")
+            raise InputError(
+                f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: give one integer for each point."
+            )
         x = npy.as_data(x, path.name)
         if not x.size:
             raise InputError(f"{path.name} holds nothing: its shape is {x.shape}.")
@@ -113,5 +115,5 @@ def _check_finite(x: np.ndarray, label: str) -> None:
         bad = ~np.isfinite(x[start : start + step]).reshape(len(x[start : start + step]), -1).all(1)
         if bad.any():
             raise InputError(
-                f"{label} has NaN or infinite numbers, first at point {start + int(bad.argmax())}: mend or drop it."
+                f"{label} has NaN or infinite numbers, first at point {start + int(bad.argmax())}: repair or remove it."
             )

@@ -140,7 +140,7 @@ def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.nda
     """Images, shape (n, 3, 32, 32), and labels, shape (n,), of a file: rows of a label and the planes of red, green, blue."""
     if binary:
         if not content or len(content) % (1 + PIXELS):
-            raise InputError(f"{label} has {len(content):,} bytes, no multiple of {1 + PIXELS}: fetch it again.")
+            raise InputError(f"{label} has {len(content):,} bytes, which is not a multiple of {1 + PIXELS}: fetch it again.")
         rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
         images, labels = rows[:, 1:], rows[:, 0]
     else:

@@ -54,7 +54,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         found = loadmat(path, variable_names=["X", "y"])
     except Exception as error:  # a damaged file fails in any way at all
-        raise InputError(f"{path} is damaged, or no MATLAB file ({error}): fetch it again.") from error
+        raise InputError(f"{path} is damaged, or is not a MATLAB file ({error}): fetch it again.") from error
     images, labels = found.get("X"), found.get("y")
     if (
         images is None

@@ -83,7 +83,7 @@ class Cloud(Distribution):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """There is none: CapabilityError."""
         raise CapabilityError(
-            f"This method needs the prior's density log p(z), but the prior is a cloud of {len(self.samples)} samples: use a "
+            f"This method needs the prior's density log p(z), but the prior consists of {len(self.samples)} samples: use a "
             "method that needs samples only (klprobe list), or give the prior's density (--prior normal, mixture:FILE)."
         )
 
@@ -106,7 +106,10 @@ def mixture(components: DiagonalGaussian, weights: torch.Tensor | None = None) -
     weights = torch.ones(len(mean), dtype=torch.float64) if weights is None else weights.double()
     if weights.shape != (len(mean),) or not weights.isfinite().all() or (weights < 0).any() or not weights.sum() > 0:
         what = f"they reach from {weights.min():g} to {weights.max():g}" if len(weights) == len(mean) else f"got {len(weights)}"
-        raise InputError(f"A mixture of {len(mean)} components needs as many weights, none negative, not all zero; {what}.")
+        raise InputError(
+            f"A mixture of {len(mean)} components needs one weight for each, none of them negative and not all of them "
+            f"zero; {what}."
+        )
     return MixtureSameFamily(
         Categorical(probs=weights / weights.sum(), validate_args=False),
         Independent(Normal(mean, std, validate_args=False), 1),

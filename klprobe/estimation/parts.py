@@ -112,7 +112,7 @@ def _of_latents(
 ) -> list[Estimate]:
     normal = diagonal_normal(prior)
     if normal is None:
-        raise InputError("the prior is no diagonal normal, so this part's own prior is not known")
+        raise InputError("the prior is not a diagonal normal, so the prior of this part alone is not known")
     mean, std = (t[columns].double() for t in normal)
     p = Independent(Normal(mean, std, validate_args=False), 1)
     q = marginal(posterior, columns)

@@ -44,7 +44,7 @@ class Knn:
         """Refuse settings that give no answer."""
         if self.neighbours < 1 or self.num_samples < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs at least 1 neighbour and four codes for each and for one more; got "
+                f"{METHOD} needs at least 1 neighbour, and at least 4 * neighbours + 4 codes; got "
                 f"neighbours = {self.neighbours}, num_samples = {self.num_samples}."
             )
 
@@ -75,7 +75,8 @@ class Knn:
             z_p = sample_prior(prior, self.num_samples, generator)
         if min(len(z_q), len(z_p)) < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs at least {4 * self.neighbours + 4} codes of each side for its {self.neighbours} neighbours; "
+                f"{METHOD} needs at least {4 * self.neighbours + 4} codes of q, and of p, for its {self.neighbours} "
+                "neighbours; "
                 f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
             )
         whitening = Whitening.of(torch.cat([z_q, z_p]))

@@ -65,7 +65,9 @@ class Evidence:
         self.notes: dict[str, None] = {}
         self._features: dict[str, Features] = {}
         if self.num < 2:
-            raise InputError(f"An evaluation needs at least 2 samples, and as many test and training data; got {self.num}.")
+            raise InputError(
+                f"An evaluation needs at least 2 samples, and at least as many test data and training data; got {self.num}."
+            )
 
     @cached_property
     def net(self) -> FeatureNet:
@@ -81,7 +83,7 @@ class Evidence:
         checkpoint = self.trained.checkpoint
         made = torch.cat([sample(checkpoint.algorithm, checkpoint.networks, n, noise).cpu() for n in self._counts])
         if not made.isfinite().all():
-            raise InputError("the system makes samples that are no finite numbers: it has diverged.")
+            raise InputError("the system makes samples that are not finite numbers, so it has diverged: train it again.")
         if self.pixels is None:
             return made
         low, high = self.pixels
@@ -187,7 +189,7 @@ class Evidence:
 
     def _perceptual(self) -> Path:
         if self.perceptual is None:
-            raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
+            raise CapabilityError("needs the weights of AlexNet and of LPIPS: give their folder with --lpips-weights")
         return self.perceptual
 
     def _sample_labels(self, source: str) -> torch.Tensor:

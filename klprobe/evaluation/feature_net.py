@@ -148,7 +148,7 @@ def _pair(seen: Any, label: str, num: int) -> tuple[torch.Tensor, torch.Tensor]:
     pair = seen if isinstance(seen, list) and len(seen) == 2 else [seen, seen]
     if not all(isinstance(part, torch.Tensor) and part.dim() > 1 and len(part) == num for part in pair):
         raise InputError(
-            f"{label} returns neither logits nor (features, logits), each with one row a point: choose another --net."
+            f"{label} returns neither logits nor (features, logits), each with one row for each point: choose another --net."
         )
     return pair[0], pair[1]
 
@@ -240,7 +240,7 @@ def unit_range(x: torch.Tensor) -> tuple[float, float]:
             return low, high
     if -0.1 * most <= least and most <= (1 + OUTSIDE) * BYTES[1]:
         return BYTES
-    raise InputError(f"images lie in [{least:.3g}, {most:.3g}], no range that is known: bring them to [0, 1].")
+    raise InputError(f"images lie in [{least:.3g}, {most:.3g}], which is not a range that klprobe knows: bring them to [0, 1].")
 
 
 def to_unit(x: torch.Tensor, found: tuple[float, float]) -> torch.Tensor:

@@ -26,7 +26,7 @@ def read_h5ad(path: Path) -> Any:
         raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no file of cells ({said[:200]}): write it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not a file of cells ({said[:200]}): write it again.") from error
 
 
 def check_links(path: Path) -> None:
@@ -44,13 +44,14 @@ def check_links(path: Path) -> None:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError of damaged files
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no HDF5 file ({said[:200]}): write it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not an HDF5 file ({said[:200]}): write it again.") from error
     folder = path.parent.resolve()
     for name in elsewhere:
         target = (folder / name).resolve()
         if not (target.is_relative_to(folder) and target.is_file()):
             raise InputError(
-                f"{path.name} takes data from {name[:80]!r}, no file of its own folder, so klprobe does not follow it: "
+                f"{path.name} takes data from {name[:80]!r}, which is not a file of its own folder, so klprobe does not "
+                "follow it: "
                 "write the cells to one file."
             )
 

@@ -59,10 +59,10 @@ def read_layout(head: bytes, label: str) -> Layout:
     end = start + int.from_bytes(head[8:start], "little")
     header = head[start:end].decode("latin1") if start and start < end <= len(head) else ""
     if records := RECORDS.search(header):
-        raise InputError(f"{label} holds records, {records[1]}, and no real numbers: save each field as an array of its own.")
+        raise InputError(f"{label} holds records, {records[1]}, and not real numbers: save each field as an array of its own.")
     found = _entries(header)
     if set(found) != {"descr", "fortran_order", "shape"}:
-        raise InputError(f"{label} is no plain .npy array, or its header is damaged: write it again with numpy.save.")
+        raise InputError(f"{label} is not a plain .npy array, or its header is damaged: write it again with numpy.save.")
     shape = tuple(int(size.rstrip("L")) for size in re.split(r"[\s,]+", found["shape"]) if size)
     try:
         dtype = np.dtype(found["descr"])

@@ -40,7 +40,7 @@ def check_external_data(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             locations = set(_locations(content, 0, len(content), MODEL, 0))
     except (ValueError, IndexError) as error:  # an empty file cannot be mapped
-        raise InputError(f"{path.name} is damaged, or no ONNX model: export it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not an ONNX model: export it again.") from error
     for location in locations:
         plain = not (PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or "\0" in location)
         target = (folder / location).resolve() if plain else None

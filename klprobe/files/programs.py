@@ -141,7 +141,7 @@ def open_onnx(path: str) -> Opened:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{name} is damaged, or no ONNX model that onnxruntime reads ({said[:200]}): export it again."
+            f"{name} is damaged, or is not an ONNX model that onnxruntime reads ({said[:200]}): export it again."
         ) from error
     entries, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
     if len(entries) != 1:

@@ -68,4 +68,4 @@ def read_pickle(content: bytes, label: str) -> dict[bytes, Any]:
         found = _Reader(io.BytesIO(content), encoding="bytes").load()
         return {key: value.array() if isinstance(value, _Bytes) else value for key, value in found.items()}
     except Exception as error:  # a damaged pickle fails in any way at all
-        raise InputError(f"{label} is damaged, or no pickle of arrays ({error}): fetch it again.") from error
+        raise InputError(f"{label} is damaged, or is not a pickle of arrays ({error}): fetch it again.") from error

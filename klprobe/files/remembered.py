@@ -69,7 +69,7 @@ def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
     try:
         chosen = registry.create("datasets", name)
     except InputError as error:
-        raise InputError(f"{file} was trained on a data set that cannot be had. {error} {GIVE.capitalize()}.") from error
+        raise InputError(f"{file} was trained on a data set that is not available. {error} {GIVE.capitalize()}.") from error
     path = getattr(chosen, "path", None)
     if path is None:
         return chosen

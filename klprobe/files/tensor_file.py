@@ -64,7 +64,7 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     except (OSError, *UNREADABLE) as error:
         said = str(error)[:200]
         raise InputError(
-            f"{label or path} is damaged, cut short, or no safetensors file ({said}): save or copy it again."
+            f"{label or path} is damaged, cut short, or not a safetensors file ({said}): save or copy it again."
         ) from error
 
 

@@ -74,7 +74,7 @@ def _settings(path: Path) -> dict[str, Any]:
     label = f"{path.name}/{CONFIG}"
     settings = json_files.read(path / CONFIG, label)
     if not isinstance(settings, dict) or not {"name", "input_dim", "latent_dim"} <= set(settings):
-        raise InputError(f"{label} is no configuration of pythae: it needs name, input_dim and latent_dim.")
+        raise InputError(f"{label} is not a configuration of pythae, which needs name, input_dim and latent_dim.")
     if not isinstance(settings["name"], str) or not NAME.fullmatch(settings["name"]):
         raise InputError(f"{label}: name is {repr(settings['name'])[:40]}, and no model of pythae is called that.")
     if large := [key for key, value in settings.items() if type(value) is int and abs(value) > LARGEST_SIZE]:

@@ -94,7 +94,10 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], bool]:
         InputError: no folder, a file that is no state dict, or weights that are missing.
     """
     if not folder.is_dir():
-        raise InputError(f"lpips reads a folder with AlexNet's weights and those of LPIPS; there is no folder {folder}.")
+        raise InputError(
+            f"lpips needs a folder with the weights of AlexNet and of LPIPS, but there is no folder {folder}: give "
+            "--lpips-weights."
+        )
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in FILES:

@@ -72,7 +72,8 @@ class Classifier:
             return nn.ModuleDict({"trunk": trunk, "head": nn.Sequential(nn.ReLU(), nn.Linear(self.features, self.classes))})
         if len(shape) != 3 or min(shape[1:]) < CROP:
             raise InputError(
-                f"classifier's preset agan crops images to {CROP} x {CROP}; data of shape {shape} are none so large."
+                f"classifier's preset agan crops images to {CROP} x {CROP}; data of shape {shape} are smaller: choose "
+                "preset small."
             )
         return nn.ModuleDict({"trunk": classifier_trunk(shape[0]), "head": nn.Linear(512, self.classes)})
 

@@ -60,14 +60,19 @@ class DRAW(System):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.visible == "quantized_normal_shared":
-            raise InputError("draw's canvas holds a spread per pixel: quantized_normal, or bernoulli or laplace.")
+            raise InputError(
+                "draw's canvas holds one spread for each pixel, so visible cannot be quantized_normal_shared: choose "
+                "quantized_normal, bernoulli or laplace."
+            )
         if self.latent_dim % self.glances:
-            raise InputError(f"draw divides its latents among its steps: {self.latent_dim} are no multiple of {self.glances}.")
+            raise InputError(
+                f"draw divides its latents among its steps: {self.latent_dim} are not a multiple of {self.glances}."
+            )
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder (reading, LSTM, mean and log-variance of z_t) and decoder (LSTM, writing)."""
         if self.attention == "both" and len(shape) != 3:
-            raise InputError(f"draw's attention moves over images; for points of shape {tuple(shape)} leave it at none.")
+            raise InputError(f"draw's attention moves over images; for points of shape {tuple(shape)} attention must be none.")
         codes = self.latent_dim // self.glances
         copies = 2 if self.visible == "quantized_normal" else 1
         if self.attention == "both":

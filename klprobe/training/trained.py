@@ -48,7 +48,7 @@ class Trained:
         """Points of codes, differentiable, shape (m, *shape)."""
         self._has("decode", "no generator")
         if has_classes(self.checkpoint.algorithm):
-            raise CapabilityError(f"{self._system} decodes codes of known class only")
+            raise CapabilityError(f"{self._system} decodes only codes whose class is known")
         return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device)).cpu()
 
     @property

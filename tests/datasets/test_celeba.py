@@ -110,7 +110,7 @@ def test_pixels_are_decoded_once_kept_beside_the_data_and_made_again_when_the_da
     again = Celeba().load("train", root)
     assert torch.equal(again.x, first.x)
     assert again.notes == first.notes[1:], "what was left out is said every time"
-    with pytest.raises(InputError, match=r"000001\.jpg.* leave strict away"):
+    with pytest.raises(InputError, match=r"000001\.jpg.* do not give strict"):
         Celeba(strict=True).load("train", root)
 
     monkeypatch.setattr(_decoded, "_blocks", blocks)

@@ -75,7 +75,7 @@ def test_sizes_and_colours_are_made_equal_only_when_asked_for(photos):
     data = images(photos, resize="4x5", gray=True)
     assert (data.shape, len(data)) == ((1, 4, 5), 22)
     assert data.name == f"image-folder:path={photos}:resize=4x5:gray"
-    with pytest.raises(InputError, match="resize 'big' is no size"):
+    with pytest.raises(InputError, match="resize 'big' is not a size"):
         images(photos, resize="big")
 
 

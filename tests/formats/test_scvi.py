@@ -170,7 +170,7 @@ def test_cells_are_needed_and_flags_for_images_are_refused(tmp_path):
     (tmp_path / "adata.h5ad").unlink()
     with pytest.raises(InputError, match=r"--data cells.h5ad"):
         load(tmp_path)
-    with pytest.raises(InputError, match="leave --gray away"):
+    with pytest.raises(InputError, match="do not give --gray"):
         load(tmp_path, Request(gray=True))
     with pytest.raises(InputError, match="--split test"):
         load(tmp_path, Request(split="test"))

@@ -436,7 +436,7 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="Unknown name 'no-such'"):
         load_checkpoint(write(tmp_path / "a.safetensors", settings | {"system": "no-such"}, **tensors))
     for changed, words in (
-        ({"system": 3}, "system is 3, which is no name"),
+        ({"system": 3}, "system is 3, which is not a name"),
         ({"system": "a" * 10**5}, "no name"),
         ({"system": ["vae"]}, "no name"),
         ({"settings": {"nonsense": 1}}, "nonsense.*does not know"),
@@ -468,7 +468,7 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="no checkpoint of klprobe"):
         load_checkpoint(tmp_path / "c.safetensors")
     save_file({}, tmp_path / "d.safetensors", {"klprobe.kind": "checkpoint", "klprobe.settings": "{"})
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         load_checkpoint(tmp_path / "d.safetensors")
 
 
@@ -515,7 +515,7 @@ def test_tensorboard_events_hold_what_metrics_csv_holds_and_forget_what_a_resume
 def test_rows_that_no_run_wrote_are_refused_on_resume(content, tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"metrics\.csv is damaged .*move it away"):
+    with pytest.raises(InputError, match=r"metrics\.csv is damaged .*move it to another folder"):
         MetricsLog(path, 5)
     assert path.read_bytes() == content
 
