@@ -157,7 +157,7 @@ class Estimator(Protocol):
     """A frozen dataclass of settings; keeps no state, so one instance serves any number of posteriors."""
 
     requires: ClassVar[frozenset[str]]
-    """Of `posterior-density` and `prior-density`: what the method cannot do without."""
+    """The capabilities that the method cannot do without, out of `posterior-density` and `prior-density`."""
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress

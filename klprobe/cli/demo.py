@@ -28,7 +28,7 @@ klprobe demo --out report
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which of the digits."""
+    """The part of the digits that is encoded."""
 
     split: Literal["train", "test", "all"] = "all"
     """Part of the digits to encode. Bounds of the population KL need points that the encoder was not trained on: test."""

@@ -249,7 +249,7 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
-    """Of the codes, where they were looked at."""
+    """The radius histogram of the codes, where the metric latents has run."""
     if not any(row.metric == "latents" for row in found.rows):
         return None
     return radius_histogram(evidence.posterior, evidence.trained.prior, generator_of(evidence.seed, "radius"))

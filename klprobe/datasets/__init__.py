@@ -25,7 +25,7 @@ from klprobe.types import InputError, Progress, no_progress
 Split = Literal["train", "validation", "test", "all"]
 
 EVERY = 10
-"""Every so many-th point is a test point, as with files of one's own."""
+"""Every point at a multiple of this number is a test point, as with the user's own files."""
 SHAPES = (
     "a tensor or an array of shape (N, ...), a Dataset with __len__ and __getitem__ that gives x or (x, label), or an object "
 )
@@ -95,7 +95,7 @@ def has_validation(chosen: Dataset) -> bool:
 
 
 def held_out(count: int, every: int, split: str) -> list[int]:
-    """Numbers of the points of a split of a set that has none: every so many-th is a test point, or none with `every` = 0.
+    """Numbers of the points of a split of a data set without splits: every `every`-th point is a test point, or none with 0.
 
     Raises:
         InputError: unknown split, or one without points.

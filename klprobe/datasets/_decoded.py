@@ -27,7 +27,7 @@ AT_ONCE = 512
 NAMED = 5
 """Files left out that a note names."""
 VERSION = 1
-"""Of the files kept; another one is not read."""
+"""Version of the files that are kept; a file of another version is not read."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Arrays of one's own, in an .npy or .npz file."""
+"""The user's own arrays, in an .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _joined(path: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def _check_finite(x: np.ndarray, label: str) -> None:
-    """InputError at the first point with a number that is none; a block at a time, since the array may be a large file."""
+    """Raise InputError at the first point with NaN or infinity; a block at a time, since the array may be a large file."""
     if x.dtype.kind != "f":
         return
     step = max(1, BLOCK // max(1, x[0].size)) if len(x) else 1

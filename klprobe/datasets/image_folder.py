@@ -1,4 +1,4 @@
-"""Images of one's own, in a folder."""
+"""The user's own images, in a folder."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def recommended(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, .
 
 
 def left_out(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]:
-    """Names of the methods that `auto` would run but for so many latents; arguments as of `recommended`.
+    """Names of the methods that `auto` leaves out because of the number of latents; arguments as of `recommended`.
 
     Without the prior's density there is no gmm to fall back on: the classifier stays, however wide the codes.
     """
@@ -45,7 +45,7 @@ def left_out(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]
 
 
 def _wanted(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]:
-    """Of codes of any width."""
+    """Names of the methods that `auto` runs, for any number of latents."""
     exact = able >= {"posterior-density", "prior-density"}
     chosen = (*(FIRST if exact else ()), "classifier", *(DENSITY_MODELS if "prior-density" in able else ("gaussianized",)))
     if not exact and dim >= MANY_LATENTS and num_points >= ENOUGH_A_WEIGHT * dim:

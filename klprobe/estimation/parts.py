@@ -47,7 +47,7 @@ def report_parts(
     *,
     reason: str | None = None,
 ) -> tuple[PartReport, ...]:
-    """What the methods say of each part; one that cannot be had says why.
+    """What the methods say of each part; a part without an answer says why.
 
     Args:
         parts: By name: columns of the posterior, or a categorical latent beside it.

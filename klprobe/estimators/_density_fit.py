@@ -28,7 +28,7 @@ not the results."""
 SHRINKAGES = (0.0, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the identity tried in the correlation matrix; 1 standardises each latent by itself."""
 SMALLEST_EIGENVALUE = 1e-12
-"""Of a correlation matrix; below it lies the rounding of float64."""
+"""Smallest eigenvalue of a correlation matrix; smaller ones are rounding errors of float64."""
 
 
 def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) -> Whitening:
@@ -68,7 +68,7 @@ def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) 
 
 
 class Schedule(NamedTuple):
-    """How long and how fast; `patience` counts looks at the held-out codes without an improvement."""
+    """How long and how fast the fit goes; `patience` counts checks on the validation codes without an improvement."""
 
     steps: int
     lr: float

@@ -1,4 +1,4 @@
-"""The descent that all networks that learn from fresh draws share: Adam, a running average of the weights, a stop draw."""
+"""The descent that all networks share that learn from fresh draws: Adam, a running average of the weights, validation codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Schedule(NamedTuple):
-    """How long and how fast; the estimators say what each means to their users."""
+    """How long and how fast the descent goes; the estimators say what each field means to their users."""
 
     steps: int
     lr: float

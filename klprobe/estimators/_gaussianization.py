@@ -32,7 +32,7 @@ Codes = tuple[torch.Tensor, torch.Tensor]
 SMALLEST = 1e-9
 """Least range of a component, in standard deviations."""
 ROUNDS = 30
-"""Of the search for independent components; what it has found by then is a rotation all the same."""
+"""Rounds of the search for independent components; its result is a rotation after any number of rounds."""
 
 
 class Gaussianization(NamedTuple):
@@ -96,7 +96,7 @@ Preparation = Whitening | Gaussianization
 
 
 def most_normal(fit: Codes, stop: Codes, seed: int) -> Preparation:
-    """Of the whitening and the Gaussianizations of pooled codes, of q's and of p's, the one of most likely held-out codes.
+    """Choose the map under which validation codes are most likely: whitening, or Gaussianization of pooled, q's or p's codes.
 
     The likelihood of a side's codes is that of a normal density of their images, with the moments of the images of its own
     other codes, times the map's volume: it can be compared among maps, however far apart q and p lie, where a log-loss

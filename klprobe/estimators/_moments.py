@@ -1,4 +1,4 @@
-"""Mean and covariance of draws, in one pass over as many as are needed and fit, and the log-ratio that they suggest."""
+"""Mean and covariance of draws, in one pass over as many as are needed, and the log-ratio that they suggest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
 
 def moments(draw: Draw, whitening: Preparation, codes: int = 0) -> Moments:
-    """Of so many whitened codes, or, with 0, of as many as the weights of a quadratic form are worth."""
+    """Moments of this number of whitened codes; 0 takes as many as the weights of a quadratic form need."""
     dim = len(whitening.mean)
     codes = codes or max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
     size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))

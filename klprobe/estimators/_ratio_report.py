@@ -31,7 +31,7 @@ from klprobe.types import Bound, Estimate, Target
 BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
 NEWTON_STEPS = 25
-"""Of the logistic recalibration; it converges in about eight where it converges."""
+"""Newton steps of the logistic recalibration; where it converges, it takes about eight."""
 
 
 class RatioOnQ(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 SMALLEST_EIGENVALUE = 1e-10
-"""Of the pooled correlation matrix: flatter directions carry rounding, and are left as they are."""
+"""Smallest eigenvalue of the pooled correlation matrix; flatter directions carry rounding errors, and are left as they are."""
 
 
 class Whitening(NamedTuple):

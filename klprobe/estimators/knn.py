@@ -1,4 +1,4 @@
-"""Nearest neighbours: how much farther q's codes have it to codes of p than to each other."""
+"""Nearest neighbours: how much farther codes of q are from codes of p than from each other."""
 
 from __future__ import annotations
 

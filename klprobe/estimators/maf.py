@@ -66,7 +66,7 @@ class Maf(DensityEstimator):
     def _fit(
         self, q: Posterior, prior: Distribution, split: Split, generator: torch.Generator, progress: Progress
     ) -> tuple[MixedWithPrior, dict[str, Any]]:
-        """As ever; then the flow, without the share of the prior that the bound mixes in, goes to `save`."""
+        """Fit the density, then save the flow to `save`, without the share of the prior that the bound mixes in."""
         if self.save is not None:
             _check_folder(self.save)
         density, details = super()._fit(q, prior, split, generator, progress)

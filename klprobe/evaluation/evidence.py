@@ -76,7 +76,7 @@ class Evidence:
 
     @cached_property
     def samples(self) -> torch.Tensor:
-        """Of the model, on the scale of the data, shape (num, *shape); values outside of the range of pixels are cut off."""
+        """Samples of the model on the scale of the data, shape (num, *shape), cut off at the ends of the range of pixels."""
         if not hasattr(self.trained.checkpoint.algorithm, "decode"):
             raise CapabilityError(f"{self.trained.checkpoint.settings['system']} has no generator")
         noise = torch.Generator(self.trained.device).manual_seed(self.seed)
@@ -131,7 +131,7 @@ class Evidence:
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """Of the held-out data, shape (num,), where they have some."""
+        """Labels of the held-out data, shape (num,), where they have labels."""
         return self._held_out[1]
 
     @cached_property
@@ -150,9 +150,9 @@ class Evidence:
         """The argument of that name.
 
         Args:
-            name: Of an argument of a metric's `measure`.
-            role: In whose place samples, and codes, are.
-            metric: Who asks.
+            name: The name of an argument of a metric's `measure`.
+            role: The source that samples, and codes, come from.
+            metric: The name of the metric that asks.
             compares: Whether the metric compares with held-out data.
         Raises:
             CapabilityError: it cannot be had from this system or data.
@@ -208,7 +208,7 @@ class Evidence:
 
     @torch.no_grad()
     def _own_logits(self) -> torch.Tensor:
-        """Of the classifier that a system learned beside its codes, for the held-out data."""
+        """Logits of the held-out data by the classifier that a system learned beside its codes."""
         trained = self.trained.checkpoint
         if getattr(trained.algorithm, "labelled", None) is None:
             raise CapabilityError(f"{trained.settings['system']} learned no classifier from few labels")
@@ -216,7 +216,7 @@ class Evidence:
         return torch.cat([trained.algorithm.classify(trained.networks, x.to(self.trained.device)).cpu() for x in blocks])
 
     def _points(self, source: str) -> torch.Tensor:
-        """Of the model, held out, real (training data) or noisy."""
+        """Points from one source: samples of the model, held-out data, real (training) data, or noisy data."""
         if source == "model":
             return self.samples
         return {"held out": lambda: self.data, "real": lambda: self.real, "noisy": lambda: self.noisy}[source]()
@@ -244,7 +244,7 @@ class Evidence:
         return self._features[source]
 
     def _prior_codes(self, seed: int) -> torch.Tensor:
-        """As many draws of the prior."""
+        """Draws of the prior, as many as there are codes."""
         noise = torch.Generator(self.trained.device).manual_seed(seed)
         return self.trained.checkpoint.algorithm.prior(self.num, noise).double().cpu()
 

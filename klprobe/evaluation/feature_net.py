@@ -189,7 +189,7 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
 
 
 def _of_weights(networks: nn.Module) -> str:
-    """Of the weights alone: the same net, trained again by another version, is the same net."""
+    """Digest of the weights alone: a net that another version trains to the same weights is the same net."""
     state = hashlib.sha256()
     for name, weight in networks.state_dict().items():
         state.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -197,7 +197,7 @@ def _of_weights(networks: nn.Module) -> str:
 
 
 def _digest(x: torch.Tensor, net: str) -> str:
-    """Of points and net: the cache's key."""
+    """Digest of points and net, which is the key of the cache."""
     state = hashlib.sha256(f"{net} {tuple(x.shape)} {x.dtype}".encode())
     state.update(x.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()

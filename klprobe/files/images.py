@@ -122,6 +122,6 @@ def has_picture(shape: tuple[int, ...]) -> bool:
 
 
 def square_side(numbers: int) -> int:
-    """Side of the square that so many numbers fill, or 0."""
+    """Side of the square that this number of values fills, or 0."""
     side = math.isqrt(numbers)
     return side if side * side == numbers else 0

@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for: strict, shallow and small, so that what is read can be walked, printed and written again."""
+"""Untrusted JSON: strict, shallow and small, so that what is read can be walked, printed and written again."""
 
 from __future__ import annotations
 

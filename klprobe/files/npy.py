@@ -1,4 +1,4 @@
-"""Reading `.npy` data that nobody vouches for: no pickle, no memory beyond what the file itself justifies."""
+"""Reading untrusted `.npy` data: no pickle, and no memory beyond what the file itself justifies."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def read_layout(head: bytes, label: str) -> Layout:
 
 
 def _entries(header: str) -> dict[str, str]:
-    """What follows each key of a header; empty when it is none."""
+    """What follows each key of a header; empty when it is not a header."""
     text = header.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return {}

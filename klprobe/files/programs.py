@@ -26,7 +26,7 @@ Kind = Literal["torchscript", "exported", "onnx"]
 TOUCHES_FILES = re.compile(rb"\b(from_file|save)\b")
 """aten::from_file maps any file, writable, and aten::save writes one."""
 ONNX_SEED = 1
-"""Of onnxruntime's random operators, which take it when the model is opened."""
+"""Seed of onnxruntime's random operators, which take it when the model is opened."""
 
 
 @dataclass(frozen=True)

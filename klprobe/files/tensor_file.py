@@ -69,7 +69,7 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
 
 
 def kind_of(path: Path) -> str | None:
-    """What the header calls the file; None where it says nothing, or is none that can be read."""
+    """What the header calls the file; None where it says nothing, or where it cannot be read."""
     try:
         with opened(path) as file:
             return file.kind

@@ -1,4 +1,4 @@
-"""Weights from a file that nobody vouches for, and their place in a network."""
+"""Weights from an untrusted file, and their place in a network."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ PROBED = 64
 SAME = 1e-3
 """Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
 SEED = 0
-"""Of the encoder's own random numbers; torch's global generator comes back as it was."""
+"""Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
 MOST_CHANNELS = 16
-"""Of spatial latents that are reported one by one: each costs as much as latents of its own."""
+"""Largest number of channels of spatial latents that are reported one by one: each costs as much as separate latents."""
 Z_SCORES = 6.0
 """mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
 

@@ -25,7 +25,7 @@ NOT_THE_ENCODER = ("VAE_IAF", "VAE_LinNF", "HVAE", "RHVAE", "SVAE", "PoincareVAE
 """Systems whose q(z|x) is more, or other, than the diagonal Gaussian that their encoder gives."""
 CONFIG, WEIGHTS = "model_config.json", "model.pt"
 NAME = re.compile(r"[A-Z][A-Za-z_]{0,39}")
-"""Of a class of pythae.models."""
+"""Pattern of the name of a class of pythae.models."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def _restricted(path: Path) -> dict[str, Any]:
 
 
 def _num_bytes(value: Any) -> int:
-    """Of all numpy arrays and tensors in it."""
+    """Number of bytes of all numpy arrays and tensors in the value."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return int(value.nbytes)
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

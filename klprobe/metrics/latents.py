@@ -16,7 +16,7 @@ __all__ = ["Latents"]
 MOST_IN_DETAILS = 256
 """Latents up to which the means and the covariance matrix are kept."""
 RESAMPLES = 100
-"""Of the bootstrap of the number of active units."""
+"""Resamples of the bootstrap for the number of active units."""
 QUANTITIES: dict[str, Better] = {
     "latent-mean-square": "closer",
     "latent-variance": "closer",

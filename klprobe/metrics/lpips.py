@@ -21,7 +21,7 @@ LAYERS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
 """AlexNet's convolutions: their place in `features`, stride, padding. A max-pool comes before the second and the third."""
 POOLED = (1, 2)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of the channels of images in [-1, 1] (Zhang et al., LPIPS 0.1)."""
+"""Shift and scale of the channels of images in [-1, 1] (Zhang et al., LPIPS 0.1)."""
 TINY = 1e-10
 PAIRS_AT_ONCE = 64
 FILES = (".pth", ".pt", ".safetensors")

@@ -16,7 +16,7 @@ from klprobe.types import InputError
 __all__ = ["MsSsim"]
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the five scales, finest first (Wang et al. 2003, section 3.2)."""
+"""Weights of the five scales, finest first (Wang et al. 2003, section 3.2)."""
 K1, K2 = 0.01, 0.03
 """Constants that keep the ratios finite (Wang et al. 2004)."""
 PAIRS_AT_ONCE = 256

@@ -24,7 +24,7 @@ class WithClasses(Protocol):
 
     @property
     def by_class(self) -> bool:
-        """Whether its networks are told classes."""
+        """Whether its networks are given the classes."""
 
 
 def beside(system: WithClasses, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:

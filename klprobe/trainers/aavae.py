@@ -245,5 +245,5 @@ class AAVAE(System):
         return z, center, logvar
 
     def _labels(self, batch: Batch) -> torch.Tensor | None:
-        """Of a mini-batch, where there are classes."""
+        """Labels of a mini-batch, where there are classes."""
         return check_labels(self, batch.labels, "aavae", least=-1 if self.labelled else 0) if self.by_class else None

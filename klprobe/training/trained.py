@@ -24,7 +24,7 @@ from klprobe.types import CapabilityError, Progress, no_progress
 POINTS_AT_ONCE = 1000
 """Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
 NOISE_SEED = 0
-"""Of an implicit encoder's noise: it is drawn once, when the file is read, and the same for every run."""
+"""Seed of an implicit encoder's noise: it is drawn once, when the file is read, and is the same for every run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for."""
+"""Untrusted JSON."""
 
 import pytest
 
