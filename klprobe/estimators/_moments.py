@@ -1,4 +1,4 @@
-"""Mean and covariance of draws, in one pass over as many as are needed, and the log-ratio that they suggest."""
+"""Mean and covariance of draws, in one pass over as many as are needed, up to a limit, and the log-ratio that they suggest."""
 
 from __future__ import annotations
 
