@@ -86,7 +86,7 @@ def _value(text: str, kind: type, label: str) -> Any:
 
 
 def spec(instance: Any) -> str:
-    """What `create` makes this instance of, settings that have their default values left away."""
+    """The text from which `create` makes this instance; settings with their default values are not in it."""
     name = type(instance).__module__.rpartition(".")[2].replace("_", "-")
     parts = [name]
     for field in dataclasses.fields(instance):

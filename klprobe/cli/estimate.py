@@ -142,6 +142,6 @@ def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
     spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
     if "auto" in names and "all" not in names and spared:
         say(
-            f"auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take a CPU hours. "
+            f"auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take hours on a CPU. "
             f"To run one all the same: --methods auto {spared[0]}"
         )

@@ -73,7 +73,7 @@ class Common:
     device: DeviceName = "auto"
     """Device for the encoder and for the methods that can use one; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write report.json, report.csv, report.html and figures to; by default nothing is written."""
     resume: bool = False

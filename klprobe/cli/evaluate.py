@@ -1,4 +1,4 @@
-"""`klprobe evaluate`: sample quality of a trained system, by every metric asked for, beside real data."""
+"""`klprobe evaluate`: sample quality of a trained system by the metrics asked for, compared with real data."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Judging:
     device: DeviceName = "auto"
     """Device for the networks; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write evaluation.html, .json, .csv and figures to; by default nothing is written."""
     json: bool = False

@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 
 def registry() -> ConstructorRegistry:
-    """Rules for tyro under which dataclasses are built as ever, and described by this file."""
+    """Rules for tyro under which dataclasses are built as usual, and described by this file."""
     rules = ConstructorRegistry()
     rules.struct_rule(describe)
     return rules

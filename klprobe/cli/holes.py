@@ -48,7 +48,7 @@ class Options:
     device: DeviceName = "auto"
     """Device for the encoder and the decoder; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write holes.html, holes.json, holes.npz (the ranked codes) and figures to; by default nothing is written."""
     json: bool = False

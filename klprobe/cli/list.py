@@ -1,4 +1,4 @@
-"""`klprobe list`: what there is to name on the command line, one line each."""
+"""`klprobe list`: everything that has a name on the command line, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`klprobe reconstruct`: a picture of data beside what a trained auto-encoder makes of them."""
+"""`klprobe reconstruct`: a picture of data and of their reconstructions by a trained auto-encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`klprobe sample`: a picture of what a trained system makes from its prior."""
+"""`klprobe sample`: a picture of samples of a trained system."""
 
 from __future__ import annotations
 

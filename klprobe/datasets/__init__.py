@@ -90,7 +90,7 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
 
 
 def has_validation(chosen: Dataset) -> bool:
-    """Whether a set has a split `validation`: an official one, or one kept of its training points."""
+    """Whether a data set has a split `validation`: an official one, or one that is kept from its training points."""
     return bool(getattr(chosen, "validation", True))
 
 

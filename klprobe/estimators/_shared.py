@@ -42,7 +42,7 @@ def split_points(num_points: int, generator: torch.Generator, *, method: str) ->
     """
     if num_points < FEWEST_POINTS:
         raise InputError(
-            f"{method} fits, stops and reports on three disjoint sets of data points, and {num_points} points are too few: "
+            f"{method} needs disjoint data points to fit, validate and report on, and {num_points} points are too few: "
             f"give at least {FEWEST_POINTS}, or use --methods monte-carlo."
         )
     stop, report = (math.ceil(num_points * share) for share in (STOP_SHARE, REPORT_SHARE))

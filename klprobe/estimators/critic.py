@@ -20,7 +20,7 @@ OBJECTIVES: dict[str, losses.Loss] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Critic(RatioEstimator):
-    """Density ratio of a critic trained on its own bound: NWJ, Donsker-Varadhan, or another f-divergence's."""
+    """Density ratio of a critic trained on its own bound: NWJ, Donsker-Varadhan, or that of another f-divergence."""
 
     objective: Literal["nwj", "donsker-varadhan", "hellinger", "reverse-kl"] = "nwj"
     """The bound that the training maximises. nwj and donsker-varadhan bound the KL itself, but their e^f rests on few draws."""

@@ -25,7 +25,7 @@ PLACE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Lstm(DensityEstimator):
-    """Gaussian-autoregressive LSTM (Algorithm 3): each latent given those before it; slow."""
+    """Gaussian-autoregressive LSTM (Algorithm 3): models each latent given those before it; slow."""
 
     layers: int = 2
     """Number of recurrent layers."""

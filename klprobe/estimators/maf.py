@@ -28,7 +28,7 @@ EM_ITERATIONS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Maf(DensityEstimator):
-    """Masked autoregressive flow (Algorithm 3), for latents that depend on each other."""
+    """Masked autoregressive flow (Algorithm 3): for latents that depend on each other."""
 
     flows: int = 3
     """Number of affine autoregressive transforms in a row; the order of the latents is reversed after each."""

@@ -155,7 +155,7 @@ class Evidence:
             metric: The name of the metric that asks.
             compares: Whether the metric compares with held-out data.
         Raises:
-            CapabilityError: it cannot be had from this system or data.
+            CapabilityError: this system or these data do not have it.
         """
         source = "held out" if role == "real" and not compares else role
         known: dict[str, Callable[[], Any]] = {

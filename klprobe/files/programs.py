@@ -164,7 +164,7 @@ def open_onnx(path: str) -> Opened:
 
 
 def wanted_by(module: nn.Module) -> str:
-    """What a network's first layer wants, in words; empty when its first weight does not tell."""
+    """The input that a network's first layer needs, in words; empty when its first weight does not tell."""
     for name, weight in module.named_parameters():
         if name.endswith("weight") and weight.dim() == 2:
             return (

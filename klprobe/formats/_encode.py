@@ -65,7 +65,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     """The posterior of the requested data.
 
     Raises:
-        InputError: data that cannot be had or do not fit, outputs that cannot be read, an encoder in training mode.
+        InputError: data that are not available or do not fit, outputs that cannot be read, an encoder in training mode.
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
@@ -108,7 +108,7 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
     except InputError:
         raise
     except Exception as error:
-        wants = f" It wants {encoder.wants}." if encoder.wants else ""
+        wants = f" It needs {encoder.wants}." if encoder.wants else ""
         said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
         raise InputError(
             f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "

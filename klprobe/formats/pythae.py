@@ -47,7 +47,7 @@ class Pythae:
         name = settings["name"].removesuffix("Config")
         if name in NOT_THE_ENCODER:
             raise CapabilityError(
-                f"{path.name} is a {name}, whose q(z|x) is not the Gaussian that its encoder gives: draw its latents yourself "
+                f"{path.name} is a {name}, whose q(z|x) is not the Gaussian that its encoder gives: draw its codes yourself "
                 "and save them, numpy.savez('posterior.npz', samples=z)."
             )
         if settings.get("uses_default_encoder") is not True:

@@ -23,7 +23,7 @@ __all__ = ["AGE"]
 
 @dataclass(frozen=True)
 class AGE(System):
-    """Adversarial generator-encoder, codes on the unit sphere with a uniform prior.
+    """Adversarial generator-encoder: codes lie on the unit sphere, under a uniform prior.
 
     With e(x) the encoder's output over its length, p uniform on the sphere, s = G(p), and KL the empirical one of a
     mini-batch's codes, a step: the encoder lowers KL(e(x)) - KL(e(s)) + mu mean|x - G(e(x))|; then the generator lowers

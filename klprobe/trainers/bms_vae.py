@@ -20,7 +20,7 @@ __all__ = ["BMSVAE"]
 
 @dataclass(frozen=True)
 class BMSVAE(System):
-    """Best-of-many-samples VAE: the nearest of T reconstructions pays, and a classifier draws q(z) to p(z).
+    """Best-of-many-samples VAE: only the nearest of T reconstructions counts, and a classifier pulls q(z) towards p(z).
 
     With z_i ~ q(z|x), i = 1..T = `draws`, a step: encoder and generator together lower
     w min_i |x - G(z_i)|_1 - mean_i logit C(z_i); then the code discriminator C takes p(z) as real and one z a point as fake,

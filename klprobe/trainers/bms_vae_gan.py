@@ -21,7 +21,7 @@ __all__ = ["BMSVAEGAN"]
 
 @dataclass(frozen=True)
 class BMSVAEGAN(System):
-    """Best-of-many-samples VAE-GAN: the nearest of T reconstructions and the least real one pay, one each.
+    """Best-of-many-samples VAE-GAN: of T reconstructions only the nearest one and the least real one count.
 
     With z_i ~ q(z|x), x_i = G(z_i), i = 1..T = `draws`, p ~ p(z), and f = log D_I a spectrally normalised network, a direct
     estimate of the log-ratio that is no classifier, a step, each turn on a fresh mini-batch:

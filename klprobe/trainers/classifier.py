@@ -26,7 +26,7 @@ MOMENTUM, DECAY, DECAYED_AT = 0.9, 0.1, (40_000, 60_000)
 
 @dataclass(frozen=True)
 class Classifier:
-    """Classifier of labelled data, whose features and classes `klprobe evaluate` judges samples by; no generator.
+    """Classifier of labelled data; `klprobe evaluate` judges samples by its features and classes; no generator.
 
     One player lowers the cross-entropy. `preset` small has the encoder's network, a layer of `features` and Adam: minutes on
     a CPU. agan has the CIFAR-10 network and training of AGAN Table 5 (random 24 x 24 crops, then the central one; momentum

@@ -1,4 +1,4 @@
-"""DRAW: an auto-encoder that looks at the data and paints them in several steps, with a latent vector for each."""
+"""DRAW: an auto-encoder that looks at the data and paints them in several steps, with a code for each."""
 
 from __future__ import annotations
 

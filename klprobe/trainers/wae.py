@@ -20,7 +20,7 @@ __all__ = ["WAE"]
 
 @dataclass(frozen=True)
 class WAE(System):
-    """Wasserstein auto-encoder: squared error, and q(z) drawn to p(z) by the MMD or by a code discriminator.
+    """Wasserstein auto-encoder: squared error, and q(z) pulled towards p(z) by the MMD or by a code discriminator.
 
     With z ~ q(z|x) and p ~ p(z), a step of WAE-MMD: encoder and generator together lower |x - G(z)|^2 + lambda MMD(z, p),
     the unbiased squared MMD of the mini-batch under the inverse multiquadratic kernel. Of WAE-GAN: they lower

@@ -18,7 +18,7 @@ __all__ = ["WGANGP"]
 
 @dataclass(frozen=True)
 class WGANGP(System):
-    """Wasserstein GAN with gradient penalty; no encoder.
+    """Wasserstein GAN with a gradient penalty; no encoder.
 
     A step: the critic f lowers E f(G(z)) - E f(x) + penalty * E (|grad f| - 1)^2, `critic_steps` times, each on a fresh
     mini-batch; then the generator lowers -E f(G(z)). The critic has no batch normalisation, though DMVI says "everywhere":
