@@ -95,7 +95,7 @@ def test_a_link_out_of_the_folder_is_no_way_out(tmp_path):
 )
 def test_what_is_no_onnx_file_is_refused(tmp_path, content):
     (tmp_path / "net.onnx").write_bytes(content)
-    with pytest.raises(InputError, match="no ONNX model"):
+    with pytest.raises(InputError, match="not an ONNX model"):
         check_external_data(tmp_path / "net.onnx")
 
 
@@ -145,7 +145,7 @@ def links(path, kind):
 def test_cells_from_outside_the_folder_are_refused(tmp_path, kind):
     (tmp_path / "inner").mkdir()
     links(tmp_path / "inner" / "cells.h5ad", kind)
-    with pytest.raises(InputError, match=r"no file of its own folder|lies in other files"):
+    with pytest.raises(InputError, match=r"not a file of its own folder|lies in other files"):
         check_links(tmp_path / "inner" / "cells.h5ad")
 
 

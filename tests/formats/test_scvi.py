@@ -140,7 +140,7 @@ def test_numpys_arrays_and_numbers_are_read_and_a_defaultdict_is_a_dict(tmp_path
         ({"attr_dict": {"registry_": {**REGISTRY, "model_name": "TOTALVI"}}}, CapabilityError, "TOTALVI.*return_dist=True"),
         ({"attr_dict": {"registry_": {**REGISTRY, "setup_method_name": "load"}}}, InputError, "follows setup_anndata alone"),
         ({"attr_dict": {}}, CapabilityError, "None"),
-        ({"attr_dict": 3}, InputError, "no model folder of scvi-tools"),
+        ({"attr_dict": 3}, InputError, "not a model folder of scvi-tools"),
         (
             {"attr_dict": {"registry_": REGISTRY, "init_params_": {"non_kwargs": {"n_hidden": 10**9}}}},
             InputError,
