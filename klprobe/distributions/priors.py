@@ -83,7 +83,7 @@ class Cloud(Distribution):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Raise CapabilityError: a cloud of samples has no density."""
         raise CapabilityError(
-            f"This method needs the prior's density log p(z), but the prior consists of {len(self.samples)} samples: use a "
+            f"This method needs the prior's density log p(z), but the prior is a cloud of {len(self.samples)} samples: use a "
             "method that needs samples only (klprobe list), or give the prior's density (--prior normal, mixture:FILE)."
         )
 

@@ -84,7 +84,7 @@ def test_an_image_that_does_not_decode_is_named_and_left_out_or_stops_everything
 def test_none_that_decodes_is_an_error(root):
     for name in ("000004.jpg", "000006.jpg"):
         rewrite(root, name, b"nothing")
-    with pytest.raises(InputError, match=r"celeba \(test\): none of 2 images decodes, such as 000004\.jpg"):
+    with pytest.raises(InputError, match=r"celeba \(test\): none of the 2 images can be decoded, such as 000004\.jpg"):
         Celeba().load("test", root)
 
 

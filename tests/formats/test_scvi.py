@@ -84,7 +84,7 @@ def test_nothing_of_the_file_reaches_the_full_unpickler(trained, tmp_path, monke
 
 def test_cells_that_do_not_fit_are_refused(trained, tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(b"no cells")
-    with pytest.raises(InputError, match=r"cells.h5ad is damaged, or no HDF5 file"):
+    with pytest.raises(InputError, match=r"cells.h5ad is damaged, or is not an HDF5 file"):
         load(trained[0], Request(data=str(tmp_path / "cells.h5ad")))
 
 

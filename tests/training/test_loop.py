@@ -437,8 +437,8 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
         load_checkpoint(write(tmp_path / "a.safetensors", settings | {"system": "no-such"}, **tensors))
     for changed, words in (
         ({"system": 3}, "system is 3, which is not a name"),
-        ({"system": "a" * 10**5}, "no name"),
-        ({"system": ["vae"]}, "no name"),
+        ({"system": "a" * 10**5}, "not a name"),
+        ({"system": ["vae"]}, "not a name"),
         ({"settings": {"nonsense": 1}}, "nonsense.*does not know"),
         ({"settings": ["latent_dim"]}, "not a list of settings by name"),
         ({"settings": {"latent_dim": "2"}}, "latent_dim is '2', which no such setting can be"),
@@ -451,8 +451,8 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
         ({"input_shape": [10**9]}, "not a shape"),
         ({"input_shape": "22"}, "not a shape"),
         ({"steps": "1"}, "not a number of steps"),
-        ({"split": 7}, "no name"),
-        ({"dataset": None}, "no name"),
+        ({"split": 7}, "not a name"),
+        ({"dataset": None}, "not a name"),
     ):
         with pytest.raises(InputError, match=words):
             load_checkpoint(write(tmp_path / "b.safetensors", settings | changed, **tensors))
