@@ -26,11 +26,11 @@ from klprobe.types import InputError, NotDone
 QUICK, QUICK_FROM_SAMPLES = ("closed-form", "monte-carlo"), ("classifier", "gmm")
 """Estimators of the KL that take seconds, for encoders with a density and for those without."""
 
-HELP = """Checkpoints side by side: bracket of KL[q(z)||p(z)], average KL, mutual information, and every metric asked for.
+HELP = """Compare checkpoints: bracket of KL[q(z)||p(z)], average KL, mutual information, and the metrics that are asked for.
 
 klprobe compare runs/vae/checkpoint.safetensors runs/aae/checkpoint.safetensors --metrics fid ms-ssim --out comparison
 
-Checkpoints are any of klprobe estimate; metrics need those of klprobe train. No --metrics: the KL alone.
+The KL needs checkpoints in any format that klprobe estimate reads; metrics need checkpoints of klprobe train.
 """
 
 
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     """Compare; print the table, and write it under --out."""
     paths, judging, configured = parse_judging(arguments, "compare", HELP, Comparing, several=True)
     if not paths:
-        raise InputError("klprobe compare needs the paths of checkpoints. See klprobe compare --help.")
+        raise InputError("klprobe compare needs the paths of checkpoints, and got none. See klprobe compare --help.")
     for path in paths:
         if not path.exists():
             raise InputError(f"There is no checkpoint {path}.")
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     ]
     if all(c.report is None and not (c.evaluation and c.evaluation.rows) for c in compared):
         reasons = " ".join(f"{what}: {reason.rstrip('.')}." for what, reason in comparison.missing(compared))
-        raise InputError(f"nothing could be said of any checkpoint. {reasons}")
+        raise InputError(f"No checkpoint could be compared. {reasons}")
     content = comparison.document(compared, about(paths, judging, device, ["klprobe", "compare", *arguments]))
     if judging.json:
         answer_json(as_json(content))
@@ -92,7 +92,7 @@ def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], de
         not_done.append(NotDone("KL", str(error)))
     try:
         if metrics and not ours:
-            raise InputError("they need a checkpoint of klprobe train, with a generator")
+            raise InputError("the metrics need a checkpoint of klprobe train with a generator")
         if metrics:
             evidence = gather(path, judging, device)
             evaluation = measure(metrics, evidence)

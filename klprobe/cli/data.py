@@ -34,7 +34,7 @@ cifar-10:flip:shift=4, photos:resize=64. When a setting is wrong, the error mess
 
 @dataclass(frozen=True, kw_only=True)
 class ListFlags:
-    """Which data sets are here, and where; how to come by the others.
+    """List the data sets: where each is on this machine, or how to get it.
 
     klprobe data list --data-root DIR
     """
@@ -47,7 +47,7 @@ class ListFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchFlags:
-    """Download the original files of the data sets named, checked by their SHA-256; what was interrupted goes on.
+    """Download the original files of data sets, and check their SHA-256. An interrupted download continues where it stopped.
 
     klprobe data fetch mnist cifar-10 --data-root DIR
     """
@@ -58,7 +58,7 @@ class FetchFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowFlags:
-    """A picture of some points of a data set, and its shape, counts, classes and range.
+    """Write a picture of some points of a data set, and print its shape, counts, classes and range.
 
     klprobe data show mnist --split test
     klprobe data show photos --out photos.png
@@ -132,7 +132,9 @@ def _fetch(arguments: list[str]) -> None:
     names, rest = _names(arguments)
     flags = parse(FetchFlags, rest, prog="klprobe data fetch NAME ...")
     if not names:
-        raise InputError("klprobe data fetch needs names of data sets: klprobe data list shows which are missing.")
+        raise InputError(
+            "klprobe data fetch needs the names of data sets, and got none. klprobe data list shows which are missing."
+        )
     wanted: dict[str, Dataset] = {name: registry.create("datasets", name) for name in names}
     for name, chosen in wanted.items():
         if not chosen.downloads:
@@ -149,7 +151,7 @@ def _show(arguments: list[str]) -> None:
     flags = parse(ShowFlags, rest, prog="klprobe data show NAME")
     if len(names) != 1:
         raise InputError(
-            f"klprobe data show needs the name of one data set, a folder of images, .npy or .npz; got {len(names)}."
+            f"klprobe data show needs the name of one data set, a folder of images, or a .npy or .npz file; got {len(names)}."
         )
     if flags.num is not None and flags.num < 1:
         raise InputError(f"--num needs at least 1 data point; got {flags.num}.")

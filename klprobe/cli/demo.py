@@ -20,7 +20,7 @@ SMALL = {
 }
 """Shorter fits than the defaults, which are made for tens of thousands of points: the demo has 1,797."""
 TITLE = "klprobe's demo VAE on scikit-learn's digits"
-HELP = """KL[q(z)||p(z)] of the small VAE in this package, which the project trained on scikit-learn's digits.
+HELP = """Estimate KL[q(z)||p(z)] of the small VAE in this package, which was trained on scikit-learn's digits.
 
 klprobe demo --out report
 """
@@ -28,7 +28,7 @@ klprobe demo --out report
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which of the digits."""
+    """The part of the digits that is encoded."""
 
     split: Literal["train", "test", "all"] = "all"
     """Part of the digits to encode. Bounds of the population KL need points that the encoder was not trained on: test."""

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     return answer(source, common, methods, ["estimate", *arguments])
 
 
-ESTIMATE_HELP = """KL[q(z)||p(z)] of a trained encoder, in nats, with error bars and a bracket.
+ESTIMATE_HELP = """Estimate KL[q(z)||p(z)] of a trained encoder, in nats, with error bars and a bracket.
 
 klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out report
 """
@@ -108,7 +108,7 @@ def exit_code(report: Report) -> int:
     if any("interrupted" in failure.reason for failure in report.not_done):
         return cli.INTERRUPTED
     raise InputError(
-        "no method gave an answer. " + " ".join(f"{failure.method}: {failure.reason}" for failure in report.not_done)
+        "No method gave an answer. " + " ".join(f"{failure.method}: {failure.reason}" for failure in report.not_done)
     )
 
 
@@ -119,14 +119,17 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     if common.out is not None:
         given |= {"partial": common.out / PARTIAL, "resume": common.resume}
     elif common.resume:
-        raise InputError("--resume needs the --out of the run that was stopped.")
+        raise InputError(
+            "--resume continues the run in the folder --out, but --out is not given: give the folder of the run that "
+            "was stopped."
+        )
     configured["monte-carlo"] = dataclasses.replace(configured["monte-carlo"], **given)
     for name, estimator in configured.items():
         if device != "cpu" and estimator.device == "cpu":
             configured[name] = dataclasses.replace(estimator, device=device)
     names = [name for words in common.methods for name in words.split(",") if name]
     if not names:
-        raise InputError("--methods needs at least one name, or auto, or all; klprobe list shows them.")
+        raise InputError("--methods needs at least one name, or auto, or all, and got none. klprobe list shows the names.")
     q = as_posterior(encoded.posterior)
     _say_left_out(names, q, prior)
     return [configured[name] for name, _ in choose_methods(names, q, prior)]
@@ -137,6 +140,6 @@ def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
     spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
     if "auto" in names and "all" not in names and spared:
         say(
-            f"auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take a CPU hours. "
+            f"auto leaves out {', '.join(spared)}: with {q.dim:,} latents each can take hours on a CPU. "
             f"To run one all the same: --methods auto {spared[0]}"
         )

@@ -43,8 +43,8 @@ class Source:
     resize: str | None = None
     """Resize images to this size, bilinearly: 32, or 32x24 for height and width; by default they keep their size."""
     range: Annotated[Literal["0,1", "-1,1"] | None, tyro.conf.arg(metavar="LOW,HIGH")] = None
-    """Range of the encoder's input, 0,1 or -1,1; by default bytes are scaled to [0, 1] and other numbers stay. Write
-    --range=-1,1 with the equals sign."""
+    """Map data in [0, 1] to this range, 0,1 or -1,1, for the encoder; by default bytes are scaled to [0, 1] and other numbers
+    stay as they are. Write --range=-1,1 with the equals sign."""
     gray: bool = False
     """Turn colour images into grey images of one channel."""
     flatten: bool = False
@@ -73,7 +73,7 @@ class Common:
     device: DeviceName = "auto"
     """Device for the encoder and for the methods that can use one; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write report.json, report.csv, report.html and figures to; by default nothing is written."""
     resume: bool = False
@@ -101,14 +101,14 @@ def parse_groups(
     general.append(("common", Annotated[Common, Bare], dataclasses.field(default_factory=Common)))
     if asked is not None:
         shown = tuple(arguments[asked + 1 :])
-        text += f"\nThe settings of a method, such as --maf.flows 3: {prog} --help maf\n"
+        text += f"\nTo see the settings of a method, such as --maf.flows 3: {prog} --help maf\n"
     kinds = {name.replace("-", "_"): registry.load("estimators", name) for name in shown}
     begin = {name: functools.partial(kind, **defaults.get(name, {})) for name, kind in kinds.items()}
     groups = [
         (name, kind, dataclasses.field(default_factory=begin[name])) for name, kind in kinds.items() if dataclasses.fields(kind)
     ]
     if asked is not None and shown:
-        general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
+        general, text, arguments = [], f"Show the settings of {', '.join(shown)}.", ["--help"]
     flags: Any = parse(dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text}), arguments, prog=prog)
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
     return getattr(flags, "source", None), flags.common, configured

@@ -1,4 +1,4 @@
-"""`klprobe evaluate`: sample quality of a trained system, by every metric asked for, beside real data."""
+"""`klprobe evaluate`: sample quality of a trained system by the metrics asked for, compared with real data."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Judging:
     net_steps: int = 2000
     """Number of training steps of the net that --net own trains."""
     net_shape: str | None = None
-    """Shape of the input of a TorchScript net, such as 3x299x299; images are resized to it. By default they keep their
-    shape."""
+    """Shape of the input of a TorchScript net, such as 3x299x299; images are brought to this shape. By default they keep their
+    own."""
     net_range: Annotated[Literal["0,1", "-1,1", "0,255"], tyro.conf.arg(metavar="LOW,HIGH")] = "0,1"
     """Range of the input of a TorchScript net: 0,1 or -1,1 or 0,255. Write --net-range=-1,1 with the equals sign."""
     file_memory: float | None = None
@@ -76,7 +76,7 @@ class Judging:
     device: DeviceName = "auto"
     """Device for the networks; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write evaluation.html, .json, .csv and figures to; by default nothing is written."""
     json: bool = False
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
     given = f"{name}: {count} samples against {count} {judging.split} data of {evidence.held_out.name}"
     if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
         raise InputError(
-            "no metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
+            "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
     if judging.json:
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
-HELP = """Sample quality of a trained system by every metric that it allows, with errors, beside the same of real data.
+HELP = """Measure the sample quality of a trained system with every metric that it allows, with errors, beside real data.
 
 klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
 """
@@ -132,16 +132,18 @@ def parse_judging(
     source: list[Any] = [("checkpoint", Annotated[Path, tyro.conf.arg(help="Checkpoint file that klprobe train wrote.")])]
     if several:
         help_of = tyro.conf.arg(
-            help="The checkpoints, in any format that klprobe estimate reads.", metavar="PATH ...", help_behavior_hint=""
+            help="The checkpoints, in any format that klprobe estimate reads.",
+            metavar="PATH ...",
+            help_behavior_hint="(required)",
         )
         source = [("checkpoints", Annotated[tuple[Path, ...], tyro.conf.Positional, help_of])]
     general: list[Any] = [*source, ("judging", Annotated[judging, Bare], dataclasses.field(default_factory=judging))]
     if asked is not None:
-        text += f"\nThe settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
+        text += f"\nTo see the settings of a metric, such as --fid.divisions 20: klprobe {command} --help fid\n"
     kinds = {name.replace("-", "_"): registry.load("metrics", name) for name in shown}
     groups = [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in kinds.items() if dataclasses.fields(kind)]
     if asked is not None and shown:
-        general, text, arguments = [], f"Settings of {', '.join(shown)}.", ["--help"]
+        general, text, arguments = [], f"Show the settings of {', '.join(shown)}.", ["--help"]
     kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
     flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
@@ -204,7 +206,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split("x"))
     except ValueError:
-        raise InputError(f"--net-shape {text!r} is no shape: write it as 3x299x299.") from None
+        raise InputError(f"--net-shape {text!r} is not a shape: write it as 3x299x299.") from None
 
 
 def _cache(judging: Judging) -> Path:
@@ -244,7 +246,7 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
-    """Of the codes, where they were looked at."""
+    """The radius histogram of the codes, where the metric latents has run."""
     if not any(row.metric == "latents" for row in found.rows):
         return None
     return radius_histogram(evidence.posterior, evidence.system.prior, generator_of(evidence.seed, "radius"))

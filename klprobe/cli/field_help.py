@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 
 def registry() -> ConstructorRegistry:
-    """Rules for tyro under which dataclasses are built as ever, and described by this file."""
+    """Rules for tyro under which dataclasses are built as usual, and described by this file."""
     rules = ConstructorRegistry()
     rules.struct_rule(describe)
     return rules
@@ -70,7 +70,7 @@ def _default_in_words(default: object) -> Any:
     """No `(default: None)`: the help of such a setting says what happens without it; and switches are on or off."""
     if isinstance(default, bool):
         return tyro.conf.arg(help_behavior_hint="(on by default; this flag turns it off)" if default else "(off by default)")
-    return tyro.conf.arg(help_behavior_hint="") if default is None or default == () else None
+    return tyro.conf.arg(help_behavior_hint="(optional)") if default is None or default == () else None
 
 
 def _group_text(kind: object) -> str | None:

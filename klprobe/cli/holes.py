@@ -47,7 +47,7 @@ class Options:
     device: DeviceName = "auto"
     """Device for the encoder and the decoder; auto takes a GPU where there is one."""
     seed: int = 0
-    """Seed of all random numbers; the same seed on the same machine gives the same answer."""
+    """Seed of all random numbers; on a CPU the same seed gives the same answer."""
     out: Path | None = None
     """Folder to write holes.html, holes.json, holes.npz (the ranked codes) and figures to; by default nothing is written."""
     json: bool = False
@@ -56,7 +56,9 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Where the prior draws codes that no data point encodes to, and the reverse: shares of mass, and the worst places ranked.
+    """Find where the prior draws codes that no data point encodes to, and the reverse.
+
+    The answer gives the shares of mass, and a ranking of the worst places.
 
     klprobe holes --checkpoint runs/vae/checkpoint.safetensors --out holes
     """
@@ -72,7 +74,7 @@ def run(arguments: list[str]) -> int:
     if options.out is not None:
         check_writable(options.out)
     elif options.tsne:
-        raise InputError("--tsne draws a figure: give --out a folder for it.")
+        raise InputError("--tsne draws a figure, and needs a folder for it: give --out.")
     device = choose_device(options.device)
     encoded, prior = read_source(source, options.prior, device)
     with bar("looking for holes") as progress:

@@ -1,4 +1,4 @@
-"""`klprobe list`: what there is to name on the command line, one line each."""
+"""`klprobe list`: everything that has a name on the command line, one line each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from klprobe.cli.output import answer
 
 TITLES = {
     "estimators": "methods (--methods)",
-    "trainers": "trainers (klprobe train NAME)",
+    "trainers": "systems (klprobe train NAME)",
     "datasets": "data sets (--data, --dataset)",
     "formats": "checkpoint formats (--checkpoint)",
     "metrics": "metrics (klprobe evaluate --metrics)",
@@ -19,7 +19,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Flags:
-    """List methods, trainers, data sets and checkpoint formats, each with one line."""
+    """List the methods, systems, data sets, checkpoint formats and metrics, one line each."""
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What is asked of the machine: a device to compute on, a folder to write to."""
+"""What klprobe needs of the machine: a device to compute on, and a folder to write to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`klprobe reconstruct`: a picture of data beside what a trained auto-encoder makes of them."""
+"""`klprobe reconstruct`: a picture of data and of their reconstructions by a trained auto-encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from klprobe.types import CapabilityError, InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Encode and decode the first points of a data set, and write one PNG: rows of data, below each its reconstructions.
+    """Encode and decode the first points of a data set, and write one PNG: rows of data with their reconstructions below.
 
     klprobe reconstruct --checkpoint runs/vae/checkpoint.safetensors --split test
     """

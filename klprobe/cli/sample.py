@@ -1,4 +1,4 @@
-"""`klprobe sample`: a picture of what a trained system makes from its prior."""
+"""`klprobe sample`: a picture of samples of a trained system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from klprobe.types import CapabilityError, InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Draw codes from the prior, decode them, and write one PNG: a grid of images, or a scatter plot for points of the plane.
+    """Draw codes from the prior, decode them, and write one PNG: a grid of images, or a scatter plot of points of the plane.
 
     klprobe sample --checkpoint runs/vae/checkpoint.safetensors
     """

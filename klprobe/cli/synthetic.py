@@ -95,7 +95,7 @@ def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings
 def _run(experiment: Experiment, runs: Runs, settings: Settings) -> list[Record]:
     """The records asked for, those that were there already included; for `minimize` the estimations it is compared with too."""
     if runs.seeds < 1:
-        raise InputError(f"there is nothing to run: --seeds must be at least 1; got {runs.seeds}.")
+        raise InputError(f"There is nothing to run: --seeds must be at least 1; got {runs.seeds}.")
     for dim in runs.dims:
         features_of(dim, settings.features)
     device = choose_device(runs.device)

@@ -25,7 +25,7 @@ from klprobe.types import InputError, Progress, no_progress
 Split = Literal["train", "validation", "test", "all"]
 
 EVERY = 10
-"""Every so many-th point is a test point, as with files of one's own."""
+"""Every point at a multiple of this number is a test point, as with the user's own files."""
 SHAPES = (
     "a tensor or an array of shape (N, ...), a Dataset with __len__ and __getitem__ that gives x or (x, label), or an object "
 )
@@ -133,7 +133,7 @@ def has_validation(chosen: Dataset) -> bool:
 
 
 def held_out(count: int, every: int, split: str) -> list[int]:
-    """Numbers of the points of a split of a set that has none: every so many-th is a test point, or none with `every` = 0.
+    """Numbers of the points of a split of a data set without splits: every `every`-th point is a test point, or none with 0.
 
     Raises:
         InputError: unknown split, or one without points.
@@ -216,9 +216,9 @@ def _points(found: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = _stacked([item[0] if isinstance(item, tuple | list) else item for item in items], name)
         labels = _stacked([item[1] for item in items], name).long() if pairs else None
     if not isinstance(found, torch.Tensor) or found.dim() < 2 or not len(found) or found.is_complex():
-        raise InputError(f"{name} is a {type(found).__name__}, of which no data can be made: give {SHAPES}.")
+        raise InputError(f"{name} is a {type(found).__name__}, which cannot be turned into data: give {SHAPES}.")
     if found.is_floating_point() and not found.isfinite().all():
-        raise InputError(f"{name} has NaN or infinite numbers: mend or drop those points.")
+        raise InputError(f"{name} has NaN or infinite numbers: repair or remove those points.")
     return found, labels
 
 

@@ -30,7 +30,7 @@ BYTES_AT_ONCE = 1 << 27
 NAMED = 5
 """Files left out that a note names."""
 VERSION = 1
-"""Of the files kept; another one is not read."""
+"""Version of the files that are kept; a file of another version is not read."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def decode(files: Files, progress: Progress = no_progress) -> Decoded:
     mark = hashlib.sha256(json.dumps([VERSION, files.fingerprint, list(files.names)]).encode()).hexdigest()
     x, bad, notes = _kept(files, mark) or _decode(files, mark, progress)
     if bad and files.strict:
-        raise InputError(f"{_left_out(files.label, bad, len(files.names))} Remove or replace them, or leave strict away.")
+        raise InputError(f"{_left_out(files.label, bad, len(files.names))} Remove or replace them, or do not give strict.")
     lost = set(bad)
     notes += (_left_out(files.label, bad, len(files.names)),) if bad else ()
     return Decoded(x, [name for name in files.names if name not in lost], notes)
@@ -114,7 +114,9 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
             pixels[done : done + len(images)] = torch.stack(images).numpy()
             done += len(images)
         if pixels is None:
-            raise InputError(f"{files.label}: none of {len(files.names)} images decodes, such as {bad[0]}.")
+            raise InputError(
+                f"{files.label}: none of the {len(files.names)} images can be decoded, such as {bad[0]}. Copy them again."
+            )
         if not isinstance(pixels, np.memmap):
             return torch.from_numpy(pixels[:done]), bad, ()
         pixels.flush()

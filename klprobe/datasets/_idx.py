@@ -70,7 +70,9 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
         with gzip.open(path) as stream:
             head = stream.read(4 + 4 * dims)
             if len(head) < 4 + 4 * dims or head[:4] != bytes([0, 0, 8, dims]):
-                raise InputError(f"{path} is no idx file of {dims}-dimensional uint8: it starts with bytes {list(head[:4])}.")
+                raise InputError(
+                    f"{path} is not an idx file of {dims}-dimensional uint8: it starts with bytes {list(head[:4])}."
+                )
             sizes = struct.unpack(f">{dims}I", head[4:])
             promised = math.prod(sizes)
             content = stream.read(min(promised, LARGEST) + 1)  # one more than there are, up to the checksum at the end

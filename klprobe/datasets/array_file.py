@@ -1,4 +1,4 @@
-"""Arrays of one's own, in an .npy or .npz file."""
+"""The user's own arrays, in an .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class ArrayFile(Dataset):
     """
 
     path: str = ""
-    """The file."""
+    """Path of the file."""
     held_out: int = 10
-    """Where the file has no x_train and x_test: every so many-th point is a test point; 0: all are for training."""
+    """Every held_out-th point is a test point, where the file has no x_train and x_test; with 0 all points are for training."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
@@ -66,7 +66,9 @@ class ArrayFile(Dataset):
             label_name = next((name for name in LABEL_NAMES if name in names), None)
             labels = None if label_name is None else _joined(path, [label_name])
         if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
-            raise InputError(f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: one integer a point.")
+            raise InputError(
+                f"{path.name} has {len(x)} points but labels {labels.dtype} {labels.shape}: give one integer for each point."
+            )
         x = npy.as_data(x, path.name)
         if not x.size:
             raise InputError(f"{path.name} holds nothing: its shape is {x.shape}.")
@@ -80,7 +82,7 @@ class ArrayFile(Dataset):
         return Data(spec(self), split, points, classes, augment=change)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The file."""
+        """Path of the file."""
         path = Path(self.path)
         if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
             raise InputError(f"array-file needs a .npy or .npz file, as array-file:path=x.npz; got {self.path!r}.")
@@ -105,7 +107,7 @@ def _joined(path: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def _check_finite(x: np.ndarray, label: str) -> None:
-    """InputError at the first point with a number that is none; a block at a time, since the array may be a large file."""
+    """Raise InputError at the first point with NaN or infinity; a block at a time, since the array may be a large file."""
     if x.dtype.kind != "f":
         return
     step = max(1, BLOCK // max(1, x[0].size)) if len(x) else 1
@@ -113,5 +115,5 @@ def _check_finite(x: np.ndarray, label: str) -> None:
         bad = ~np.isfinite(x[start : start + step]).reshape(len(x[start : start + step]), -1).all(1)
         if bad.any():
             raise InputError(
-                f"{label} has NaN or infinite numbers, first at point {start + int(bad.argmax())}: mend or drop it."
+                f"{label} has NaN or infinite numbers, first at point {start + int(bad.argmax())}: repair or remove it."
             )

@@ -44,13 +44,13 @@ class Celeba(Dataset):
     """CelebA faces: 162,770 + 19,867 + 19,962 colour images, cut to the face, 64 x 64 or celeba:size=128 (Liu et al. 2015)."""
 
     size: int = 64
-    """Height and width that faces are resized to, bilinear and antialiased; the papers have 64 and 128."""
+    """Height and width, in pixels, that faces are resized to, bilinearly and antialiased; the papers have 64 and 128."""
     strict: bool = False
     """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
     validation: ClassVar[None] = None
 

@@ -61,13 +61,13 @@ class Cifar10(Dataset):
     """CIFAR-10 photographs of ten kinds of things: 50,000 + 10,000 colour images of 32 x 32 (Krizhevsky 2009)."""
 
     partial: bool = False
-    """Go on with the batches that are there when some are missing, or are not whole."""
+    """Use the batch files that are there even if some are missing or incomplete."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "cifar-10",
         ("https://www.cs.toronto.edu/~kriz/",),
@@ -199,7 +199,7 @@ def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.nda
     """Images, shape (n, 3, 32, 32), and labels, shape (n,), of a file: rows of a label and the planes of red, green, blue."""
     if binary:
         if not content or len(content) % (1 + PIXELS):
-            raise InputError(f"{label} has {len(content):,} bytes, no multiple of {1 + PIXELS}: fetch it again.")
+            raise InputError(f"{label} has {len(content):,} bytes, which is not a multiple of {1 + PIXELS}: fetch it again.")
         rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
         images, labels = rows[:, 1:], rows[:, 0]
     else:

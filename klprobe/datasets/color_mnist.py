@@ -31,9 +31,9 @@ class ColorMnist(Dataset):
     """
 
     seed: int = 0
-    """Of the colours."""
+    """Seed of the colours."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = MNIST
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:

@@ -27,7 +27,7 @@ class Digits(Dataset):
     """scikit-learn's embedded digits: 1,797 grey images of 8 x 8 as vectors in [0, 1], 1,442 train + 355 test."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:

@@ -33,11 +33,11 @@ class Gaussians(Dataset):
     """
 
     dim: int = 2
-    """d."""
+    """Dimension d of the data."""
     seed: int = 0
-    """Of W and b."""
+    """Seed that W and b are drawn with."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def __post_init__(self) -> None:

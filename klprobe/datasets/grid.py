@@ -25,7 +25,7 @@ class Grid(Dataset):
     """2-D grid: 25 normals of standard deviation 0.05 at {-4, -2, 0, 2, 4}^2, 50,000 train + 10,000 test points."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:

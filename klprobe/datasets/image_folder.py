@@ -1,4 +1,4 @@
-"""Images of one's own, in a folder."""
+"""The user's own images, in a folder."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ class ImageFolder(Dataset):
     """
 
     path: str = ""
-    """The folder."""
+    """Path of the folder."""
     resize: str = ""
-    """Size of all images, bilinear, as 64 or 48x64 (height, width); needed where they have several."""
+    """Resize all images to this size, bilinearly: 64, or 48x64 for height and width. It is needed where the images have several
+    sizes."""
     gray: bool = False
     """Turn colour images into grey images of one channel."""
     strict: bool = False
     """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     held_out: int = 10
-    """Where there are no folders train and test: every so many-th image, in the order of paths, is a test image; 0: none."""
+    """Every held_out-th image, in the order of paths, is a test image, where there are no folders train and test; with 0 none
+    is."""
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flip: bool = False
-    """Turn images left to right at random when training."""
+    """Mirror images left to right at random during training."""
     shift: int = 0
-    """Move images by up to so many pixels at random when training."""
+    """Largest number of pixels by which images are shifted at random during training."""
     downloads: ClassVar[tuple[Download, ...]] = ()
     keeps: ClassVar[bool] = True
 
@@ -89,7 +91,7 @@ class ImageFolder(Dataset):
         return Data(spec(self), split, x, labels, augment=change, notes=decoded.notes)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder."""
+        """Path of the folder."""
         if not self.path or not Path(self.path).is_dir():
             raise InputError(f"image-folder needs a folder, as image-folder:path=photos; got {self.path!r}.")
         return Path(self.path)

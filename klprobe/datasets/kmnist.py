@@ -20,9 +20,9 @@ class Kmnist(Dataset):
     """Kuzushiji-MNIST, cursive Japanese characters: 60,000 + 10,000 grey images of 28 x 28 (Clanuwat et al. 2018)."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flat: bool = False
-    """Give vectors of 784, for networks without convolutions."""
+    """Give the images as vectors of 784 values, for networks without convolutions."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "kmnist",
         ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"),

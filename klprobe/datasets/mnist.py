@@ -20,9 +20,9 @@ class Mnist(Dataset):
     """MNIST handwritten digits: 60,000 + 10,000 grey images of 28 x 28 (LeCun et al. 1998)."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     flat: bool = False
-    """Give vectors of 784, for networks without convolutions."""
+    """Give the images as vectors of 784 values, for networks without convolutions."""
     downloads: ClassVar[tuple[Download, ...]] = MNIST
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:

@@ -26,7 +26,7 @@ class Ring(Dataset):
     """2-D ring: 8 normals of standard deviation 0.01 on the unit circle, 50,000 train + 10,000 test points."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:

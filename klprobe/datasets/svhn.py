@@ -22,7 +22,7 @@ class Svhn(Dataset):
     """Street View House Numbers, cropped: 73,257 + 26,032 colour images of 32 x 32 (Netzer et al. 2011)."""
 
     validation: int = 0
-    """Training points kept for a split of their own, a fixed random choice; 0: none."""
+    """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
     downloads: ClassVar[tuple[Download, ...]] = downloads(
         "svhn",
         ("https://ufldl.stanford.edu/housenumbers/", "http://ufldl.stanford.edu/housenumbers/"),
@@ -54,7 +54,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         found = loadmat(path, variable_names=["X", "y"])
     except Exception as error:  # a damaged file fails in any way at all
-        raise InputError(f"{path} is damaged, or no MATLAB file ({error}): fetch it again.") from error
+        raise InputError(f"{path} is damaged, or is not a MATLAB file ({error}): fetch it again.") from error
     images, labels = found.get("X"), found.get("y")
     if (
         images is None

@@ -42,15 +42,15 @@ class Classes:
         if bad.any():
             row = int(bad.byte().argmax())
             raise InputError(
-                f"{int(bad.sum()):,} rows of class probabilities are no distribution, the first is row {row}, with sum "
-                f"{float(sums[row]):.4g} and least entry {float(probs[row].min()):.4g}. If they are logits, call them that."
+                f"{int(bad.sum()):,} rows of class probabilities are not a distribution. The first is row {row}, with sum "
+                f"{float(sums[row]):.4g} and least entry {float(probs[row].min()):.4g}. If they are logits, name them logits."
             )
         object.__setattr__(self, "probs", probs / sums[:, None])
         classes = probs.shape[1]
         prior = torch.full((classes,), 1 / classes).double() if self.prior is None else self.prior.double()
         if prior.shape != (classes,) or not (prior > 0).all() or abs(float(prior.sum()) - 1) > SUM_TOLERANCE:
             raise InputError(
-                f"the prior of {classes} classes is as many positive numbers that sum to 1; got {prior.tolist()[:8]}."
+                f"the prior of {classes} classes needs that number of positive numbers with sum 1; got {prior.tolist()[:8]}."
             )
         object.__setattr__(self, "prior", prior / prior.sum())
 

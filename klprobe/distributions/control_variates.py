@@ -23,7 +23,7 @@ FOLDS = 10
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, relative to a standardised control's own variance."""
 MOST_CONTROLS = 2048
-"""Their covariance takes D^2 memory, and a regression on them D^3 time: seconds where they are so many."""
+"""Their covariance takes D^2 memory, and a regression on them D^3 time: seconds at this number of them."""
 DRAWS_A_CONTROL = 2
 """Fewer draws than that for each control, and its coefficients are mostly chance."""
 

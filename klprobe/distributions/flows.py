@@ -159,7 +159,7 @@ def load_flow(path: Path) -> FlowPrior:
         return FlowPrior(*_rebuilt(tensors), name=path.name)
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} holds tensors that make no flow ({said}): save it again with --maf.save.") from error
+        raise InputError(f"{path} holds tensors that do not make a flow ({said}): save it again with --maf.save.") from error
 
 
 def _rebuilt(tensors: Mapping[str, torch.Tensor]) -> tuple[Flow, Whitening]:

@@ -41,7 +41,7 @@ class UniformSphere(Distribution):
         return self.radius * z / z.norm(dim=-1, keepdim=True)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """There is none in the space around the sphere: CapabilityError."""
+        """Raise CapabilityError: a prior on a sphere has no density in the space around it."""
         raise CapabilityError(
             "This method needs the prior's density log p(z), but a uniform prior on a sphere has none in the space around it: "
             "use a method that needs samples only (klprobe list), with an encoder whose z lie on the sphere."
@@ -81,7 +81,7 @@ class Cloud(Distribution):
         return self.samples[torch.randint(len(self.samples), torch.Size(sample_shape))].double()
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """There is none: CapabilityError."""
+        """Raise CapabilityError: a cloud of samples has no density."""
         raise CapabilityError(
             f"This method needs the prior's density log p(z), but the prior is a cloud of {len(self.samples)} samples: use a "
             "method that needs samples only (klprobe list), or give the prior's density (--prior normal, mixture:FILE)."
@@ -106,7 +106,10 @@ def mixture(components: DiagonalGaussian, weights: torch.Tensor | None = None) -
     weights = torch.ones(len(mean), dtype=torch.float64) if weights is None else weights.double()
     if weights.shape != (len(mean),) or not weights.isfinite().all() or (weights < 0).any() or not weights.sum() > 0:
         what = f"they reach from {weights.min():g} to {weights.max():g}" if len(weights) == len(mean) else f"got {len(weights)}"
-        raise InputError(f"A mixture of {len(mean)} components needs as many weights, none negative, not all zero; {what}.")
+        raise InputError(
+            f"A mixture of {len(mean)} components needs one weight for each, none of them negative and not all of them "
+            f"zero; {what}."
+        )
     return MixtureSameFamily(
         Categorical(probs=weights / weights.sum(), validate_args=False),
         Independent(Normal(mean, std, validate_args=False), 1),

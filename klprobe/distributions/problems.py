@@ -335,7 +335,10 @@ def shifted_encoder(dim: int, kl: float, num_points: int, *, generator: torch.Ge
     """
     pair = shifted_gaussians(dim, kl)
     if not 0 < information < math.inf:
-        raise InputError(f"Codes tell a finite number of nats above 0 about their point; got information = {information}.")
+        raise InputError(
+            "The information of codes about their data point must be a finite number of nats above 0; got information "
+            f"= {information}."
+        )
     std = math.exp(-information / dim)
     x = torch.randn(num_points, dim, generator=generator, dtype=torch.float64)
     mean = pair.q.mean + math.sqrt(-math.expm1(-2 * information / dim)) * x

@@ -5,11 +5,11 @@ from __future__ import annotations
 FIRST = ("closed-form", "monte-carlo")
 DENSITY_MODELS = ("gmm", "maf", "lstm")
 MANY_LATENTS = 50
-"""From about so many latents on, a KL of a tenth of a nat each nears the ceiling log n - 5 of what a classifier certifies."""
+"""From about this number of latents on, a KL of 0.1 nats for each nears the ceiling log n - 5 that a classifier certifies."""
 ENOUGH_A_WEIGHT = 2.0
 """Data points for each latent below which denoisers and chains of D x D weights have nothing to learn from."""
 WIDEST = {"lstm": 256, "classifier": 1024, "maf": 1024, "telescoping": 512, "gaussianized": 512}
-"""Latents up to which `auto` runs these: beyond, each can take a CPU hours, and another method says as much.
+"""Latents up to which `auto` runs these: beyond, each can take hours on a CPU, and another method says as much.
 
 CPU seconds of one step at 1,024 and 4,096 latents: lstm 0.96 and four times that, classifier 0.08 and 1.1 (it has D^2 weights,
 and certifies log n nats at most), for 600 to 8000 steps; gmm found 12.5 of 13.75 nats in 1,024 latents in 51 CPU seconds. At
@@ -35,7 +35,7 @@ def recommended(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, .
 
 
 def left_out(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]:
-    """Names of the methods that `auto` would run but for so many latents; arguments as of `recommended`.
+    """Names of the methods that `auto` leaves out because of the number of latents; arguments as of `recommended`.
 
     Without the prior's density there is no gmm to fall back on: the classifier stays, however wide the codes.
     """
@@ -45,7 +45,7 @@ def left_out(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]
 
 
 def _wanted(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]:
-    """Of codes of any width."""
+    """Names of the methods that `auto` runs, for any number of latents."""
     exact = able >= {"posterior-density", "prior-density"}
     chosen = (*(FIRST if exact else ()), "classifier", *(DENSITY_MODELS if "prior-density" in able else ("gaussianized",)))
     if not exact and dim >= MANY_LATENTS and num_points >= ENOUGH_A_WEIGHT * dim:

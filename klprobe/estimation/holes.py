@@ -194,12 +194,12 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
     if not has_density(prior):
         raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
     if q.num_points < LEAST_POINTS:
-        raise InputError(f"holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
+        raise InputError(f"Holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
     if num_samples < LEAST_DRAWS:
-        raise InputError(f"holes need at least {LEAST_DRAWS} draws; got num_samples = {num_samples}.")
+        raise InputError(f"Holes need at least {LEAST_DRAWS} draws; got num_samples = {num_samples}.")
     if not 1 / num_samples <= level <= 0.5:
         raise InputError(
-            f"the quantile must lie between 1 / num_samples = {1 / num_samples:g} and 0.5; got {level:g}: change it, or draw "
+            f"The quantile must lie between 1 / num_samples = {1 / num_samples:g} and 0.5; got {level:g}: change it, or draw "
             "more."
         )
 

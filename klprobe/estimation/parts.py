@@ -43,7 +43,7 @@ def report_parts(
     *,
     reason: str | None = None,
 ) -> tuple[PartReport, ...]:
-    """What the methods say of each part; one that cannot be had says why.
+    """What the methods say of each part; a part without an answer says why.
 
     Args:
         parts: By name: columns of the posterior, or a categorical latent beside it.
@@ -108,7 +108,7 @@ def _of_latents(
 ) -> list[Estimate]:
     normal = diagonal_normal(prior)
     if normal is None:
-        raise InputError("the prior is no diagonal normal, so this part's own prior is not known")
+        raise InputError("the prior is not a diagonal normal, so the prior of this part alone is not known")
     mean, std = (t[columns].double() for t in normal)
     p = Independent(Normal(mean, std, validate_args=False), 1)
     q = marginal(posterior, columns)

@@ -269,7 +269,7 @@ def choose_methods(
 
 
 def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
-    """Which of `posterior-density` and `prior-density` can be had."""
+    """Which of `posterior-density` and `prior-density` the input has."""
     return frozenset(
         name
         for name, there in (

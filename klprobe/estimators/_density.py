@@ -46,21 +46,22 @@ class DensityEstimator(Estimator, abc.ABC):
     """Algorithm 3 with the model left open: a subclass says which density, and how it starts."""
 
     preset: Literal["default", "paper"] = "default"
-    """`paper` takes DMVI appendix A.4's numbers for all settings that are left alone: days on a CPU."""
+    """Values of the settings that are not given. paper has those of DMVI appendix A.4, which take days on a CPU."""
     steps: int = 3000
-    """Steps of Adam at most; the fit stops earlier when the validation draw stops improving."""
+    """Largest number of steps of Adam; the fit stops earlier when the density of the validation codes stops improving."""
     batch_size: int = 256
-    """Fresh codes in a step, drawn at random from the points that are fitted on."""
+    """Number of fresh codes in a step, drawn at random from the posteriors of the fit points."""
     lr: float = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
     decay: bool = True
     """Let the learning rate fall to zero along half a cosine."""
     patience: int = 10
-    """Looks at the validation draw (50 in a whole fit) without an improvement before the fit stops."""
+    """Number of checks on the validation codes (50 in a whole fit) without an improvement after which the fit stops."""
     whiten: bool = True
-    """Fit on codes without linear correlation; else each latent is only standardised, as is usual."""
+    """Whiten the codes, that is remove linear correlations, before the fit; otherwise each latent is only standardised, as is
+    usual."""
     num_samples: int = 40_000
-    """Codes behind each reported value."""
+    """Number of codes for each reported value."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"prior-density"})
     PAPER: ClassVar[Mapping[str, Any]] = {}

@@ -31,7 +31,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Schedule(NamedTuple):
-    """How long and how fast; the estimators say what each means to their users."""
+    """How long and how fast the descent goes; the estimators say what each field means to their users."""
 
     steps: int
     lr: float

@@ -38,47 +38,50 @@ class RatioEstimator(Estimator, abc.ABC):
     """A network that learns log q/p; a subclass says by which loss."""
 
     layers: int = 3
-    """Hidden layers; DMVI tries 3 to 10."""
+    """Number of hidden layers (DMVI tries 3 to 10)."""
     width: int = 128
-    """Units of a hidden layer (paper: 5000)."""
+    """Number of units in each hidden layer (paper: 5000)."""
     activation: Activation = "silu"
-    """Of the hidden units (paper: leaky-relu); the smooth one learns fine structure in fewer steps."""
+    """Activation of the hidden units (paper: leaky-relu); the smooth silu learns fine structure in fewer steps."""
     leaky_slope: float = 0.2
     """Slope of the leaky ReLU below zero (DMVI appendix A.3)."""
     quadratic: bool = True
-    """Add a quadratic form of the code to the logit, fitted first and convexly (paper: no)."""
+    """Add a quadratic form of the code to the logit. It is fitted first, which is a convex problem (paper: no)."""
     dropout: float = 0.0
-    """Share of hidden units left out in a step (an option of DMVI Table 3, without its value)."""
+    """Share of the hidden units that a step leaves out (an option of DMVI Table 3, which gives no value)."""
     activation_noise: float = 0.0
-    """Standard deviation of Gaussian noise on hidden units (an option of DMVI Tables 2 and 3, without its value)."""
+    """Standard deviation of Gaussian noise on the hidden units (an option of DMVI Tables 2 and 3, which give no value)."""
     gradient_penalty: float = 0.0
-    """Weight of (|gradient| - 1)^2 between the two clouds (an option of DMVI Table 2; 10 in Gulrajani et al. 2017)."""
+    """Weight of the penalty (|gradient| - 1)^2 between codes of q and of p (an option of DMVI Table 2; 10 in Gulrajani et al.
+    2017)."""
     steps: int = 8000
-    """Steps of Adam at most (paper: 500,000)."""
+    """Largest number of steps of Adam (paper: 500,000)."""
     batch_size: int = 256
-    """Fresh codes of each side in a step (paper: not stated; 64 is DMVI's batch elsewhere)."""
+    """Number of fresh codes of q, and of p, in a step (paper: not stated; DMVI has 64 elsewhere)."""
     lr: float = 3e-3
-    """Learning rate of Adam (paper: 5e-4)."""
+    """Learning rate of Adam at the start of the fit (paper: 5e-4)."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of Adam's two averages (paper: both 0.9)."""
+    """Decay rates of Adam's two running averages (paper: both 0.9)."""
     average: float = 0.998
-    """Decay rate, per step, of the running average of the weights that is reported on (paper: 0, none)."""
+    """Decay rate, for each step, of the running average of the weights, which is what the report uses (paper: 0, no
+    average)."""
     check_every: int = 200
-    """Steps between two looks at the stop draw (paper: 5000)."""
+    """Number of steps between two checks on the validation codes (paper: 5000)."""
     patience: int = 4
-    """Looks without an improvement before the learning rate falls, and the third time the fit stops; 0 takes all steps and
-    keeps the last weights (paper: 0)."""
+    """Number of checks without an improvement after which the learning rate falls; the third time, the fit stops. With 0 it
+    takes all steps and keeps the last weights (paper: 0)."""
     num_samples: int = 100_000
-    """Codes of q behind each reported expectation."""
+    """Number of codes of q for each reported expectation."""
     num_prior_samples: int = 1_000_000
-    """Codes of p behind each reported expectation, n, or four times that where logits reach log n - 5; beyond 100 latents at
-    most 10^8 / D."""
+    """Number n of codes of p for each reported expectation. It is four times that where logits reach log n - 5, and at most
+    10^8 / D beyond 100 latents."""
     moment_samples: int = 0
-    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
-    400,000 of them, and 200,000 in a thousand latents."""
+    """Number of codes of q, and of p, that mean and covariance are computed from. 0 takes 400 for each weight of a quadratic
+    form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
     calibrate: Calibration = "temperature"
-    """Correct the log-ratio on the stop draw: divide it by a temperature, or map it by a clipped isotonic regression."""
+    """How the log-ratio is corrected on the validation codes: divided by a temperature, or mapped by a clipped isotonic
+    regression."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 

@@ -45,7 +45,7 @@ PRIOR_NUMBERS, FEWEST_PRIOR = 100_000_000, 1000
 BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
 NEWTON_STEPS = 25
-"""Of the logistic recalibration; it converges in about eight where it converges."""
+"""Newton steps of the logistic recalibration; where it converges, it takes about eight."""
 
 
 def clip(log_ratio: torch.Tensor, num_prior: int) -> torch.Tensor:

@@ -139,7 +139,7 @@ def _prior_draws(prior: Distribution, generator: torch.Generator, method: str, d
     samples = prior.samples.to(device)
     if len(samples) < SMALLEST_CLOUD:
         raise InputError(
-            f"{method} fits, stops and reports on disjoint prior samples, and {len(samples)} are too few: "
+            f"{method} needs disjoint prior samples to fit, validate and report on, and {len(samples)} are too few: "
             f"give at least {SMALLEST_CLOUD}."
         )
     order, parts, start = torch.randperm(len(samples), generator=generator), {}, 0

@@ -22,9 +22,9 @@ class Classifier(RatioEstimator):
     """Density ratio of a classifier between q(z) and p(z) (Algorithm 2), with NWJ and Donsker-Varadhan bounds."""
 
     preset: Literal["default", "paper"] = "default"
-    """Numbers for settings left alone: `default` fits two CPU cores, `paper` is DMVI's Table 2 (hours, a GPU)."""
+    """Values of the settings that are not given. default suits two CPU cores, and paper is Table 2 of DMVI (hours on a GPU)."""
     whiten: bool = True
-    """Whiten the codes by the pooled covariance of both sides (paper: no)."""
+    """Whiten the codes by the pooled covariance of q and p (paper: no)."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "width": 5000,

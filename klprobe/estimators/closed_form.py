@@ -22,7 +22,7 @@ class ClosedForm(Estimator):
     """Average KL over all points, and the bounds that 0 <= I_N <= log N gives."""
 
     num_samples: int = 20_000
-    """Draws of z, where KL[q(z|x)||p] has no closed form."""
+    """Number of draws of z, used where KL[q(z|x)||p] has no closed form."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
 

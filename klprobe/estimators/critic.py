@@ -50,12 +50,12 @@ OBJECTIVES: dict[str, Loss] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Critic(RatioEstimator):
-    """Density ratio of a critic trained on its own bound: NWJ, Donsker-Varadhan, or another f-divergence's."""
+    """Density ratio of a critic trained on its own bound: NWJ, Donsker-Varadhan, or that of another f-divergence."""
 
     objective: Literal["nwj", "donsker-varadhan", "hellinger", "reverse-kl"] = "nwj"
-    """The bound that is maximised. NWJ and Donsker-Varadhan are the KL's own, but e^f has few draws to rest on."""
+    """The bound that the training maximises. nwj and donsker-varadhan bound the KL itself, but their e^f rests on few draws."""
     lr: float = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
 
     def loss(self) -> Loss:
         """Minus the objective."""

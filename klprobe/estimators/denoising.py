@@ -43,32 +43,33 @@ class Denoising(Estimator):
     """Difference of denoising errors of q and p over noise levels: works for large KL and many latents; no bound."""
 
     lowest: float = -6.0
-    """Log of the least signal-to-noise ratio, codes being whitened."""
+    """Natural logarithm of the smallest signal-to-noise ratio of whitened codes."""
     highest: float = 9.0
-    """Log of the greatest: finer structure than exp(-highest / 2) standard deviations is guessed from the last level."""
+    """Natural logarithm of the largest signal-to-noise ratio. Structure finer than exp(-highest / 2) standard deviations is
+    guessed from the last level."""
     levels: int = 11
-    """Noise levels, evenly apart in the logarithm."""
+    """Number of noise levels, evenly spaced in the logarithm."""
     width: int = 256
-    """Units of a hidden layer of the network that learns what is not linear."""
+    """Number of units in each hidden layer of the network that learns what is not linear."""
     layers: int = 2
-    """Hidden layers."""
+    """Number of hidden layers of that network."""
     steps: int = 4000
-    """Steps of Adam at most."""
+    """Largest number of steps of Adam."""
     batch_size: int = 512
-    """Fresh codes of each side in a step, spread over the levels."""
+    """Number of fresh codes of q, and of p, in a step, spread over the levels."""
     lr: float = 2e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
     average: float = 0.998
-    """Decay rate, per step, of the running average of the weights that is reported on."""
+    """Decay rate, for each step, of the running average of the weights, which is what the report uses."""
     check_every: int = 200
-    """Steps between two looks at the stop draw."""
+    """Number of steps between two checks on the validation codes."""
     patience: int = 1
-    """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
+    """Number of checks without an improvement after which the learning rate falls; the third time, the fit stops."""
     num_samples: int = 50_000
-    """Codes of q behind each reported value, each at all levels."""
+    """Number of codes of q for each reported value; each is used at all levels."""
     moment_samples: int = 0
-    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
-    400,000 of them, and 200,000 in a thousand latents."""
+    """Number of codes of q, and of p, that mean and covariance are computed from. 0 takes 400 for each weight of a quadratic
+    form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 

@@ -20,15 +20,16 @@ class Gmm(DensityEstimator):
     """Gaussian mixture with diagonal components (Algorithm 3): a lower bound in seconds, good where q(z) falls into groups."""
 
     components: int = 100
-    """Gaussians at most (DMVI: 10, 50, 100); fewer are tried too, and what EM makes best on held-out codes is kept."""
+    """Largest number of Gaussians (DMVI: 10, 50, 100). Fewer are tried too, and the number that EM fits best on validation
+    codes is kept."""
     em_iterations: int = 20
-    """Iterations of EM, from k-means, before Adam."""
+    """Number of iterations of EM, which starts from k-means and comes before Adam."""
     steps: int = 3000
-    """Steps of Adam at most; the fit stops earlier when the validation draw stops improving."""
+    """Largest number of steps of Adam; the fit stops earlier when the density of the validation codes stops improving."""
     batch_size: int = 1024
-    """Fresh codes in a step, drawn at random from the points that are fitted on."""
+    """Number of fresh codes in a step, drawn at random from the posteriors of the fit points."""
     lr: float = 1e-2
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {"components": 100, "lr": 5e-4, "decay": False, "whiten": False, "steps": 100_000}
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours: how much farther q's codes have it to codes of p than to each other."""
+"""Nearest neighbours: how much farther codes of q are from codes of p than from each other."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Knn(Estimator):
     """Ratio of nearest-neighbour distances, bias-corrected: nothing to train, for few latents; no bound."""
 
     neighbours: int = 5
-    """Least number of neighbours, k; more lower the variance and smooth the densities."""
+    """Smallest number k of neighbours; a larger one lowers the variance and smooths the densities."""
     adaptive: bool = True
-    """Count both sides' neighbours in the same ball, the larger of the two k-th distances (Wang et al. 2009, section III)."""
+    """Count the neighbours in q and in p within the same ball, whose radius is the larger of the two k-th distances (Wang et
+    al. 2009, section III)."""
     num_samples: int = 20_000
-    """Codes of each side at most, one a data point."""
+    """Largest number of codes of q, and of p, with one code for each data point."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 
@@ -43,7 +44,7 @@ class Knn(Estimator):
         """Refuse settings that give no answer."""
         if self.neighbours < 1 or self.num_samples < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs at least 1 neighbour and four codes for each and for one more; got "
+                f"{METHOD} needs at least 1 neighbour, and at least 4 * neighbours + 4 codes; got "
                 f"neighbours = {self.neighbours}, num_samples = {self.num_samples}."
             )
 
@@ -74,7 +75,8 @@ class Knn(Estimator):
             z_p = sample_prior(prior, self.num_samples, generator)
         if min(len(z_q), len(z_p)) < 4 * self.neighbours + 4:
             raise InputError(
-                f"{METHOD} needs at least {4 * self.neighbours + 4} codes of each side for its {self.neighbours} neighbours; "
+                f"{METHOD} needs at least {4 * self.neighbours + 4} codes of q, and of p, for its {self.neighbours} "
+                "neighbours; "
                 f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
             )
         whitening = Whitening.of(torch.cat([z_q, z_p]))

@@ -32,15 +32,15 @@ class LeastSquares(Estimator):
     """Density ratio as a sum of Gaussian bumps by least squares (uLSIF, RuLSIF), in seconds; for few latents."""
 
     alpha: float = 0.1
-    """Share of q mixed into p: the fitted ratio q / (alpha q + (1 - alpha) p) is at most 1 / alpha; 0 is uLSIF."""
+    """Share of q that is mixed into p. The fitted ratio q / (alpha q + (1 - alpha) p) is at most 1 / alpha; 0 is uLSIF."""
     centres: int = 500
-    """Bumps, at codes of q."""
+    """Number of Gaussian bumps, each centred at a code of q."""
     fit_samples: int = 20_000
-    """Codes of each side that are fitted on."""
+    """Number of codes of q, and of p, that the ratio is fitted on."""
     num_samples: int = 50_000
-    """Codes of q behind each reported expectation."""
+    """Number of codes of q for each reported expectation."""
     num_prior_samples: int = 200_000
-    """Codes of p behind each reported expectation, n."""
+    """Number n of codes of p for each reported expectation."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 

@@ -25,18 +25,18 @@ PLACE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Lstm(DensityEstimator):
-    """Gaussian-autoregressive LSTM (Algorithm 3): each latent given those before it; slow."""
+    """Gaussian-autoregressive LSTM (Algorithm 3): models each latent given those before it; slow."""
 
     layers: int = 2
-    """Recurrent layers."""
+    """Number of recurrent layers."""
     width: int = 64
-    """Units of a layer."""
+    """Number of units in each layer."""
     steps: int = 3000
-    """Steps of Adam at most; the fit stops earlier when the validation draw stops improving."""
+    """Largest number of steps of Adam; the fit stops earlier when the density of the validation codes stops improving."""
     batch_size: int = 128
-    """Fresh codes in a step, drawn at random from the points that are fitted on."""
+    """Number of fresh codes in a step, drawn at random from the posteriors of the fit points."""
     lr: float = 1e-2
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "layers": 3,

@@ -28,22 +28,23 @@ EM_ITERATIONS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Maf(DensityEstimator):
-    """Masked autoregressive flow (Algorithm 3), for latents that depend on each other."""
+    """Masked autoregressive flow (Algorithm 3): for latents that depend on each other."""
 
     flows: int = 3
-    """Affine autoregressive transforms in a row, the order of the latents reversed after each."""
+    """Number of affine autoregressive transforms in a row; the order of the latents is reversed after each."""
     width: int = 256
-    """Hidden units of a layer."""
+    """Number of hidden units in each layer."""
     layers: int = 1
-    """Hidden layers of each flow's network after its first."""
+    """Number of hidden layers that each network has after its first one."""
     components: int = 30
-    """Gaussians at most in the density that the flows transform, started by EM; 1 is the paper's standard normal."""
+    """Largest number of Gaussians in the density that the flows transform, started by EM; 1 is the standard normal of the
+    paper."""
     steps: int = 4000
-    """Steps of Adam at most; the fit stops earlier when the validation draw stops improving."""
+    """Largest number of steps of Adam; the fit stops earlier when the density of the validation codes stops improving."""
     lr: float = 3e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
     save: Path | None = None
-    """File that the fitted flow is kept in once the fit is done, for --prior flow:FILE."""
+    """File to save the fitted flow to, for a later --prior flow:FILE; by default it is not saved."""
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "flows": 3,
@@ -65,7 +66,7 @@ class Maf(DensityEstimator):
     def _fit(
         self, q: Posterior, prior: Distribution, split: Split, generator: torch.Generator, progress: Progress
     ) -> tuple[MixedWithPrior, dict[str, Any]]:
-        """As ever; then the flow, without the share of the prior that the bound mixes in, goes to `save`."""
+        """Fit the density, then save the flow to `save`, without the share of the prior that the bound mixes in."""
         if self.save is not None:
             _check_folder(self.save)
         density, details = super()._fit(q, prior, split, generator, progress)

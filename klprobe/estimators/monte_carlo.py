@@ -41,23 +41,24 @@ class MonteCarlo(Estimator):
     """Whole-data-set log-sum-exp: exact for the N points, upper and leave-one-out lower bound for the population."""
 
     num_samples: int = 10_000
-    """Draws of z; the standard error falls with their square root."""
+    """Number of draws of z; the standard error falls with its square root."""
     tolerance: float | None = None
-    """Keep drawing until the empirical KL's standard error is at most this many nats."""
+    """Keep drawing until the standard error of the empirical KL is at most this number of nats; by default num_samples draws
+    suffice."""
     max_samples: int = 1_000_000
-    """Where `tolerance` gives up (DMVI section 4.1 draws 10^6)."""
+    """Number of draws at which the drawing stops even if `tolerance` is not reached (DMVI section 4.1 draws 10^6)."""
     control_variates: bool = True
-    """Regress on functions of z whose mean under q_N is known exactly."""
+    """Reduce the variance by a regression on functions of z whose mean under q_N is known exactly."""
     device: str = "cpu"
-    """Where log q_N(z) is computed; `cuda` for a GPU."""
+    """Device on which log q_N(z) is computed: cpu, or cuda for a GPU."""
     partial: Path | None = None
-    """File that the draws are kept in, every minute and at Ctrl-C, until the method is done."""
+    """File that the draws are saved to, every minute and at Ctrl-C, until the method is done; by default they are not saved."""
     resume: bool = False
-    """Go on from the draws in `partial`, if there are any; the result is the same to the bit."""
+    """Continue from the draws in the file `partial`, if there are any; the result is exactly that of a run without a break."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
     in_parallel: ClassVar[bool] = True
-    """Several processes share its work (klprobe.runtime.parallel)."""
+    """Several processes can share the work (klprobe.runtime.parallel)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""

@@ -48,33 +48,33 @@ class Telescoping(Estimator):
     """Density ratio as a sum over a chain of waymarks between q and p, each link certified, for KL beyond log n."""
 
     links: int = 0
-    """Links of the chain; 0 doubles them until the hardest is easy, `most_links` at most."""
+    """Number of links of the chain. 0 doubles it until the hardest link is easy, up to `most_links`."""
     most_links: int = 32
-    """Of a chain that chooses its length."""
+    """Largest number of links where `links` is 0."""
     layers: int = 3
-    """Hidden layers of the trunk that all links share."""
+    """Number of hidden layers of the trunk that all links share."""
     width: int = 128
-    """Units of a hidden layer."""
+    """Number of units in each hidden layer."""
     steps: int = 4000
-    """Steps of Adam at most."""
+    """Largest number of steps of Adam."""
     batch_size: int = 256
-    """Fresh codes of each side in a step, seen at every waymark."""
+    """Number of fresh codes of q, and of p, in a step; each is seen at every waymark."""
     lr: float = 3e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam at the start of the fit."""
     average: float = 0.998
-    """Decay rate, per step, of the running average of the weights that is reported on."""
+    """Decay rate, for each step, of the running average of the weights, which is what the report uses."""
     check_every: int = 200
-    """Steps between two looks at the stop draw."""
+    """Number of steps between two checks on the validation codes."""
     patience: int = 3
-    """Looks without an improvement before the learning rate falls, and the third time the fit stops."""
+    """Number of checks without an improvement after which the learning rate falls; the third time, the fit stops."""
     num_samples: int = 100_000
-    """Codes of q behind each reported expectation."""
+    """Number of codes of q for each reported expectation."""
     num_prior_samples: int = 1_000_000
-    """Codes of p behind each reported expectation, n, or four times that where log-ratios reach log n - 5; beyond 100
-    latents at most 10^8 / D."""
+    """Number n of codes of p for each reported expectation. It is four times that where log-ratios reach log n - 5, and at most
+    10^8 / D beyond 100 latents."""
     moment_samples: int = 0
-    """Codes of each side that mean and covariance come from; 0 takes 400 for each weight of a quadratic form, 20,000 to
-    400,000 of them, and 200,000 in a thousand latents."""
+    """Number of codes of q, and of p, that mean and covariance are computed from. 0 takes 400 for each weight of a quadratic
+    form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 

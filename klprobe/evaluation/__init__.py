@@ -1,1 +1,1 @@
-"""Metrics on a trained system, beside real data."""
+"""Metrics on a trained system, compared with those of real data."""

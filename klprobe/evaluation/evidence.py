@@ -65,7 +65,9 @@ class Evidence:
         self.notes: dict[str, None] = {}
         self._features: dict[str, Features] = {}
         if self.num < 2:
-            raise InputError(f"An evaluation needs at least 2 samples, and as many test and training data; got {self.num}.")
+            raise InputError(
+                f"An evaluation needs at least 2 samples, and at least as many test data and training data; got {self.num}."
+            )
 
     @cached_property
     def net(self) -> FeatureNet:
@@ -78,7 +80,7 @@ class Evidence:
         noise = torch.Generator(self.system.device).manual_seed(self.seed)
         made = torch.cat([self.system.sample(n, generator=noise) for n in self._counts])
         if not made.isfinite().all():
-            raise InputError("the system makes samples that are no finite numbers: it has diverged.")
+            raise InputError("the system makes samples that are not finite numbers, so it has diverged: train it again.")
         if self.pixels is None:
             return made
         low, high = self.pixels
@@ -126,7 +128,7 @@ class Evidence:
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """Of the held-out data, shape (num,), where they have some."""
+        """Labels of the held-out data, shape (num,), where they have labels."""
         return self._held_out[1]
 
     @cached_property
@@ -145,12 +147,12 @@ class Evidence:
         """The argument of that name.
 
         Args:
-            name: Of an argument of a metric's `measure`.
-            role: In whose place samples, and codes, are.
-            metric: Who asks.
+            name: The name of an argument of a metric's `measure`.
+            role: The source that samples, and codes, come from.
+            metric: The name of the metric that asks.
             compares: Whether the metric compares with held-out data.
         Raises:
-            CapabilityError: it cannot be had from this system or data.
+            CapabilityError: this system or these data do not have it.
         """
         source = "held out" if role == "real" and not compares else role
         known: dict[str, Callable[[], Any]] = {
@@ -184,7 +186,7 @@ class Evidence:
 
     def _perceptual(self) -> Path:
         if self.perceptual is None:
-            raise CapabilityError("needs AlexNet's weights and those of LPIPS: give --lpips-weights their folder")
+            raise CapabilityError("needs the weights of AlexNet and of LPIPS: give their folder with --lpips-weights")
         return self.perceptual
 
     def _sample_labels(self, source: str) -> torch.Tensor:
@@ -204,7 +206,7 @@ class Evidence:
         return torch.cat([self.system.classify(x) for x in self.data.split(SAMPLED_AT_ONCE)])
 
     def _points(self, source: str) -> torch.Tensor:
-        """Of the model, held out, real (training data) or noisy."""
+        """Points from one source: samples of the model, held-out data, real (training) data, or noisy data."""
         if source == "model":
             return self.samples
         return {"held out": lambda: self.data, "real": lambda: self.real, "noisy": lambda: self.noisy}[source]()

@@ -145,7 +145,7 @@ def _pair(seen: Any, label: str, num: int) -> tuple[torch.Tensor, torch.Tensor]:
     pair = seen if isinstance(seen, list) and len(seen) == 2 else [seen, seen]
     if not all(isinstance(part, torch.Tensor) and part.dim() > 1 and len(part) == num for part in pair):
         raise InputError(
-            f"{label} returns neither logits nor (features, logits), each with one row a point: choose another --net."
+            f"{label} returns neither logits nor (features, logits), each with one row for each point: choose another --net."
         )
     return pair[0], pair[1]
 
@@ -186,7 +186,7 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
 
 
 def _of_weights(networks: nn.Module) -> str:
-    """Of the weights alone: the same net, trained again by another version, is the same net."""
+    """Digest of the weights alone: a net that another version trains to the same weights is the same net."""
     state = hashlib.sha256()
     for name, weight in networks.state_dict().items():
         state.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -194,7 +194,7 @@ def _of_weights(networks: nn.Module) -> str:
 
 
 def _digest(x: torch.Tensor, net: str) -> str:
-    """Of points and net: the cache's key."""
+    """Digest of points and net, which is the key of the cache."""
     state = hashlib.sha256(f"{net} {tuple(x.shape)} {x.dtype}".encode())
     state.update(x.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
@@ -237,7 +237,7 @@ def unit_range(x: torch.Tensor) -> tuple[float, float]:
             return low, high
     if -0.1 * most <= least and most <= (1 + OUTSIDE) * BYTES[1]:
         return BYTES
-    raise InputError(f"images lie in [{least:.3g}, {most:.3g}], no range that is known: bring them to [0, 1].")
+    raise InputError(f"images lie in [{least:.3g}, {most:.3g}], which is not a range that klprobe knows: bring them to [0, 1].")
 
 
 def to_unit(x: torch.Tensor, found: tuple[float, float]) -> torch.Tensor:

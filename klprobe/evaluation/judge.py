@@ -57,7 +57,7 @@ def _train(algorithm: Classifier, training: Data, steps: int, folder: Path, devi
 
 
 def _digest(training: Data, algorithm: Classifier, steps: int) -> str:
-    """Of everything that the net's weights depend on."""
+    """Digest of everything that the net's weights depend on."""
     settings = [training.name, training.split, len(training), training.shape, dataclasses.asdict(algorithm), steps]
     state = hashlib.sha256(json.dumps(settings, default=str).encode())
     state.update(training.stored[:: max(1, len(training) // 1000)].numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Run the metrics on a trained system: hand each what its arguments name, beside it the same of real data."""
+"""Run the metrics on a trained system: each is given what its arguments name, and the same of real data."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _threads_for(evidence: Evidence) -> Iterator[None]:
 
 
 def _roles(wanted: Sequence[str]) -> tuple[Role, ...]:
-    """In whose place others make sense: samples have real data, codes the prior; noise is for images alone."""
+    """Sources that can replace the model: real data for samples, the prior for codes, and noise for images alone."""
     if not {"samples", "sample_features", "codes"} & set(wanted):
         return ("model",)
     if "samples" in wanted and not {"data", "centres"} & set(wanted):

@@ -1,1 +1,1 @@
-"""Bytes that nobody vouches for: one function opens each kind of file, and what could run code runs in a confined process."""
+"""Untrusted files: one function opens each kind of file, and what could run code runs in a confined process."""

@@ -21,7 +21,7 @@ SPARE = 200
 MODULES = 8
 """Modules for each tensor: layers without weights, and the containers around them."""
 LARGEST_SIZE = 10**7
-"""Of a whole number in settings: no width, depth or number of steps comes near, and a list of so many is small."""
+"""Largest whole number in settings: no width, depth or number of steps comes near it, and a list of that length is small."""
 
 
 @contextmanager

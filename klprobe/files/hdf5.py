@@ -26,7 +26,7 @@ def read_h5ad(path: Path) -> Any:
         raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no file of cells ({said[:200]}): write it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not a file of cells ({said[:200]}): write it again.") from error
 
 
 def check_links(path: Path) -> None:

@@ -119,7 +119,7 @@ def parse_size(text: str, flag: str) -> tuple[int, int] | None:
     """(H, W) of `32` or `32x24`, None of nothing; InputError, naming the flag, of anything else."""
     size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text or "1")
     if size is None:
-        raise InputError(f"{flag} {text!r} is no size: give 32, or 32x24 for height and width.")
+        raise InputError(f"{flag} {text!r} is not a size: give 32, or 32x24 for height and width.")
     return (int(size[1]), int(size[2] or size[1])) if text else None
 
 
@@ -139,6 +139,6 @@ def has_picture(shape: tuple[int, ...]) -> bool:
 
 
 def square_side(numbers: int) -> int:
-    """Side of the square that so many numbers fill, or 0."""
+    """Side of the square that this number of values fills, or 0."""
     side = math.isqrt(numbers)
     return side if side * side == numbers else 0

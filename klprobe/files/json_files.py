@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for: strict, shallow and small, so that what is read can be walked, printed and written again."""
+"""Untrusted JSON: strict, shallow and small, so that what is read can be walked, printed and written again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse(text: str, label: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{label} is no JSON that klprobe reads ({said[:200]}).") from error
+        raise InputError(f"{label} is not JSON that klprobe reads ({said[:200]}).") from error
     return value
 
 
@@ -44,7 +44,7 @@ def read(path: Path, label: str) -> Any:
     try:
         return parse(content.decode(), label)
     except UnicodeDecodeError as error:
-        raise InputError(f"{label} is no text ({error}).") from error
+        raise InputError(f"{label} is not text ({error}).") from error
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Reading `.npy` data that nobody vouches for: no pickle, no memory beyond what the file itself justifies."""
+"""Reading untrusted `.npy` data: no pickle, and no memory beyond what the file itself justifies."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def read_layout(head: bytes, label: str) -> Layout:
     end = start + int.from_bytes(head[8:start], "little")
     header = head[start:end].decode("latin1") if start and start < end <= len(head) else ""
     if records := RECORDS.search(header):
-        raise InputError(f"{label} holds records, {records[1]}, and no real numbers: save each field as an array of its own.")
+        raise InputError(f"{label} holds records, {records[1]}, and not real numbers: save each field as an array of its own.")
     found = _entries(header)
     if set(found) != {"descr", "fortran_order", "shape"}:
-        raise InputError(f"{label} is no plain .npy array, or its header is damaged: write it again with numpy.save.")
+        raise InputError(f"{label} is not a plain .npy array, or its header is damaged: write it again with numpy.save.")
     shape = tuple(int(size.rstrip("L")) for size in re.split(r"[\s,]+", found["shape"]) if size)
     try:
         dtype = np.dtype(found["descr"])
@@ -81,7 +81,7 @@ def read_layout(head: bytes, label: str) -> Layout:
 
 
 def _entries(header: str) -> dict[str, str]:
-    """What follows each key of a header; empty when it is none."""
+    """What follows each key of a header; empty when it is not a header."""
     text = header.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return {}

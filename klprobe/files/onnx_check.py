@@ -24,7 +24,7 @@ INSIDE = {
 }
 """Number of a field to the kind of message in it (onnx.proto3): all that lead to tensors."""
 EXTERNAL_DATA = 13
-"""Of a tensor: entries of key (1) and value (2); the value of `location` is a path."""
+"""Field of a tensor that holds entries of key (1) and value (2); the value of `location` is a path."""
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 DEEPEST = 64
 """Graphs in graphs: loops and branches of a network are a few deep."""
@@ -42,7 +42,7 @@ def check_external_data(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             locations = set(_locations(content, 0, len(content), MODEL, 0))
     except (ValueError, IndexError) as error:  # an empty file cannot be mapped
-        raise InputError(f"{path.name} is damaged, or no ONNX model: export it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not an ONNX model: export it again.") from error
     for location in locations:
         plain = not (PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or "\0" in location)
         target = (folder / location).resolve() if plain else None
@@ -68,7 +68,7 @@ def _locations(content: mmap.mmap, start: int, stop: int, kind: int, depth: int)
 
 
 def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of each field that holds bytes; ValueError where the message is none."""
+    """Number, begin and end of each field that holds bytes; ValueError where the bytes are not a message."""
     at = start
     while at < stop:
         key, at = _varint(content, at, stop)

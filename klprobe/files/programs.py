@@ -26,7 +26,7 @@ Kind = Literal["torchscript", "exported", "onnx"]
 LONGEST = 200
 """Letters that a confined process may say about the input that its program wants."""
 ONNX_SEED = 1
-"""Of onnxruntime's random operators, which take it when the model is opened."""
+"""Seed of onnxruntime's random operators, which take it when the model is opened."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def open_onnx(path: str) -> Opened:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{name} is damaged, or no ONNX model that onnxruntime reads ({said[:200]}): export it again."
+            f"{name} is damaged, or is not an ONNX model that onnxruntime reads ({said[:200]}): export it again."
         ) from error
     entries, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
     if len(entries) != 1:
@@ -173,7 +173,7 @@ def open_onnx(path: str) -> Opened:
 
 
 def wanted_by(module: nn.Module) -> str:
-    """What a network's first layer wants, in words; empty when its first weight does not tell."""
+    """The input that a network's first layer needs, in words; empty when its first weight does not tell."""
     for name, weight in module.named_parameters():
         if name.endswith("weight") and weight.dim() == 2:
             return (

@@ -28,7 +28,7 @@ GIVE = "give --data a data set's name, a folder or a file"
 SIZES = re.compile(r":(?:dim|size|resize)=([^:]*)")
 """Settings of data sets that make points as large as one wishes."""
 UNKNOWN_FILES, SHARE = 10_000, 0.05
-"""A folder of images may hold so many other files; beyond that, this share of its files must be images."""
+"""Number of other files that a folder of images may hold; beyond that, this share of its files must be images."""
 NETWORK = ("\\\\", "//")
 """A folder of another machine, which is asked, with the user's credentials, as soon as it is looked at."""
 

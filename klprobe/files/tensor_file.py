@@ -66,12 +66,12 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     except (OSError, *UNREADABLE) as error:
         said = str(error)[:200]
         raise InputError(
-            f"{label or path} is damaged, cut short, or no safetensors file ({said}): save or copy it again."
+            f"{label or path} is damaged, cut short, or not a safetensors file ({said}): save or copy it again."
         ) from error
 
 
 def kind_of(path: Path) -> str | None:
-    """What the header calls the file; None where it says nothing, or is none that can be read."""
+    """What the header calls the file; None where it says nothing, or where it cannot be read."""
     try:
         with opened(path) as file:
             return file.kind

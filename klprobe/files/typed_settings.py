@@ -23,7 +23,7 @@ def check_settings(kind: type[Any], given: Any, label: str) -> dict[str, Any]:
     """
     hints = {field.name: hint for field in dataclasses.fields(kind) for hint in [typing.get_type_hints(kind)[field.name]]}
     if not isinstance(given, dict):
-        raise InputError(f"{label} is no list of settings by name: it is damaged.")
+        raise InputError(f"{label} is not a list of settings by name: it is damaged.")
     for name, value in given.items():
         if name not in hints:
             raise InputError(f"{label} has {name[:40]!r}, which {kind.__name__} of this version does not know: update klprobe.")

@@ -1,4 +1,4 @@
-"""Weights from a file that nobody vouches for, and their place in a network."""
+"""Weights from an untrusted file, and their place in a network."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
         if "alloc" in str(error):
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no file of weights ({said[:200]}): save or copy it again.") from error
+        raise InputError(
+            f"{path.name} is damaged, or is not a file of weights ({said[:200]}): save or copy it again."
+        ) from error
     return _tensors(held, path.name)
 
 

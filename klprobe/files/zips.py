@@ -1,4 +1,4 @@
-"""Opening zip files that nobody vouches for, as `.npz` and torch's files are: whatever is wrong with one is an InputError."""
+"""Opening untrusted zip files, such as `.npz` and torch's files: whatever is wrong with one is an InputError."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
     """Raise InputError when the user asked for what a format cannot do; nothing asked for is ever ignored."""
     asked = [FLAGS[field] for field in fields if getattr(request, field)]
     if asked:
-        raise InputError(f"{why}: leave {', '.join(asked)} away.")
+        raise InputError(f"{why}: do not give {', '.join(asked)}.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
         if not path.is_dir():
             check_plain(path)
         if path.suffix.lower() in NEED_TEXT and not _is_text(str(path)):
-            raise InputError(f"{path} has bytes in its name that are no text, and cannot be opened by that name: rename it.")
+            raise InputError(f"{path} has bytes in its name that are not text, and cannot be opened by that name: rename it.")
         if request is not None and request.encoder is not None:
             chosen: Encoded = registry.load("formats", "state-dict")().load(path, request)
             return chosen

@@ -29,9 +29,9 @@ PROBED = 64
 SAME = 1e-3
 """Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
 SEED = 0
-"""Of the encoder's own random numbers; torch's global generator comes back as it was."""
+"""Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
 MOST_CHANNELS = 16
-"""Of spatial latents that are reported one by one: each costs as much as latents of its own."""
+"""Largest number of channels of spatial latents that are reported one by one: each costs as much as separate latents."""
 Z_SCORES = 6.0
 """mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
 
@@ -68,7 +68,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     """The posterior of the requested data.
 
     Raises:
-        InputError: data that cannot be had or do not fit, outputs that cannot be read, an encoder in training mode.
+        InputError: data that are not available or do not fit, outputs that cannot be read, an encoder in training mode.
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
@@ -111,7 +111,7 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
     except InputError:
         raise
     except Exception as error:
-        wants = f" It wants {encoder.wants}." if encoder.wants else ""
+        wants = f" It needs {encoder.wants}." if encoder.wants else ""
         said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
         raise InputError(
             f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "

@@ -98,7 +98,7 @@ def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
         if values.numel() and (values.min() < -1e-4 or values.max() > 1 + 1e-4):
             raise InputError(
                 f"--range {low:g},{high:g} maps bytes, or numbers in [0, 1], but {name} holds {values.min():g} to "
-                f"{values.max():g}: leave --range away to take them as they are, or scale them to [0, 1] first."
+                f"{values.max():g}: do not give --range, to take them as they are, or scale them to [0, 1] first."
             )
         values = low + (high - low) * values
     return values.flatten(1) if request.flatten else values

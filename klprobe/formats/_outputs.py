@@ -75,7 +75,7 @@ def read(tensors: Tensors, random: set[str], asked: str | None, label: str) -> R
         InputError: nothing usable, or more than one reading; the message lists names and shapes.
     """
     if not tensors:
-        raise InputError(f"{label} returns nothing with one row a data point: let it return mean and logvar.")
+        raise InputError(f"{label} returns nothing with one row for each data point: let it return mean and logvar.")
     if asked is not None:
         return _as_asked(tensors, [word.strip() for word in asked.split(",")], label)
     steady = {name: tensor for name, tensor in tensors.items() if name not in random}

@@ -88,7 +88,7 @@ def _config(path: Path) -> dict[str, Any]:
     """
     config = json_files.read(path / CONFIG, f"{path.name}/{CONFIG}")
     if not isinstance(config, dict):
-        raise InputError(f"{path.name}/{CONFIG} is no configuration: diffusers' save_pretrained writes one.")
+        raise InputError(f"{path.name}/{CONFIG} is not a configuration: save the model with save_pretrained of diffusers.")
     return config
 
 

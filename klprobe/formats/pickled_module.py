@@ -37,7 +37,10 @@ class PickledModule:
             InputError: no permission, a class that Python does not find here, or no module in the file.
         """
         if not request.allow_pickle:
-            raise InputError(f"{path.name} is a pickle, which may run any code when opened: --allow-pickle permits it.")
+            raise InputError(
+                f"{path.name} is a pickle, which may run any code when it is opened. If you trust the file, give "
+                "--allow-pickle."
+            )
         module = _unpickle(path, request.device)
         was_training = module.training
         module.to(request.device).eval()
@@ -69,6 +72,7 @@ def _unpickle(path: Path, device: str) -> nn.Module:
         raise InputError(f"{path.name} cannot be opened ({said[:200]}): save it again, torch.save(model, path).") from error
     if not isinstance(held, nn.Module):
         raise InputError(
-            f"{path.name} holds a {type(held).__name__}, no torch module: weights alone need --encoder package.module:factory."
+            f"{path.name} holds a {type(held).__name__}, which is not a torch module: weights alone need --encoder "
+            "package.module:factory."
         )
     return held

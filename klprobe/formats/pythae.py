@@ -25,7 +25,7 @@ NOT_THE_ENCODER = ("VAE_IAF", "VAE_LinNF", "HVAE", "RHVAE", "SVAE", "PoincareVAE
 """Systems whose q(z|x) is more, or other, than the diagonal Gaussian that their encoder gives."""
 CONFIG, WEIGHTS = "model_config.json", "model.pt"
 NAME = re.compile(r"[A-Z][A-Za-z_]{0,39}")
-"""Of a class of pythae.models."""
+"""Pattern of the name of a class of pythae.models."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pythae:
         name = settings["name"].removesuffix("Config")
         if name in NOT_THE_ENCODER:
             raise CapabilityError(
-                f"{path.name} is a {name}, whose q(z|x) is not the Gaussian that its encoder gives: draw its latents yourself "
+                f"{path.name} is a {name}, whose q(z|x) is not the Gaussian that its encoder gives: draw its codes yourself "
                 "and save them, numpy.savez('posterior.npz', samples=z)."
             )
         if settings.get("uses_default_encoder") is not True:
@@ -74,7 +74,7 @@ def _settings(path: Path) -> dict[str, Any]:
     label = f"{path.name}/{CONFIG}"
     settings = json_files.read(path / CONFIG, label)
     if not isinstance(settings, dict) or not {"name", "input_dim", "latent_dim"} <= set(settings):
-        raise InputError(f"{label} is no configuration of pythae: it needs name, input_dim and latent_dim.")
+        raise InputError(f"{label} is not a configuration of pythae, which needs name, input_dim and latent_dim.")
     if not isinstance(settings["name"], str) or not NAME.fullmatch(settings["name"]):
         raise InputError(f"{label}: name is {repr(settings['name'])[:40]}, and no model of pythae is called that.")
     if large := [key for key, value in settings.items() if type(value) is int and abs(value) > LARGEST_SIZE]:

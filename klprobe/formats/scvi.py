@@ -169,7 +169,7 @@ def _restricted(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.parent.name}/{path.name} is damaged ({said[:200]}): save or copy it again.") from error
     kinds = {"model_state_dict": dict, "attr_dict": dict, "var_names": np.ndarray}
     if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
-        raise InputError(f"{path.parent.name} is no model folder of scvi-tools: {path.name} lacks {', '.join(NEEDED)}.")
+        raise InputError(f"{path.parent.name} is not a model folder of scvi-tools: {path.name} lacks {', '.join(NEEDED)}.")
     if size > GROWTH * path.stat().st_size:
         raise InputError(f"{path.parent.name}/{path.name} claims arrays of {size:,} bytes, far beyond its own: it is damaged.")
     _check_sizes(path.parent.name, held)
@@ -177,7 +177,7 @@ def _restricted(path: Path) -> dict[str, Any]:
 
 
 def _num_bytes(value: Any) -> int:
-    """Of all numpy arrays and tensors in it."""
+    """Number of bytes of all numpy arrays and tensors in the value."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return int(value.nbytes)
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

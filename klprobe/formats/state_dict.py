@@ -38,7 +38,7 @@ class StateDict:
         """
         if request.encoder is None:
             raise InputError(
-                f"{path.name} holds weights alone: say which network they belong to, --encoder package.module:factory."
+                f"{path.name} holds weights alone: say which network they belong to, with --encoder package.module:factory."
             )
         weights = read_weights(path, request.limits, allow_pickle=request.allow_pickle)
         with torch.random.fork_rng():

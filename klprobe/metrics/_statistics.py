@@ -33,7 +33,7 @@ class Frechet(NamedTuple):
 
 
 def moments(x: torch.Tensor) -> Moments:
-    """Of points of shape (n, dim), in float64."""
+    """Moments of points of shape (n, dim), in float64."""
     x = x.double()
     mean = x.mean(0)
     centred = x - mean

@@ -15,7 +15,7 @@ __all__ = ["Accuracy"]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of conditional samples whose class, by a classifier, is the one asked for; of data, a classifier's accuracy.
+    """Share of conditional samples that a classifier puts into the class asked for; for data, the classifier's accuracy.
 
     With the features of labelled data in the samples' place it is the accuracy of a (semi-supervised) classifier, and the
     value that the best samples can have.

@@ -26,15 +26,15 @@ class C2ST:
     """
 
     classifier: Literal["mlp", "linear"] = "mlp"
-    """mlp: one hidden layer; linear: logistic regression, which sees differences of means alone."""
+    """Kind of classifier. mlp has one hidden layer; linear is logistic regression, which only sees differences of means."""
     width: int = 64
-    """Hidden units of the mlp."""
+    """Number of hidden units of the mlp."""
     steps: int = 200
-    """Passes over the points, at most; a tenth of the points decides when to stop."""
+    """Largest number of passes over the points; a tenth of the points is kept for validation and decides when to stop."""
     permutations: int = 999
-    """Random labellings; the p-value is no smaller than 1 / (permutations + 1)."""
+    """Number of random labellings; the p-value is never smaller than 1 / (permutations + 1)."""
     points: int = 5000
-    """Points of each set at most, chosen at random."""
+    """Largest number of points of each set; they are chosen at random."""
 
     def measure(self, sample_features: Features, data_features: Features, generator: torch.Generator) -> tuple[Score, ...]:
         """`c2st-accuracy` and `c2st-p-value`.

@@ -25,15 +25,15 @@ class C2STLatents:
     """
 
     classifier: Literal["mlp", "linear"] = "mlp"
-    """mlp: one hidden layer; linear: logistic regression, which sees differences of means alone."""
+    """Kind of classifier. mlp has one hidden layer; linear is logistic regression, which only sees differences of means."""
     width: int = 64
-    """Hidden units of the mlp."""
+    """Number of hidden units of the mlp."""
     steps: int = 200
-    """Passes over the points, at most; a tenth of the points decides when to stop."""
+    """Largest number of passes over the points; a tenth of the points is kept for validation and decides when to stop."""
     permutations: int = 999
-    """Random labellings; the p-value is no smaller than 1 / (permutations + 1)."""
+    """Number of random labellings; the p-value is never smaller than 1 / (permutations + 1)."""
     points: int = 5000
-    """Codes, and draws of the prior, at most, chosen at random."""
+    """Largest number of codes, and of draws of the prior; they are chosen at random."""
 
     def measure(self, codes: torch.Tensor, prior_codes: torch.Tensor, generator: torch.Generator) -> tuple[Score, ...]:
         """`c2st-latents-accuracy` and `c2st-latents-p-value`.

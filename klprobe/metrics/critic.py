@@ -59,15 +59,15 @@ class Critic:
     """
 
     steps: int = 500
-    """Steps of each critic; the curves show whether more would help."""
+    """Number of training steps of each critic; the curves show whether more would help."""
     batch_size: int = 64
-    """Data, and samples, in a mini-batch."""
+    """Number of data points, and of samples, in a mini-batch."""
     lr: float = 5e-4
-    """Adam's learning rate, with betas 0.5 and 0.9 (ours; Gulrajani et al.: 1e-4)."""
+    """Learning rate of Adam, whose betas are 0.5 and 0.9 (ours; Gulrajani et al.: 1e-4)."""
     penalty_weight: float = 10.0
     """Weight of the gradient penalty (Gulrajani et al.: 10)."""
     width: int = 256
-    """Units of a hidden layer, for vectors; images have the critic's network of WGAN-GP."""
+    """Number of units in each hidden layer, for data that are vectors; images have the critic's network of WGAN-GP."""
 
     def measure(
         self,

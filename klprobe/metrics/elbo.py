@@ -30,9 +30,9 @@ class Elbo:
     """
 
     draws: int = 64
-    """K, draws of z a point, for the ELBO as for the importance weights."""
+    """Number K of draws of z for each data point, both for the ELBO and for the importance weights."""
     points: int = 1000
-    """Data points at most, chosen at random."""
+    """Largest number of data points; they are chosen at random."""
 
     def measure(
         self,

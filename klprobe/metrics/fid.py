@@ -30,7 +30,7 @@ class FID:
     """
 
     divisions: int = 10
-    """Random ways to halve both sets."""
+    """Number of random ways in which both sets are halved."""
 
     def measure(self, sample_features: Features, data_features: Features, generator: torch.Generator) -> tuple[Score, ...]:
         """`fid` at the sizes given, and `fid-infinity`, where halves have more points than features.

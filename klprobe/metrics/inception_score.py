@@ -23,7 +23,7 @@ class InceptionScore:
     """
 
     splits: int = 1
-    """Parts whose scores are averaged. The 10 of Salimans et al. lower the score of small sets."""
+    """Number of parts whose scores are averaged. The 10 of Salimans et al. lower the score of small sets."""
 
     def measure(self, sample_features: Features) -> tuple[Score, ...]:
         """`inception-score`.

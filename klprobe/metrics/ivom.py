@@ -27,15 +27,16 @@ class Ivom:
     """
 
     optimiser: Literal["adam", "lbfgs"] = "adam"
-    """adam: `lr` and `steps`; lbfgs: strong Wolfe steps, better on smooth generators."""
+    """Method that searches for the best code. adam uses `lr` and `steps`; lbfgs takes strong Wolfe steps and is better on
+    smooth generators."""
     steps: int = 300
-    """Steps from each start."""
+    """Number of steps from each start."""
     lr: float = 0.05
-    """Adam's learning rate, falling to zero as a cosine."""
+    """Learning rate of Adam, which falls to zero along a cosine."""
     restarts: int = 3
-    """Starts of each point."""
+    """Number of random starts for each data point."""
     points: int = 100
-    """Data points at most, chosen at random."""
+    """Largest number of data points; they are chosen at random."""
 
     def measure(
         self, model: Model, data: torch.Tensor, generator: torch.Generator, progress: Progress = no_progress

@@ -16,7 +16,7 @@ __all__ = ["Latents"]
 MOST_IN_DETAILS = 256
 """Latents up to which the means and the covariance matrix are kept."""
 RESAMPLES = 100
-"""Of the bootstrap of the number of active units."""
+"""Resamples of the bootstrap for the number of active units."""
 QUANTITIES: dict[str, Better] = {
     "latent-mean-square": "closer",
     "latent-variance": "closer",
@@ -38,7 +38,7 @@ class Latents:
     """
 
     active: float = 0.01
-    """Variance of the posterior mean above which a latent is active (Burda et al.)."""
+    """Variance of the posterior mean above which a latent counts as active (Burda et al.)."""
 
     def measure(self, codes: torch.Tensor, means: torch.Tensor | None, generator: torch.Generator) -> tuple[Score, ...]:
         """The four moments, and `active-units` where the posterior means are known.

@@ -21,7 +21,7 @@ LAYERS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
 """AlexNet's convolutions: their place in `features`, stride, padding. A max-pool comes before the second and the third."""
 POOLED = (1, 2)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of the channels of images in [-1, 1] (Zhang et al., LPIPS 0.1)."""
+"""Shift and scale of the channels of images in [-1, 1] (Zhang et al., LPIPS 0.1)."""
 TINY = 1e-10
 PAIRS_AT_ONCE = 64
 FILES = (".pth", ".pt", ".safetensors")
@@ -40,9 +40,10 @@ class LPIPS:
     """
 
     pairs: int = 1000
-    """Pairs at most; no sample is in two."""
+    """Largest number of pairs; no sample is in two of them."""
     side: int = 64
-    """Pixels that smaller images are enlarged to, bilinear: AlexNet cannot take fewer than 31 (BMS does not say)."""
+    """Side, in pixels, that smaller images are enlarged to, bilinearly, because AlexNet needs at least 31 (BMS does not
+    say)."""
 
     def measure(self, samples: torch.Tensor, perceptual: Path, generator: torch.Generator) -> tuple[Score, ...]:
         """`lpips-diversity`.
@@ -93,7 +94,10 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], bool]:
         InputError: no folder, a file that is no state dict, or weights that are missing.
     """
     if not folder.is_dir():
-        raise InputError(f"lpips reads a folder with AlexNet's weights and those of LPIPS; there is no folder {folder}.")
+        raise InputError(
+            f"lpips needs a folder with the weights of AlexNet and of LPIPS, but there is no folder {folder}: give "
+            "--lpips-weights."
+        )
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in FILES:

@@ -26,7 +26,7 @@ class Modes:
     """
 
     reach: float = 3.0
-    """Standard deviations within which a sample is of high quality (both papers: 3)."""
+    """Number of standard deviations within which a sample counts as of high quality (both papers: 3)."""
 
     def measure(self, samples: torch.Tensor, centres: torch.Tensor, std: float) -> tuple[Score, ...]:
         """`modes` that are the nearest to a high-quality sample, and `high-quality`, the share of samples within reach of one.

@@ -16,7 +16,7 @@ from klprobe.types import InputError
 __all__ = ["MsSsim"]
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the five scales, finest first (Wang et al. 2003, section 3.2)."""
+"""Weights of the five scales, finest first (Wang et al. 2003, section 3.2)."""
 K1, K2 = 0.01, 0.03
 """Constants that keep the ratios finite (Wang et al. 2004)."""
 PAIRS_AT_ONCE = 256
@@ -35,16 +35,16 @@ class MsSsim:
     """
 
     kernel: int = 11
-    """Side of the Gaussian window; images smaller than it get the largest odd one that fits."""
+    """Side of the Gaussian window, in pixels; smaller images get the largest odd window that fits."""
     sigma: float = 1.5
-    """Standard deviation of the window, pixels."""
+    """Standard deviation of the Gaussian window, in pixels."""
     scales: int = 0
-    """Number of scales; 0: as many of the five as fit."""
+    """Number of scales; 0 takes as many of the five as fit."""
     edges: Literal["valid", "mirror"] = "valid"
-    """valid: windows that lie inside the image, as Wang et al.; mirror: the coarsest scale goes on beyond its edges, as
-    torchmetrics does."""
+    """Which windows count at the edges. valid takes those inside the image, as Wang et al. do; mirror lets the coarsest scale
+    go beyond its edges, as torchmetrics does."""
     pairs: int = 2000
-    """Pairs at most; there are never more than half as many as samples."""
+    """Largest number of pairs; there are never more than half as many pairs as samples."""
 
     def measure(self, samples: torch.Tensor, generator: torch.Generator) -> tuple[Score, ...]:
         """`ms-ssim-diversity`.

@@ -30,9 +30,9 @@ class PRDC:
     """
 
     k: int = 5
-    """Nearest neighbours that set the radius (Naeem et al. section 4: 5)."""
+    """Number of nearest neighbours that set the radius (Naeem et al. section 4: 5)."""
     points: int = 5000
-    """Points of each set at most, chosen at random; the cost is their square."""
+    """Largest number of points of each set, chosen at random; the cost grows with its square."""
 
     def measure(self, sample_features: Features, data_features: Features, generator: torch.Generator) -> tuple[Score, ...]:
         """`precision`, `recall`, `density`, `coverage`; higher is better.

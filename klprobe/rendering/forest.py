@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
-"""Of Okabe and Ito's palette for all kinds of colour vision."""
+"""Colours of Okabe and Ito's palette, which suits all kinds of colour vision."""
 COLOUR = {"population": ORANGE, "empirical": BLUE}
 MARKER: dict[Bound, str] = {"exact": "o", "lower": ">", "upper": "<", "none": "x"}
 MARKER_MEANING = {

@@ -25,7 +25,7 @@ GAP = 1
 SHOWN = 64
 """Data points in a picture that is drawn during training."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Of several sets of points, told apart by the colour-blind too (Okabe and Ito 2008)."""
+"""Colours of sets of points, which colour-blind readers can tell apart too (Okabe and Ito 2008)."""
 LEAST_SIDE = 28
 """Tiles smaller than this are enlarged by a whole factor."""
 

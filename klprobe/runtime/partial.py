@@ -84,7 +84,7 @@ class Keeper:
 
 
 def _digest(fingerprint: str, arrays: Mapping[str, Any]) -> str:
-    """Of everything in the file: what is taken up again is what was kept, to the bit."""
+    """Digest of everything in the file, so that a resumed run has exactly the bytes that were saved."""
     state = hashlib.sha256(fingerprint.encode(errors="replace"))
     for name in sorted(arrays):
         array = np.asarray(arrays[name])

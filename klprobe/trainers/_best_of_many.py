@@ -22,7 +22,7 @@ def draw_many(
 
 
 def weight(given: float | None, x: torch.Tensor) -> float:
-    """Of |x - x'|_1 for data x, shape (batch, ...): the given one, or 1 / sqrt(D) for D values a point.
+    """Weight of |x - x'|_1 for data x, shape (batch, ...): the given one, or 1 / sqrt(D) for D values a point.
 
     The norm's gradient has length sqrt(D), so by default a reconstruction pulls with a slope of 1, as D_I does at most,
     however many pixels there are.

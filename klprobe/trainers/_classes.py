@@ -24,7 +24,7 @@ class WithClasses(Protocol):
 
     @property
     def by_class(self) -> bool:
-        """Whether its networks are told classes."""
+        """Whether its networks are given the classes."""
 
 
 def beside(system: WithClasses, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -118,7 +118,7 @@ def few_labels(data: TrainingData, system: WithClasses, num: int, seed: int, who
         of_class = order[labels[order] == c][:wanted]
         if len(of_class) < wanted:
             raise InputError(
-                f"{who} wants {wanted} labelled points of class {c}, and {data.name} has {len(of_class)}: lower --labelled."
+                f"{who} needs {wanted} labelled points of class {c}, and {data.name} has {len(of_class)}: lower --labelled."
             )
         chosen.append(of_class)
     return FewLabels(data, torch.cat(chosen))

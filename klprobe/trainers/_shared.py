@@ -37,23 +37,25 @@ class System(Algorithm):
     latent_dim: int = 50
     """Number of latents (DMVI Table 1: 50 and 100 on ColorMNIST)."""
     batch_size: int = 64
-    """Data points in a mini-batch (DMVI appendix K); batch normalisation needs at least 2."""
+    """Number of data points in a mini-batch (DMVI appendix K); batch normalisation needs at least 2."""
     adam_beta1: float = 0.5
-    """Adam's decay of the gradient's mean (DMVI appendix K)."""
+    """Decay rate of Adam's running mean of the gradient (DMVI appendix K)."""
     adam_beta2: float = 0.9
-    """Adam's decay of the squared gradient's mean (DMVI appendix K)."""
+    """Decay rate of Adam's running mean of the squared gradient (DMVI appendix K)."""
     width: int = 256
-    """Units of a hidden layer, for vectors only; images have the networks of the papers' tables (ours)."""
+    """Number of units in each hidden layer, for data that are vectors (ours); images have the networks of the papers'
+    tables."""
     layers: int = 2
-    """Hidden layers of each network, for vectors only (ours)."""
+    """Number of hidden layers of each network, for data that are vectors (ours)."""
     batch_norm: bool = True
-    """Normalise hidden layers of encoder and generator, for vectors only (DMVI appendix K: everywhere). Without, a batch of
-    samples and one of reconstructions go through the same function, which narrow modes need (ours)."""
+    """Normalise the hidden layers of encoder and generator over the mini-batch, for data that are vectors (DMVI appendix K:
+    everywhere). Without it samples and reconstructions go through the same function, which narrow modes need (ours)."""
     decay_steps: int = 0
-    """Steps over which every learning rate falls linearly to 0; 0 keeps them constant, as DMVI does (the decay is that of
-    Miyato et al. 2018, appendix B.4, and Gulrajani et al. 2017 on CIFAR-10)."""
+    """Number of steps over which every learning rate falls linearly to 0; 0 keeps them constant, as DMVI does (the decay is
+    that of Miyato et al. 2018, appendix B.4, and Gulrajani et al. 2017 on CIFAR-10)."""
     output: Literal["auto", "sigmoid", "linear"] = "auto"
-    """End of the generator; auto: sigmoid for images, linear for vectors (ours). Bernoulli pixels take logits anyway."""
+    """Last layer of the generator. auto is a sigmoid for images and linear for vectors (ours); Bernoulli pixels take logits in
+    any case."""
 
     def __post_init__(self) -> None:
         who = registry.name_of(self)

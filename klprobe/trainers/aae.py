@@ -34,17 +34,17 @@ class AAE(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
-    """Kind of q(z|x) (Makhzani et al. section 2 name all three and use the deterministic one)."""
+    """Kind of posterior q(z|x) (Makhzani et al. section 2 name all three and use the deterministic one)."""
     lr: float = 1e-3
-    """Adam's learning rate of encoder and generator, constant (DMVI Table 5: 1e-3, 5e-4, 5e-3)."""
+    """Learning rate of Adam for encoder and generator (DMVI Table 5: 1e-3, 5e-4, 5e-3)."""
     code_lr: float = 5e-4
     """Learning rate of the code discriminator (DMVI Table 5: 5e-4, 5e-5, 1e-5)."""
     reconstruction_weight: float = 1.0
-    """Weight of the reconstruction (DMVI K.1: AAE is not weighted)."""
+    """Weight of the reconstruction error (DMVI K.1: the AAE has no weight)."""
     code_width: int = 1000
-    """Units of a hidden layer of the code discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the code discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (DMVI K.5)."""
+    """Number of hidden layers of the code discriminator (DMVI K.5)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator and code discriminator."""

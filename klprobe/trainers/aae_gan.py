@@ -39,31 +39,34 @@ class AAEGAN(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     preset: Literal["dmvi", "agan"] = "dmvi"
-    """Which paper's update counts and code discriminator stand where `updates` and `code_width` are not given."""
+    """Paper whose number of updates and code discriminator are used where `updates` and `code_width` are not given."""
     kl: Literal["discriminator", "empirical"] = "discriminator"
-    """How KL[q(z)||p(z)] is estimated (AGAN Algorithm 1, or its appendix D)."""
+    """How KL[q(z)||p(z)] is estimated: by a code discriminator (AGAN Algorithm 1), or from moments (its appendix D)."""
     posterior: PosteriorKind = "deterministic"
-    """Kind of q(z|x) (AGAN H.4: a convolutional network without an activation at its end)."""
+    """Kind of posterior q(z|x) (AGAN H.4: a convolutional network without an activation at its end)."""
     lr: float = 5e-4
-    """Adam's learning rate of encoder and generator, constant (DMVI Table 5, AGAN Table 2: 1e-4, 5e-4)."""
+    """Learning rate of Adam for encoder and generator (DMVI Table 5, AGAN Table 2: 1e-4, 5e-4)."""
     discriminator_lr: float = 5e-4
     """Learning rate of the discriminator (DMVI Table 5, AGAN Table 2)."""
     code_lr: float = 5e-4
     """Learning rate of the code discriminator (DMVI Table 5, AGAN Table 2)."""
     encoder_weight: float = 1.0
-    """Weight of the reconstruction in the encoder's loss (both papers: 1, 5, 10, 50); the norm is a sum over pixels."""
+    """Weight of the reconstruction error in the encoder's loss (both papers: 1, 5, 10, 50); the error is a sum over pixels."""
     generator_weight: float = 1.0
-    """Weight of the reconstruction in the generator's loss (both papers: 1, 5, 10, 50)."""
+    """Weight of the reconstruction error in the generator's loss (both papers: 1, 5, 10, 50)."""
     code_reconstruction_weight: float = 0.0
-    """Weight of |p - E(G(p))|_1 in the losses of encoder and generator (AGAN section 4 mentions the variant; 0 is without)."""
+    """Weight of |p - E(G(p))|_1 in the losses of encoder and generator; 0 leaves it out (AGAN section 4 mentions the
+    variant)."""
     data_weight: float = 2.0
-    """Weight of -log D(x), against the two kinds of fakes (2 in the exact line of Algorithm 1, 1 in its approximate one)."""
+    """Weight of -log D(x) for real data, against the two kinds of fakes (2 in the exact line of Algorithm 1, 1 in its
+    approximate one)."""
     updates: int | None = None
-    """Updates of encoder and of generator in a step; by default the preset's, 1 (dmvi) or 2 (agan)."""
+    """Number of updates of encoder and of generator in a step; by default that of the preset, 1 (dmvi) or 2 (agan)."""
     code_width: int | None = None
-    """Units of a hidden layer of the code discriminator; by default the preset's, 1000 (dmvi) or 750 (agan)."""
+    """Number of units in each hidden layer of the code discriminator; by default that of the preset, 1000 (dmvi) or 750
+    (agan)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (DMVI K.5, AGAN H.4)."""
+    """Number of hidden layers of the code discriminator (DMVI K.5, AGAN H.4)."""
 
     def __post_init__(self) -> None:
         for name, of_preset in zip(("updates", "code_width"), PRESETS[self.preset], strict=True):

@@ -33,21 +33,21 @@ class AAEPlus(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
-    """Kind of q(z|x) (AGAN H.4: a convolutional network without an activation at its end)."""
+    """Kind of posterior q(z|x) (AGAN H.4: a convolutional network without an activation at its end)."""
     lr: float = 5e-4
-    """Adam's learning rate of encoder and generator, constant (DMVI Table 5: 1e-4, 5e-4)."""
+    """Learning rate of Adam for encoder and generator (DMVI Table 5: 1e-4, 5e-4)."""
     discriminator_lr: float = 5e-4
     """Learning rate of the discriminator (DMVI Table 5)."""
     code_lr: float = 5e-4
     """Learning rate of the code discriminator (DMVI Table 5)."""
     encoder_weight: float = 1.0
-    """Weight of the reconstruction in the encoder's loss (DMVI K.1: 1, 5, 10, 50); the norm is a sum over pixels."""
+    """Weight of the reconstruction error in the encoder's loss (DMVI K.1: 1, 5, 10, 50); the error is a sum over pixels."""
     generator_weight: float = 1.0
-    """Weight of the reconstruction in the generator's loss (DMVI K.1: 1, 5, 10, 50)."""
+    """Weight of the reconstruction error in the generator's loss (DMVI K.1: 1, 5, 10, 50)."""
     code_width: int = 1000
-    """Units of a hidden layer of the code discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the code discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (DMVI K.5)."""
+    """Number of hidden layers of the code discriminator (DMVI K.5)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator, discriminator and code discriminator."""

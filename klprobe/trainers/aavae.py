@@ -48,28 +48,30 @@ class AAVAE(System):
     """
 
     activated: bool = True
-    """Whether D is learned; without, it is perfect and lets no generated point through."""
+    """Learn the discriminator D; otherwise D is perfect and gives every generated point the weight 0."""
     temperature: float = 1.5
-    """Of the sigmoid in the weights D(x) (UNIFY appendix I.2: 1, 1.5, 3 or 5, by cross-validation)."""
+    """Temperature of the sigmoid in the weights D(x) (UNIFY appendix I.2: 1, 1.5, 3 or 5, by cross-validation)."""
     conditional: bool = False
-    """Whether encoder and generator are told the class."""
+    """Give the class of each data point to encoder and generator."""
     labelled: int | None = None
-    """Number of points whose label is told; none: no semi-supervised learning (UNIFY Table 3: 1 %, 10 % of the data)."""
+    """Number of data points whose label is used, for semi-supervised learning; by default none is used
+    (UNIFY Table 3: 1 %, 10 % of the data)."""
     classes: int = 10
-    """Number of classes, where there are some; labels count from 0."""
+    """Number of classes, where classes are used; labels count from 0."""
     alpha: float = 0.1
     """Weight of the classifier's cross-entropy on labelled points (Kingma et al. 2014, section 4: 0.1 N beside sums over N)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value: bernoulli takes grey levels as probabilities (UNIFY appendix I.2), quantized_normal learns a
-    spread per pixel (quantized_normal_shared: one for all), laplace has one scale and takes data outside [0, 1]."""
+    """Distribution of a value given the code. bernoulli takes grey levels as probabilities (UNIFY appendix I.2),
+    quantized_normal learns a spread for each pixel, quantized_normal_shared learns one for all, and laplace has one scale and
+    also takes data outside [0, 1]."""
     laplace_scale: float = 0.1
-    """Scale of the Laplace distribution, on that of the data."""
+    """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
-    """Values that a pixel can have, for quantized_normal."""
+    """Number of values that a pixel can have, for quantized_normal."""
     lr: float = 1e-3
-    """Adam's learning rate of the VAE (that of vae; UNIFY gives none)."""
+    """Learning rate of Adam for encoder and generator (that of vae; UNIFY gives none)."""
     discriminator_lr: float = 2e-4
-    """Adam's learning rate of the discriminator (that of UNIFY's GANs: Radford et al. 2016)."""
+    """Learning rate of Adam for the discriminator (that of UNIFY's GANs: Radford et al. 2016)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,5 +252,5 @@ class AAVAE(System):
         return z, center, logvar
 
     def _labels(self, batch: Batch) -> torch.Tensor | None:
-        """Of a mini-batch, where there are classes."""
+        """Labels of a mini-batch, where there are classes."""
         return check_labels(self, batch.labels, "aavae", least=-1 if self.labelled else 0) if self.by_class else None

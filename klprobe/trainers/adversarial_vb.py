@@ -39,27 +39,28 @@ class AdversarialVB(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: Literal["implicit", "gaussian"] = "implicit"
-    """Kind of q(z|x) (Mescheder et al.: implicit)."""
+    """Kind of posterior q(z|x) (Mescheder et al.: implicit)."""
     adaptive_contrast: bool = False
-    """Whether the discriminator compares with a normal near q(z|x) instead of p(z) (DMVI appendix J: not)."""
+    """Let the discriminator compare q(z|x) with a normal near it instead of p(z) (DMVI appendix J: no)."""
     contrast_samples: int = 8
-    """Draws from each q(z|x) behind the normal's moments (ours)."""
+    """Number of draws from each q(z|x) that the moments of this normal are computed from (ours)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value; only laplace takes data outside [0, 1] (Mescheder et al. section 6.2: bernoulli)."""
+    """Distribution of a value given the code; only laplace takes data outside [0, 1] (Mescheder et al. section 6.2:
+    bernoulli)."""
     laplace_scale: float = 0.1
-    """Scale of the Laplace distribution, on that of the data (ours)."""
+    """Scale of the Laplace distribution, in the units of the data (ours)."""
     levels: int = 256
-    """Values that a pixel can have, for quantized_normal."""
+    """Number of values that a pixel can have, for quantized_normal."""
     lr: float = 5e-4
-    """Adam's learning rate of encoder and generator, constant (that of DMVI's hybrids; DMVI gives none for this one)."""
+    """Learning rate of Adam for encoder and generator (that of DMVI's hybrids; DMVI gives none for this system)."""
     discriminator_lr: float = 5e-4
-    """Learning rate of the discriminator (as above)."""
+    """Learning rate of the discriminator (that of DMVI's hybrids; DMVI gives none for this system)."""
     code_width: int = 1000
-    """Units of a hidden layer of the codes' features in the discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the network that makes features of codes for the discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the codes' features (DMVI K.5)."""
+    """Number of hidden layers of the network that makes features of codes (DMVI K.5)."""
     head_maps: int = 512
-    """Feature maps of the joint head, images only (DMVI Table 8: 512, 1024)."""
+    """Number of feature maps of the joint head of the discriminator, for images only (DMVI Table 8: 512, 1024)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator to the numbers of p(x|z), joint discriminator."""

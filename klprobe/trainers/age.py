@@ -23,7 +23,7 @@ __all__ = ["AGE"]
 
 @dataclass(frozen=True)
 class AGE(System):
-    """Adversarial generator-encoder, codes on the unit sphere with a uniform prior.
+    """Adversarial generator-encoder: codes lie on the unit sphere, under a uniform prior.
 
     With e(x) the encoder's output over its length, p uniform on the sphere, s = G(p), and KL the empirical one of a
     mini-batch's codes, a step: the encoder lowers KL(e(x)) - KL(e(s)) + mu mean|x - G(e(x))|; then the generator lowers
@@ -38,15 +38,15 @@ class AGE(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     lr: float = 2e-4
-    """Adam's learning rate of both networks, constant (AGAN Table 2: 1e-4, 2e-4, 5e-4)."""
+    """Learning rate of Adam for both networks (AGAN Table 2: 1e-4, 2e-4, 5e-4)."""
     reconstruction_weight: float = 1000.0
-    """Weight mu of the data's reconstruction, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000; the authors' published
-    commands: 10, on pixels of twice the range beside a KL of twice the size, which is 10 here as well)."""
+    """Weight mu of the reconstruction error of the data, a mean over pixels (AGAN H.1: 100, 500, 1000, 2000; the authors'
+    published commands: 10, on pixels of twice the range beside a KL of twice the size, which is 10 here as well)."""
     code_reconstruction_weight: float = 10.0
-    """Weight lambda of the codes' reconstruction (AGAN H.1; the 1000 of the authors' commands multiplies a cosine that their
-    code also averages over the latents, 64 or 128: here some 8 or 4)."""
+    """Weight lambda of the reconstruction error of the codes (AGAN H.1; the 1000 of the authors' commands multiplies a cosine
+    that their program also averages over the latents, 64 or 128: here that is some 8 or 4)."""
     generator_steps: int = 2
-    """Generator updates per encoder update (AGAN section 6: "multiple times"; the number is ours)."""
+    """Number of generator updates for each encoder update (AGAN section 6: "multiple times"; the number is ours)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, before its output is put on the sphere, and generator."""

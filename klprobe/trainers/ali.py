@@ -32,15 +32,15 @@ class ALI(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "gaussian"
-    """Kind of q(z|x) (Dumoulin et al.: gaussian; Donahue et al.: deterministic)."""
+    """Kind of posterior q(z|x) (Dumoulin et al.: gaussian; Donahue et al.: deterministic)."""
     lr: float = 1e-4
-    """Adam's learning rate of all networks, constant (Dumoulin et al., appendix A)."""
+    """Learning rate of Adam for all networks (Dumoulin et al., appendix A)."""
     code_width: int = 1000
-    """Units of a hidden layer of the codes' features in the discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the network that makes features of codes for the discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the codes' features (DMVI K.5)."""
+    """Number of hidden layers of the network that makes features of codes (DMVI K.5)."""
     head_maps: int = 512
-    """Feature maps of the joint head, images only (DMVI Table 8: 512, 1024)."""
+    """Number of feature maps of the joint head of the discriminator, for images only (DMVI Table 8: 512, 1024)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator and joint discriminator."""

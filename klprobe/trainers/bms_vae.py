@@ -21,7 +21,7 @@ __all__ = ["BMSVAE"]
 
 @dataclass(frozen=True)
 class BMSVAE(System):
-    """Best-of-many-samples VAE: the nearest of T reconstructions pays, and a classifier draws q(z) to p(z).
+    """Best-of-many-samples VAE: only the nearest of T reconstructions counts, and a classifier pulls q(z) towards p(z).
 
     With z_i ~ q(z|x), i = 1..T = `draws`, a step: encoder and generator together lower
     w min_i |x - G(z_i)|_1 - mean_i logit C(z_i); then the code discriminator C takes p(z) as real and one z a point as fake,
@@ -38,22 +38,23 @@ class BMSVAE(System):
     latent_dim: int = 100
     """Number of latents (BMS section 4.2: 100; 32 on 2-D toys)."""
     adam_beta1: float = 0.0
-    """Adam's decay of the gradient's mean (BMS section 4.2)."""
+    """Decay rate of Adam's running mean of the gradient (BMS section 4.2)."""
     draws: int = 10
-    """T, draws of q(z|x) of which the best one counts (BMS Tables 1 and 6: 10, 30)."""
+    """Number T of draws of q(z|x), of which the best one counts (BMS Tables 1 and 6: 10, 30)."""
     posterior: PosteriorKind = "gaussian"
-    """Kind of q(z|x) (ours: BMS does not say; draws must differ, so deterministic goes with draws = 1 only)."""
+    """Kind of posterior q(z|x) (ours: BMS does not say). Draws must differ, so deterministic needs draws = 1."""
     reconstruction_weight: float | None = None
-    """w, BMS's beta times lambda, against a KL of weight 1; by default 1 / sqrt(D) for points of D values, so that the term has
-    a slope of 1 however many pixels there are (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
+    """Weight w of the reconstruction error, which is beta times lambda of BMS, against a KL of weight 1. By default it is 1 /
+    sqrt(D) for points of D values, so that the term has a slope of 1 for any number of pixels (ours: BMS gives no value;
+    alpha-GAN sweeps 1, 5, 10, 50)."""
     lr: float = 2e-4
-    """Adam's learning rate of encoder and generator, constant (BMS section 4.2)."""
+    """Learning rate of Adam for encoder and generator (BMS section 4.2)."""
     code_lr: float = 2e-4
     """Learning rate of the code discriminator (BMS section 4.2)."""
     code_width: int = 750
-    """Units of a hidden layer of the code discriminator (BMS section 4.2)."""
+    """Number of units in each hidden layer of the code discriminator (BMS section 4.2)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (BMS section 4.2)."""
+    """Number of hidden layers of the code discriminator (BMS section 4.2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

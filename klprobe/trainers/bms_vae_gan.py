@@ -22,7 +22,7 @@ __all__ = ["BMSVAEGAN"]
 
 @dataclass(frozen=True)
 class BMSVAEGAN(System):
-    """Best-of-many-samples VAE-GAN: the nearest of T reconstructions and the least real one pay, one each.
+    """Best-of-many-samples VAE-GAN: of T reconstructions only the nearest one and the least real one count.
 
     With z_i ~ q(z|x), x_i = G(z_i), i = 1..T = `draws`, p ~ p(z), and f = log D_I a spectrally normalised network, a direct
     estimate of the log-ratio that is no classifier, a step, each turn on a fresh mini-batch:
@@ -43,35 +43,38 @@ class BMSVAEGAN(System):
     latent_dim: int = 100
     """Number of latents (BMS section 4.2: 100; 32 on 2-D toys)."""
     adam_beta1: float = 0.0
-    """Adam's decay of the gradient's mean (BMS section 4.2)."""
+    """Decay rate of Adam's running mean of the gradient (BMS section 4.2)."""
     draws: int = 10
-    """T, draws of q(z|x) of which the best and the worst one count (BMS Tables 1 and 6: 1, 10, 30)."""
+    """Number T of draws of q(z|x), of which the best and the worst one count (BMS Tables 1 and 6: 1, 10, 30)."""
     posterior: PosteriorKind = "gaussian"
-    """Kind of q(z|x) (ours: BMS does not say; draws must differ, so deterministic goes with draws = 1 only)."""
+    """Kind of posterior q(z|x) (ours: BMS does not say). Draws must differ, so deterministic needs draws = 1."""
     architecture: Architecture = "auto"
-    """Networks for images: SN-GAN's standard CNN or the other systems' networks, of DMVI for 28 pixels and of DCGAN for 32 and
-    64 (BMS Table 6 has both, its CelebA the latter); auto: standard where the side is a multiple of 8."""
+    """Networks for images. standard is the CNN of SN-GAN; dcgan has the networks of the other systems, of DMVI for 28 pixels
+    and of DCGAN for 32 and 64; auto is standard where the side is a multiple of 8 (BMS Table 6 has both, its CelebA the
+    latter)."""
     adversarial_weight: float = 1.0
-    """Alpha, the weight of the least real reconstruction (ours: BMS gives no value)."""
+    """Weight alpha of the least real reconstruction (ours: BMS gives no value)."""
     reconstruction_weight: float | None = None
-    """w, BMS's beta times lambda, against a KL of weight 1; by default 1 / sqrt(D) for points of D values, so that the term has
-    a slope of 1 however many pixels there are (ours: BMS gives no value; alpha-GAN sweeps 1, 5, 10, 50)."""
+    """Weight w of the reconstruction error, which is beta times lambda of BMS, against a KL of weight 1. By default it is 1 /
+    sqrt(D) for points of D values, so that the term has a slope of 1 for any number of pixels (ours: BMS gives no value;
+    alpha-GAN sweeps 1, 5, 10, 50)."""
     sample_weight: float = 0.0
-    """Weight of -f(G(p)) in the generator's loss (0 is eq. 7; alpha-GAN has 1)."""
+    """Weight of -f(G(p)), the score of samples, in the generator's loss (0 is eq. 7; alpha-GAN has 1)."""
     data_target: float = 2.0
-    """a: log D_I from which a data point costs D_I nothing (BMS section 4.2: 2 on CIFAR-10, section 4.3: 0.5 on CelebA)."""
+    """Target a: a data point with log D_I of at least a costs D_I nothing (BMS section 4.2: 2 on CIFAR-10, section 4.3: 0.5 on
+    CelebA)."""
     sample_target: float = 0.0
-    """b: minus the log D_I down to which a sample costs D_I (BMS: 0 on CIFAR-10, 0.5 on CelebA)."""
+    """Target b: a sample with log D_I of at most -b costs D_I nothing (BMS: 0 on CIFAR-10, 0.5 on CelebA)."""
     lr: float = 2e-4
-    """Adam's learning rate of encoder and generator, constant (BMS section 4.2; CelebA 1e-4)."""
+    """Learning rate of Adam for encoder and generator (BMS section 4.2; CelebA 1e-4)."""
     discriminator_lr: float = 2e-4
     """Learning rate of D_I (BMS section 4.2; CelebA 4e-4)."""
     code_lr: float = 2e-4
     """Learning rate of the code discriminator (BMS section 4.2)."""
     code_width: int = 750
-    """Units of a hidden layer of the code discriminator (BMS section 4.2)."""
+    """Number of units in each hidden layer of the code discriminator (BMS section 4.2)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (BMS section 4.2)."""
+    """Number of hidden layers of the code discriminator (BMS section 4.2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

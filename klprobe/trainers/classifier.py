@@ -38,21 +38,21 @@ class Classifier(Algorithm):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"look"})
 
     preset: Literal["small", "agan"] = "small"
-    """Network and training."""
+    """Network and training: small is ours, and agan is that of AGAN Table 5."""
     classes: int = 10
     """Number of classes; labels count from 0."""
     features: int = 64
-    """Units of the layer before the classes; agan has 512."""
+    """Number of units of the layer before the classes; agan has 512."""
     batch_size: int = 128
-    """Data points in a mini-batch (ours; AGAN Table 5: 256)."""
+    """Number of data points in a mini-batch (ours; AGAN Table 5: 256)."""
     width: int = 256
-    """Units of a hidden layer, for vectors only."""
+    """Number of units in each hidden layer, for data that are vectors."""
     layers: int = 2
-    """Hidden layers, for vectors only."""
+    """Number of hidden layers, for data that are vectors."""
     lr: float = 1e-3
-    """Adam's learning rate, of small (ours); agan starts with 0.1."""
+    """Learning rate of Adam in the preset small (ours); agan starts with 0.1."""
     weight_decay: float = 1e-4
-    """l2 weight: half of it times the squared weights is added to the loss (AGAN Table 5)."""
+    """Weight of the l2 penalty: half of it times the squared weights is added to the loss (AGAN Table 5)."""
 
     def __post_init__(self) -> None:
         least = {"classes": 2, "features": 1, "batch_size": 2, "width": 1, "layers": 0}
@@ -74,7 +74,8 @@ class Classifier(Algorithm):
             return nn.ModuleDict({"trunk": trunk, "head": nn.Sequential(nn.ReLU(), nn.Linear(self.features, self.classes))})
         if len(shape) != 3 or min(shape[1:]) < CROP:
             raise InputError(
-                f"classifier's preset agan crops images to {CROP} x {CROP}; data of shape {shape} are none so large."
+                f"classifier's preset agan crops images to {CROP} x {CROP}; data of shape {shape} are smaller: choose "
+                "preset small."
             )
         return nn.ModuleDict({"trunk": classifier_trunk(shape[0]), "head": nn.Linear(512, self.classes)})
 

@@ -28,12 +28,12 @@ class DCGAN(System):
     """
 
     lr: float = 2e-4
-    """Adam's learning rate of both networks, constant (DMVI Table 5, AGAN Table 2: 1e-4, 2e-4, 3e-4)."""
+    """Learning rate of Adam for both networks (DMVI Table 5, AGAN Table 2: 1e-4, 2e-4, 3e-4)."""
     generator_steps: int = 1
-    """Generator updates per discriminator update (DMVI K.3: 1; AGAN section 6: 2)."""
+    """Number of generator updates for each discriminator update (DMVI K.3: 1; AGAN section 6: 2)."""
     dropout: float = 0.8
-    """Share of the discriminator's last features that is dropped, images only (DMVI Table 6: "dropout of 0.8"; the paper
-    does not say whether that is the share dropped, as read here, or kept)."""
+    """Share of the discriminator's last features that is dropped, for images only (DMVI Table 6: "dropout of 0.8"; the paper
+    does not say whether that is the share dropped, as read here, or the share kept)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Generator and discriminator."""

@@ -1,4 +1,4 @@
-"""DRAW: an auto-encoder that looks at the data and paints them in several steps, with a latent vector for each."""
+"""DRAW: an auto-encoder that looks at the data and paints them in several steps, with a code for each."""
 
 from __future__ import annotations
 
@@ -42,33 +42,39 @@ class DRAW(System):
     glances: int = 10
     """Steps T, at most 1,000 (Gregor et al. Table 3: 64; Table 1's DRAW without attention: 10)."""
     attention: Literal["none", "both"] = "none"
-    """Whether reading and writing go through a movable grid of Gaussian filters; images only (Gregor et al. section 3.2)."""
+    """How the image is read and written. none is everything at once; both goes through a movable grid of Gaussian filters, for
+    images only (Gregor et al. section 3.2)."""
     read_size: int = 2
     """Side of the grid that is read (Gregor et al. Table 3: 2 x 2 on MNIST)."""
     write_size: int = 5
     """Side of the grid that is written (Gregor et al. Table 3: 5 x 5 on MNIST)."""
     memory: int = 256
-    """Units of each LSTM (Gregor et al. Table 3: 256)."""
+    """Number of units of each LSTM (Gregor et al. Table 3: 256)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value of a data point (Gregor et al.: Bernoulli)."""
+    """Distribution of a value given the code (Gregor et al.: bernoulli)."""
     laplace_scale: float = 0.1
-    """Scale of the Laplace distribution, on that of the data."""
+    """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
-    """Values that a pixel can have, for quantized_normal."""
+    """Number of values that a pixel can have, for quantized_normal."""
     lr: float = 1e-3
-    """Adam's learning rate, constant (ours; the paper gives none)."""
+    """Learning rate of Adam (ours; the paper gives none)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.visible == "quantized_normal_shared":
-            raise InputError("draw's canvas holds a spread per pixel: quantized_normal, or bernoulli or laplace.")
+            raise InputError(
+                "draw's canvas holds one spread for each pixel, so visible cannot be quantized_normal_shared: choose "
+                "quantized_normal, bernoulli or laplace."
+            )
         if self.latent_dim % self.glances:
-            raise InputError(f"draw divides its latents among its steps: {self.latent_dim} are no multiple of {self.glances}.")
+            raise InputError(
+                f"draw divides its latents among its steps: {self.latent_dim} are not a multiple of {self.glances}."
+            )
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder (reading, LSTM, mean and log-variance of z_t) and decoder (LSTM, writing)."""
         if self.attention == "both" and len(shape) != 3:
-            raise InputError(f"draw's attention moves over images; for points of shape {tuple(shape)} leave it at none.")
+            raise InputError(f"draw's attention moves over images; for points of shape {tuple(shape)} attention must be none.")
         codes = self.latent_dim // self.glances
         copies = 2 if self.visible == "quantized_normal" else 1
         if self.attention == "both":

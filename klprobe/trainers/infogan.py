@@ -40,21 +40,22 @@ class InfoGAN(System):
     """
 
     latent_dim: int = 74
-    """Number of latents in all: noise, class and continuous codes (Chen et al. C.1: 62 + 10 + 2)."""
+    """Number of latents in all: noise, class and continuous latents (Chen et al. C.1: 62 + 10 + 2)."""
     adam_beta2: float = 0.999
-    """Adam's decay of the squared gradient's mean (that of Adam's authors; Chen et al. give none)."""
+    """Decay rate of Adam's running mean of the squared gradient (that of Adam's authors; Chen et al. give none)."""
     classes: int = 10
-    """Classes of c (Chen et al. C.1: 10)."""
+    """Number of classes of c (Chen et al. C.1: 10)."""
     continuous: int = 2
-    """Continuous codes (Chen et al. C.1: 2)."""
+    """Number of continuous latents u (Chen et al. C.1: 2)."""
     class_weight: float = 1.0
-    """Lambda of the class (Chen et al. section 7: 1)."""
+    """Weight lambda of the information about the class (Chen et al. section 7: 1)."""
     continuous_weight: float = 0.1
-    """Lambda of the continuous codes (ours; Chen et al. section 7: a smaller one than that of the class)."""
+    """Weight lambda of the information about the continuous latents (ours; Chen et al. section 7: smaller than that of the
+    class)."""
     lr: float = 2e-4
-    """Learning rate of the discriminator and the head (Chen et al. appendix C)."""
+    """Learning rate of Adam for the discriminator and the head (Chen et al. appendix C)."""
     generator_lr: float = 1e-3
-    """Learning rate of the generator (Chen et al. appendix C)."""
+    """Learning rate of Adam for the generator (Chen et al. appendix C)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

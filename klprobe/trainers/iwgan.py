@@ -33,17 +33,18 @@ class IWGAN(System):
     latent_dim: int = 100
     """Number of latents (Radford et al. Figure 1)."""
     batch_size: int = 128
-    """Data points in a mini-batch, the k of eq. 16 (Radford et al. section 4)."""
+    """Number of data points in a mini-batch, the k of eq. 16 (Radford et al. section 4)."""
     adam_beta2: float = 0.999
-    """Adam's decay of the squared gradient's mean (that of Adam's authors, which Radford et al. section 4 leaves alone)."""
+    """Decay rate of Adam's running mean of the squared gradient (that of Adam's authors, which Radford et al. section 4
+    keep)."""
     lr: float = 2e-4
-    """Adam's learning rate of both networks (Radford et al. section 4)."""
+    """Learning rate of Adam for both networks (Radford et al. section 4)."""
     weighted: bool = True
-    """Whether samples are weighted; without, a plain GAN."""
+    """Weight the samples by their importance; without weights this is a plain GAN."""
     conditional: bool = False
-    """Whether samples are of a class that is asked for: IWCGAN, or CGAN without weights."""
+    """Make samples of a class that is asked for: IWCGAN, or CGAN without weights."""
     classes: int = 10
-    """Number of classes, where they are asked for; labels count from 0."""
+    """Number of classes, for conditional samples; labels count from 0."""
 
     @property
     def by_class(self) -> bool:

@@ -31,14 +31,14 @@ class SNGAN(System):
     latent_dim: int = 128
     """Number of latents (Miyato et al. Table 3: 128; BMS: 100 on images, 32 on 2-D toys)."""
     adam_beta1: float = 0.0
-    """Adam's decay of the gradient's mean (BMS section 4.2)."""
+    """Decay rate of Adam's running mean of the gradient (BMS section 4.2)."""
     lr: float = 2e-4
-    """Adam's learning rate of both networks, constant (BMS section 4.2; Miyato et al. Table 1)."""
+    """Learning rate of Adam for both networks (BMS section 4.2; Miyato et al. Table 1)."""
     architecture: Architecture = "auto"
-    """Networks for images: SN-GAN's standard CNN or the other systems' networks, of DMVI for 28 pixels and of DCGAN for 32 and
-    64 (BMS Table 6 has both); auto: standard where the side is a multiple of 8."""
+    """Networks for images. standard is the CNN of SN-GAN; dcgan has the networks of the other systems, of DMVI for 28 pixels
+    and of DCGAN for 32 and 64; auto is standard where the side is a multiple of 8 (BMS Table 6 has both)."""
     discriminator_steps: int = 1
-    """Discriminator updates per generator update (BMS Algorithm 1: 1; Miyato et al. Table 1: 1, 5)."""
+    """Number of discriminator updates for each generator update (BMS Algorithm 1: 1; Miyato et al. Table 1: 1, 5)."""
     margin: float = 1.0
     """Score beyond which a point costs the discriminator nothing (Miyato et al. eq. 16). Dividing it by K is the same as
     letting the slope of f reach K."""

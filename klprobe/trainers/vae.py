@@ -36,23 +36,23 @@ class VAE(System):
     beta: float = 1.0
     """Weight of KL[q(z|x)||p(z)]; 1 is the evidence lower bound, 0 an auto-encoder with noise (Higgins et al. 2017)."""
     visible: Visible = "bernoulli"
-    """Distribution of a value: bernoulli takes grey levels as probabilities, quantized_normal learns a spread per pixel and
-    code, quantized_normal_shared one for all (DMVI section 4.2 does not say which it has), laplace has one scale (AGAN section
-    3); only laplace takes data outside [0, 1]."""
+    """Distribution of a value given the code. bernoulli takes grey levels as probabilities; quantized_normal learns a spread
+    for each pixel and code, quantized_normal_shared one for all (DMVI section 4.2 does not say which it has); laplace has one
+    scale (AGAN section 3). Only laplace takes data outside [0, 1]."""
     laplace_scale: float = 0.1
-    """Scale of the Laplace distribution, on that of the data; 1/scale is AGAN's lambda, swept over 1, 5, 10, 50."""
+    """Scale of the Laplace distribution, in the units of the data; 1/scale is the lambda of AGAN, which sweeps 1, 5, 10, 50."""
     levels: int = 256
-    """Values that a pixel can have, for the quantized normals."""
+    """Number of values that a pixel can have, for the quantized normals."""
     marginal_kl_weight: float = 0.0
-    """Lambda of KL[q(z)||p(z)], estimated by a code discriminator (DMVI Table 4: 0, 1, 2, 10)."""
+    """Weight lambda of KL[q(z)||p(z)], which a code discriminator estimates (DMVI Table 4: 0, 1, 2, 10)."""
     lr: float = 1e-3
-    """Adam's learning rate, constant (DMVI Table 5 sweeps 1e-3, 5e-4, 5e-3)."""
+    """Learning rate of Adam (DMVI Table 5 sweeps 1e-3, 5e-4, 5e-3)."""
     code_lr: float = 5e-4
-    """Learning rate of the code discriminator (that of AAE++ in DMVI Table 5)."""
+    """Learning rate of Adam for the code discriminator (that of AAE++ in DMVI Table 5)."""
     code_width: int = 1000
-    """Units of a hidden layer of the code discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the code discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the code discriminator (DMVI K.5)."""
+    """Number of hidden layers of the code discriminator (DMVI K.5)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder to mean and log-variance, generator to the numbers of p(x|z), and C where there is a marginal KL."""

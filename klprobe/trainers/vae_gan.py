@@ -35,9 +35,9 @@ class VAEGAN(System):
 
     posterior: ClassVar[PosteriorKind] = "gaussian"
     lr: float = 3e-4
-    """Adam's learning rate of all three networks, constant (Larsen et al. section 4, with RMSProp)."""
+    """Learning rate of Adam for all three networks (Larsen et al. section 4, with RMSProp)."""
     gamma: float = 1.0
-    """Weight of the reconstruction in the generator's loss (ours: the paper gives no value)."""
+    """Weight of the reconstruction error in the generator's loss (ours: the paper gives no value)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder to mean and log-variance, generator, discriminator."""

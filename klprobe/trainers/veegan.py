@@ -35,18 +35,18 @@ class VEEGAN(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     posterior: PosteriorKind = "deterministic"
-    """Kind of the reconstructor's q(z|x) (ours: DMVI speaks of a reconstructor network and says no more; Srivastava et al.
-    section 3 derive the norm from -log q(z|x))."""
+    """Kind of posterior q(z|x) of the reconstructor (ours: DMVI speaks of a reconstructor network and says no more; Srivastava
+    et al. section 3 derive the norm from -log q(z|x))."""
     lr: float = 1e-3
-    """Adam's learning rate of generator and reconstructor, constant (DMVI Table 5: 1e-3, 5e-4)."""
+    """Learning rate of Adam for generator and reconstructor (DMVI Table 5: 1e-3, 5e-4)."""
     discriminator_lr: float = 1e-4
     """Learning rate of the joint discriminator (DMVI Table 5: 5e-5, 1e-4)."""
     code_width: int = 1000
-    """Units of a hidden layer of the codes' features in the discriminator (DMVI K.5)."""
+    """Number of units in each hidden layer of the network that makes features of codes for the discriminator (DMVI K.5)."""
     code_layers: int = 3
-    """Hidden layers of the codes' features (DMVI K.5)."""
+    """Number of hidden layers of the network that makes features of codes (DMVI K.5)."""
     head_maps: int = 512
-    """Feature maps of the joint head, images only (DMVI Table 8: 512, 1024)."""
+    """Number of feature maps of the joint head of the discriminator, for images only (DMVI Table 8: 512, 1024)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Reconstructor (as `encoder`), generator and joint discriminator."""

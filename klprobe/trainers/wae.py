@@ -20,7 +20,7 @@ __all__ = ["WAE"]
 
 @dataclass(frozen=True)
 class WAE(System):
-    """Wasserstein auto-encoder: squared error, and q(z) drawn to p(z) by the MMD or by a code discriminator.
+    """Wasserstein auto-encoder: squared error, and q(z) pulled towards p(z) by the MMD or by a code discriminator.
 
     With z ~ q(z|x) and p ~ p(z), a step of WAE-MMD: encoder and generator together lower |x - G(z)|^2 + lambda MMD(z, p),
     the unbiased squared MMD of the mini-batch under the inverse multiquadratic kernel. Of WAE-GAN: they lower
@@ -34,23 +34,23 @@ class WAE(System):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"encode", "decode"})
 
     batch_size: int = 100
-    """Data points in a mini-batch (Tolstikhin et al. section 4 on MNIST); the MMD needs many."""
+    """Number of data points in a mini-batch (Tolstikhin et al. section 4 on MNIST); the MMD needs many."""
     adam_beta2: float = 0.999
-    """Adam's decay of the squared gradient's mean (Tolstikhin et al. section 4)."""
+    """Decay rate of Adam's running mean of the squared gradient (Tolstikhin et al. section 4)."""
     divergence: Literal["mmd", "gan"] = "mmd"
-    """How q(z) is drawn to p(z): WAE-MMD, or WAE-GAN with a code discriminator."""
+    """How q(z) is pulled towards p(z): mmd is WAE-MMD, and gan is WAE-GAN with a code discriminator."""
     posterior: PosteriorKind = "deterministic"
-    """Kind of q(z|x) (Tolstikhin et al. section 4)."""
+    """Kind of posterior q(z|x) (Tolstikhin et al. section 4)."""
     divergence_weight: float = 10.0
-    """Lambda, the weight of the penalty on the codes (Tolstikhin et al. section 4 on MNIST)."""
+    """Weight lambda of the penalty on the codes (Tolstikhin et al. section 4 on MNIST)."""
     lr: float = 1e-3
-    """Adam's learning rate of encoder and generator (Tolstikhin et al. section 4 on MNIST, before its decay)."""
+    """Learning rate of Adam for encoder and generator (Tolstikhin et al. section 4 on MNIST, before its decay)."""
     code_lr: float = 5e-4
     """Learning rate of the code discriminator, WAE-GAN only (Tolstikhin et al. section 4 on MNIST, before its decay)."""
     code_width: int = 512
-    """Units of a hidden layer of the code discriminator (Tolstikhin et al. appendix)."""
+    """Number of units in each hidden layer of the code discriminator (Tolstikhin et al. appendix)."""
     code_layers: int = 4
-    """Hidden layers of the code discriminator (Tolstikhin et al. appendix)."""
+    """Number of hidden layers of the code discriminator (Tolstikhin et al. appendix)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator and, for WAE-GAN, code discriminator."""

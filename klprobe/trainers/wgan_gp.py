@@ -18,7 +18,7 @@ __all__ = ["WGANGP"]
 
 @dataclass(frozen=True)
 class WGANGP(System):
-    """Wasserstein GAN with gradient penalty; no encoder.
+    """Wasserstein GAN with a gradient penalty; no encoder.
 
     A step: the critic f lowers E f(G(z)) - E f(x) + penalty * E (|grad f| - 1)^2, `critic_steps` times, each on a fresh
     mini-batch; then the generator lowers -E f(G(z)). The critic has no batch normalisation, though DMVI says "everywhere":
@@ -28,11 +28,11 @@ class WGANGP(System):
     """
 
     lr: float = 1e-4
-    """Adam's learning rate of both networks, constant (Gulrajani et al. Algorithm 1; DMVI Table 5: 1e-4, 2e-4, 3e-4)."""
+    """Learning rate of Adam for both networks (Gulrajani et al. Algorithm 1; DMVI Table 5: 1e-4, 2e-4, 3e-4)."""
     penalty_weight: float = 10.0
     """Weight of the gradient penalty (Gulrajani et al.; DMVI K.1)."""
     critic_steps: int = 5
-    """Critic updates per generator update (Gulrajani et al.; DMVI K.3)."""
+    """Number of critic updates for each generator update (Gulrajani et al.; DMVI K.3)."""
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Generator and critic."""

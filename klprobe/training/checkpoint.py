@@ -90,7 +90,9 @@ class TrainingState:
         for player, optimizer in self.optimizers.items():
             state = _optimizer_state(optimizer, tensors, f"optimizer.{player}.", path)
             if before["steps"] and not state:
-                raise InputError(f"{path} was saved without its optimisers, so it cannot be resumed.")
+                raise InputError(
+                    f"{path} was saved without its optimisers, so it cannot be resumed: train from the start in another folder."
+                )
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return int(before["steps"])
 
@@ -170,13 +172,14 @@ def _optimizer_state(
     shapes = {
         f"{index}.{key}": parameter.shape if whole else torch.Size()
         for index, parameter in enumerate(parameters)
+        if any(name.startswith(f"{index}.") for name in kept)  # one that no loss has moved has no state
         for key, whole in _keeps(optimizer).items()
     }
     given = {name: tensor.shape for name, tensor in kept.items()}
     if wrong := sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)):
         raise InputError(f"{path} does not fit the optimiser: {prefix}{wrong[0][:80]} is missing, or of another shape.")
     if broken := [n for n, tensor in kept.items() if not tensor.dim() and not (tensor.isfinite() and tensor.double() >= 0)]:
-        raise InputError(f"{path} is damaged: {prefix}{broken[0]} is {kept[broken[0]]}, no number of steps.")
+        raise InputError(f"{path} is damaged: {prefix}{broken[0]} is {kept[broken[0]]}, which is not a number of steps.")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in kept.items():
         index, key = name.split(".", 1)
@@ -219,7 +222,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         header, tensors = file.header, file.tensors()
     if header.get("klprobe.kind") != KIND:
         raise InputError(
-            f"{path} is a safetensors file, but no checkpoint of klprobe: its header lacks klprobe.kind = {KIND!r}."
+            f"{path} is a safetensors file, but not a checkpoint of klprobe: its header lacks klprobe.kind = {KIND!r}."
         )
     label = f"{path}: the header's klprobe.settings"
     if "klprobe.settings" not in header:
@@ -236,10 +239,10 @@ def _check(settings: Mapping[str, Any], label: str) -> None:
     """InputError unless what everything reads is of the right kind; the system's own settings are looked at when it is made."""
     for key in ("system", "dataset", "split"):
         if not isinstance(settings[key], str) or not 0 < len(settings[key]) <= LONGEST_NAME or not settings[key].isprintable():
-            raise InputError(f"{label}: {key} is {repr(settings[key])[:40]}, which is no name: the file is damaged.")
+            raise InputError(f"{label}: {key} is {repr(settings[key])[:40]}, which is not a name: the file is damaged.")
     shape, steps = settings["input_shape"], settings["steps"]
     sizes = isinstance(shape, list) and 0 < len(shape) <= 4 and all(type(n) is int and 0 < n <= LARGEST_SIZE for n in shape)
     if not sizes or math.prod(shape) > LARGEST_POINT:
-        raise InputError(f"{label}: input_shape is {repr(shape)[:40]}, which is no shape: the file is damaged.")
+        raise InputError(f"{label}: input_shape is {repr(shape)[:40]}, which is not a shape: the file is damaged.")
     if type(steps) is not int or not 0 <= steps < 2**53:
-        raise InputError(f"{label}: steps is {repr(steps)[:40]}, no number of steps: the file is damaged.")
+        raise InputError(f"{label}: steps is {repr(steps)[:40]}, which is not a number of steps: the file is damaged.")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from klprobe.types import InputError
 
 SHARE_OF_DEVICE = 0.5
-"""Of a GPU's free memory that data may take; the rest is for the networks."""
+"""Share of a GPU's free memory that data may take; the rest is for the networks."""
 
 
 class Batch(NamedTuple):

@@ -100,4 +100,4 @@ def _read(path: Path, last_step: int) -> list[list[str]]:
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged ({why[:200]}): move it away, and resume without the rows of before.")
+    return InputError(f"{path} is damaged ({why[:200]}): move it to another folder, and resume without its rows.")

@@ -305,7 +305,7 @@ def _float32_outputs(networks: nn.ModuleDict) -> None:
 
 
 def _gradients(seat: _Seat) -> list[torch.Tensor]:
-    """Of a player's parameters, all of which its loss must depend on."""
+    """Gradients of a player's loss with respect to its parameters, on all of which the loss must depend."""
     found = [parameter.grad for parameter in seat.parameters if parameter.grad is not None]
     if len(found) < len(seat.parameters):
         raise ValueError(f"The loss of {seat.player.name!r} does not depend on all parameters of {seat.player.networks}.")

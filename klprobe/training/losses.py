@@ -207,7 +207,7 @@ def cosine_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _average(nats: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Of points, shape (batch, ...), each the sum of its values; with weights their weighted sum."""
+    """Mean over points, shape (batch, ...), of the sums of their values; with weights, the weighted sum over points."""
     return nats.sum() / len(nats) if weights is None else (weights * nats.flatten(1).sum(1)).sum()
 
 

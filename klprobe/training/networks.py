@@ -34,13 +34,13 @@ rule (BMS section 4.3 has such networks, and prints no maps)."""
 SIZES = (28, *DCGAN_MAPS)
 CLASSIFIER_MAPS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
 CLASSIFIER_STRIDES = (2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2)
-"""Of the eleven 3 x 3 convolutions of AGAN's CIFAR-10 classifier, as printed in its Table 5."""
+"""Maps and strides of the eleven 3 x 3 convolutions of AGAN's CIFAR-10 classifier, as printed in its Table 5."""
 STANDARD_MAPS = (64, 128, 256, 512)
 """Feature maps of SN-GAN's standard CNN from the image's side down to an eighth of it (Miyato et al. 2018, Table 3)."""
 STANDARD_SLOPE = 0.1
-"""Of the leaky units of SN-GAN's discriminator (Miyato et al. 2018, Table 3)."""
+"""Slope of the leaky units of SN-GAN's discriminator (Miyato et al. 2018, Table 3)."""
 SLOPE = 0.2
-"""Of the leaky units of every discriminator (DMVI K.5, AGAN H.4)."""
+"""Slope of the leaky units of every discriminator (DMVI K.5, AGAN H.4)."""
 
 
 def encoder(

@@ -72,7 +72,7 @@ def test_fetch_puts_the_files_where_the_set_looks_for_them(tmp_path, capsys, mon
     [
         ([], ["needs to be told what to do", "list, fetch, show"]),
         (["lst"], ["'lst'"]),
-        (["fetch"], ["needs names"]),
+        (["fetch"], ["needs the names"]),
         (["fetch", "mnits"], ["Did you mean 'mnist'"]),
         (["fetch", "celeba", "--data-root", "nowhere"], ["mmlab", "nowhere/celeba"]),
         (["fetch", "mnist", "--dataroot", "x"], ["did you mean --data-root?"]),
@@ -82,7 +82,7 @@ def test_fetch_puts_the_files_where_the_set_looks_for_them(tmp_path, capsys, mon
         (["show", "digits", "--num", "0"], ["--num"]),
         (["show", "digits", "--split", "half"], ["'half'"]),
         (["show", "digits", "--split", "validation"], ["digits has no split validation", "digits:validation=1000"]),
-        (["show", "digits", "--strict"], ["--strict is for sets of image files"]),
+        (["show", "digits", "--strict"], ["--strict is for data sets of image files"]),
     ],
     ids=" ".join,
 )

@@ -68,12 +68,12 @@ def test_help_shows_the_common_flags_and_on_demand_those_of_a_metric(capsys):
     ("flags", "words"),
     [
         (["--metrics", "fud"], "Did you mean 'fid'"),
-        (["--metrics", "elbo"], "no metric gave an answer"),
+        (["--metrics", "elbo"], "No metric gave an answer"),
         (["--metrics", "fid", "--data", "ring"], "points of shape (2,)"),
         (["--metrics", "fid", "--net", "values", "--num-samples", "60"], "at least 65 samples"),
         (["--metrics", "fid", "--net", "nowhere.pt"], "no net nowhere.pt"),
         (["--metrics", "inception-score", "--net", "values"], "has no classes"),
-        (["--metrics", "fid", "--net-shape", "big", "--net", "x.pt"], "no shape"),
+        (["--metrics", "fid", "--net-shape", "big", "--net", "x.pt"], "not a shape"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(trained, tmp_path, capsys, flags, words):

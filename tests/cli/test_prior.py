@@ -91,7 +91,7 @@ def test_what_is_no_prior_is_refused_with_what_is(spec, words):
 def test_bad_weights_are_refused(components):
     for weights in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0]):
         np.savez(components / "bad.npz", mean=MEAN, std=STD, weights=np.array(weights))
-        with pytest.raises(InputError, match="needs as many weights"):
+        with pytest.raises(InputError, match="needs one weight for each"):
             parse(f"mixture:{components / 'bad.npz'}")
 
 

@@ -84,7 +84,7 @@ def test_an_image_that_does_not_decode_is_named_and_left_out_or_stops_everything
 def test_none_that_decodes_is_an_error(root):
     for name in ("000004.jpg", "000006.jpg"):
         rewrite(root, name, b"nothing")
-    with pytest.raises(InputError, match=r"celeba \(test\): none of 2 images decodes, such as 000004\.jpg"):
+    with pytest.raises(InputError, match=r"celeba \(test\): none of the 2 images can be decoded, such as 000004\.jpg"):
         Celeba().load("test", root)
 
 
@@ -110,7 +110,7 @@ def test_pixels_are_decoded_once_kept_beside_the_data_and_made_again_when_the_da
     again = Celeba().load("train", root)
     assert torch.equal(again.x, first.x)
     assert again.notes == first.notes[1:], "what was left out is said every time"
-    with pytest.raises(InputError, match=r"000001\.jpg.* leave strict away"):
+    with pytest.raises(InputError, match=r"000001\.jpg.* do not give strict"):
         Celeba(strict=True).load("train", root)
 
     monkeypatch.setattr(_decoded, "_blocks", blocks)

@@ -106,7 +106,7 @@ def test_pickles_of_todays_numpy_are_read_too(truth):
 def test_a_pickle_that_asks_for_anything_else_is_refused_and_nothing_runs(tmp_path, truth, content, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "cifar-10-batches-py", contents(truth, "py") | {"data_batch_2": content})
-    with pytest.raises(InputError, match=r"data_batch_2 is damaged, or no pickle of arrays .*which no array is made of"):
+    with pytest.raises(InputError, match=r"data_batch_2 is damaged, or is not a pickle of arrays .*which no array is made of"):
         load(tmp_path)
     assert not (tmp_path / "pwned").exists()
 

@@ -124,7 +124,7 @@ def test_a_file_that_promises_nothing_or_more_than_there_can_be_is_refused(tiny)
 @pytest.mark.parametrize("kind", [9, 13])
 def test_another_kind_of_idx_file_is_refused(tiny, kind):
     write_idx(tiny[1] / "train-labels-idx1-ubyte.gz", torch.arange(3), kind)
-    with pytest.raises(InputError, match="no idx file of 1-dimensional uint8"):
+    with pytest.raises(InputError, match="not an idx file of 1-dimensional uint8"):
         load(tiny)
 
 

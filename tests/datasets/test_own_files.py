@@ -75,7 +75,7 @@ def test_sizes_and_colours_are_made_equal_only_when_asked_for(photos):
     data = images(photos, resize="4x5", gray=True)
     assert (data.shape, len(data)) == ((1, 4, 5), 22)
     assert data.name == f"image-folder:path={photos}:resize=4x5:gray"
-    with pytest.raises(InputError, match="resize 'big' is no size"):
+    with pytest.raises(InputError, match="resize 'big' is not a size"):
         images(photos, resize="big")
 
 
@@ -171,7 +171,7 @@ def test_an_npz_may_hold_labels_and_the_two_parts(tmp_path):
         ({"x": np.array(["a", "b"])[:, None]}, "<U1"),
         ({"x": np.array([[1.0], [np.nan], [np.inf]])}, "NaN or infinite numbers, first at point 1"),
         ({"x": np.zeros((5, 2)), "y": np.zeros(4, int)}, "5 points but labels"),
-        ({"x": np.zeros((5, 2)), "y": np.zeros(5)}, "one integer a point"),
+        ({"x": np.zeros((5, 2)), "y": np.zeros(5)}, "one integer for each point"),
         ({"x_train": np.zeros((5, 2)), "x_test": np.zeros((5, 2)), "y_train": np.zeros(5, int)}, None),
         ({"x": np.zeros((5, 2), complex)}, "complex128"),
     ],

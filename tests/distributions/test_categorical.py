@@ -100,7 +100,7 @@ def test_rows_in_blocks_give_the_same_numbers(monkeypatch):
         (torch.full((5, 3), 0.5), None, "5 rows.*row 0, with sum 1.5"),
         (torch.tensor([[0.5, 0.5], [1.5, -0.5]]), None, "1 rows.*row 1.*least entry -0.5.*logits"),
         (torch.ones(5), None, r"shape \(N, K\)"),
-        (torch.full((5, 2), 0.5), torch.tensor([1.0, 0.0]), "positive numbers that sum to 1"),
+        (torch.full((5, 2), 0.5), torch.tensor([1.0, 0.0]), "positive numbers with sum 1"),
         (torch.full((5, 2), 0.5), torch.full((3,), 1 / 3), "the prior of 2 classes"),
         (torch.tensor([[0.5, 0.5], [float("nan"), 1.0]]), None, "row 1"),
     ],

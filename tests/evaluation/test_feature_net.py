@@ -42,7 +42,7 @@ def test_images_of_another_range_are_detected_and_said():
 def test_an_unknown_range_is_refused_and_a_net_trained_on_the_data_takes_any():
     x = images()
     for odd in (6 * x - 3, 1000 * x, x - 5):
-        with pytest.raises(InputError, match="no range that is known"):
+        with pytest.raises(InputError, match="not a range that klprobe knows"):
             fit(odd, net([]))
         assert torch.equal(fit(odd, net([], value_range=None))[0], odd)
     assert unit_range(1.2 * x - 0.1) == (0, 1)

@@ -159,7 +159,7 @@ def test_a_net_trained_on_the_data_sees_them_as_they_are_and_an_unknown_range_is
     assert torch.equal(seen[0], of_images(x).data)
     odd = of_images(3 * x)
     assert torch.equal(odd.unit(odd.data), odd.data)
-    assert "no range that is known" in next(iter(odd.notes))
+    assert "not a range that klprobe knows" in next(iter(odd.notes))
 
 
 def test_a_metric_gets_the_validation_split_where_there_is_one(systems):

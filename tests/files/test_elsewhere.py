@@ -114,7 +114,7 @@ def test_a_field_is_known_by_its_number_however_it_is_written(tmp_path):
 )
 def test_what_is_no_onnx_file_is_refused(tmp_path, content):
     (tmp_path / "net.onnx").write_bytes(content)
-    with pytest.raises(InputError, match="no ONNX model"):
+    with pytest.raises(InputError, match="not an ONNX model"):
         check_external_data(tmp_path / "net.onnx")
 
 

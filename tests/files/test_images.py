@@ -75,7 +75,7 @@ def test_sizes():
         None,
     )
     for text in ("0", "3x", "-1", "x", "3,4"):
-        with pytest.raises(InputError, match=r"--resize .* is no size"):
+        with pytest.raises(InputError, match=r"--resize .* is not a size"):
             parse_size(text, "--resize")
 
 

@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for."""
+"""Untrusted JSON."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_what_json_holds_is_read():
 
 def test_bytes_that_are_no_text_and_files_of_any_size_are_refused(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="is not text"):
         json_files.read(tmp_path / "a.json", "a.json")
     with (tmp_path / "b.json").open("wb") as file:
         file.truncate(1 << 34)

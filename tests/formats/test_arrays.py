@@ -353,5 +353,5 @@ def test_the_posteriors_beside_the_checkout_are_read(shared_posteriors):
 
 def test_flags_for_an_encoder_are_refused_not_ignored(tmp_path):
     np.savez(tmp_path / "q.npz", mean=np.zeros((3, 2)), std=np.ones((3, 2)))
-    with pytest.raises(InputError, match="no encoder to run: leave --resize, --gray away"):
+    with pytest.raises(InputError, match="no encoder to run: do not give --resize, --gray"):
         load(tmp_path / "q.npz", Request(resize=(8, 8), gray=True))

@@ -103,7 +103,7 @@ def test_data_may_be_a_file_too_and_what_cannot_be_done_is_refused(path, digits,
     by_name = KlprobeCheckpoint().load(path, Request(split="test"))
     assert torch.equal(from_file.posterior.mean, by_name.posterior.mean)
     assert (from_file.split, from_file.trained_on) == ("unknown", "unknown")
-    with pytest.raises(InputError, match="leave --outputs away"):
+    with pytest.raises(InputError, match="do not give --outputs"):
         KlprobeCheckpoint().load(path, Request(outputs="mean,logvar"))
 
 

@@ -73,5 +73,5 @@ def test_points_of_another_shape_are_refused_with_what_is_wanted(encoder, x, tmp
 
     path = export(encoder, x[:8], tmp_path / "encoder.onnx", **ANY)
     np.save(tmp_path / "wide.npy", np.zeros((20, 65), np.float32))
-    with pytest.raises(InputError, match=r"shape \(65,\).*wants points of shape \(64\)"):
+    with pytest.raises(InputError, match=r"shape \(65,\).*needs points of shape \(64\)"):
         load(path, Request(data=str(tmp_path / "wide.npy")))

@@ -126,7 +126,7 @@ def test_a_sampler_gives_samples_and_codes_alone_are_deterministic(points):
         (lambda m, v: (m, v.exp()), None, "positive throughout.*mean,std, mean,var or mean,logvar"),
         (lambda m, v: torch.cat([m, m], 1) * 2, None, "--outputs mean, or --outputs mean,logvar"),
         (lambda m, v: (m, v, v), None, "more than one pair"),
-        (lambda m, v: m.sum(), None, "nothing with one row a data point"),
+        (lambda m, v: m.sum(), None, "nothing with one row for each data point"),
         (lambda m, v: (m, v), "mean,spread", "'spread' is not known"),
         (lambda m, v: (m, v), "logvar", "give mean and one of"),
         (lambda m, v: (m, v), "mean,logvar,samples", "names 3, but encoder.pt returns"),

@@ -1,4 +1,4 @@
-"""Files that nobody vouches for, by every way into the program: refused in one line, no code run, memory bounded.
+"""Untrusted files, by every way into the program: refused in one line, no code run, memory bounded.
 
 What each format does with its own damage is tested beside it; here every attack meets everything that opens a file.
 """

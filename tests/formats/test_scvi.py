@@ -84,7 +84,7 @@ def test_nothing_of_the_file_reaches_the_full_unpickler(trained, tmp_path, monke
 
 def test_cells_that_do_not_fit_are_refused(trained, tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(b"no cells")
-    with pytest.raises(InputError, match=r"cells.h5ad is damaged, or no HDF5 file"):
+    with pytest.raises(InputError, match=r"cells.h5ad is damaged, or is not an HDF5 file"):
         load(trained[0], Request(data=str(tmp_path / "cells.h5ad")))
 
 
@@ -140,7 +140,7 @@ def test_numpys_arrays_and_numbers_are_read_and_a_defaultdict_is_a_dict(tmp_path
         ({"attr_dict": {"registry_": {**REGISTRY, "model_name": "TOTALVI"}}}, CapabilityError, "TOTALVI.*return_dist=True"),
         ({"attr_dict": {"registry_": {**REGISTRY, "setup_method_name": "load"}}}, InputError, "follows setup_anndata alone"),
         ({"attr_dict": {}}, CapabilityError, "None"),
-        ({"attr_dict": 3}, InputError, "no model folder of scvi-tools"),
+        ({"attr_dict": 3}, InputError, "not a model folder of scvi-tools"),
         (
             {"attr_dict": {"registry_": REGISTRY, "init_params_": {"non_kwargs": {"n_hidden": 10**9}}}},
             InputError,
@@ -170,7 +170,7 @@ def test_cells_are_needed_and_flags_for_images_are_refused(tmp_path):
     (tmp_path / "adata.h5ad").unlink()
     with pytest.raises(InputError, match=r"--data cells.h5ad"):
         load(tmp_path)
-    with pytest.raises(InputError, match="leave --gray away"):
+    with pytest.raises(InputError, match="do not give --gray"):
         load(tmp_path, Request(gray=True))
     with pytest.raises(InputError, match="--split test"):
         load(tmp_path, Request(split="test"))

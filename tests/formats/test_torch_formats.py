@@ -67,7 +67,7 @@ def test_what_a_trace_froze_in_training_mode_is_found_by_running_it(network, x, 
 def test_points_of_another_shape_are_refused_with_what_is_wanted_and_given(encoder, tmp_path, shared_data):
     torch.jit.script(encoder).save(tmp_path / "encoder.pt")
     request = Request(data="mnist", split="test", data_root=shared_data)
-    with pytest.raises(InputError, match=r"shape \(1, 28, 28\).*wants vectors of length 64"):
+    with pytest.raises(InputError, match=r"shape \(1, 28, 28\).*needs vectors of length 64"):
         load(tmp_path / "encoder.pt", request)
 
 

@@ -52,5 +52,5 @@ def test_a_shared_spread_is_one_number_that_learns_the_spread_of_the_pixels():
 
 
 def test_draw_refuses_a_shared_spread():
-    with pytest.raises(InputError, match="spread per pixel"):
+    with pytest.raises(InputError, match="spread for each pixel"):
         registry.load("trainers", "draw")(visible="quantized_normal_shared")

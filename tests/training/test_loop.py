@@ -436,11 +436,11 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="Unknown name 'no-such'"):
         load_checkpoint(write(tmp_path / "a.safetensors", settings | {"system": "no-such"}, **tensors))
     for changed, words in (
-        ({"system": 3}, "system is 3, which is no name"),
-        ({"system": "a" * 10**5}, "no name"),
-        ({"system": ["vae"]}, "no name"),
+        ({"system": 3}, "system is 3, which is not a name"),
+        ({"system": "a" * 10**5}, "not a name"),
+        ({"system": ["vae"]}, "not a name"),
         ({"settings": {"nonsense": 1}}, "nonsense.*does not know"),
-        ({"settings": ["latent_dim"]}, "no list of settings by name"),
+        ({"settings": ["latent_dim"]}, "not a list of settings by name"),
         ({"settings": {"latent_dim": "2"}}, "latent_dim is '2', which no such setting can be"),
         ({"settings": {"layers": 10**9}}, "beyond every network"),
         ({"settings": {"layers": 10**6}}, "far more tensors than the"),
@@ -448,11 +448,11 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
         ({"settings": {"latent_dim": 2.0}}, "no such setting can be"),
         ({"settings": {"visible": "os:system"}}, "no such setting can be"),
         ({"input_shape": [4]}, "does not fit its own settings"),
-        ({"input_shape": [10**9]}, "no shape"),
-        ({"input_shape": "22"}, "no shape"),
-        ({"steps": "1"}, "no number of steps"),
-        ({"split": 7}, "no name"),
-        ({"dataset": None}, "no name"),
+        ({"input_shape": [10**9]}, "not a shape"),
+        ({"input_shape": "22"}, "not a shape"),
+        ({"steps": "1"}, "not a number of steps"),
+        ({"split": 7}, "not a name"),
+        ({"dataset": None}, "not a name"),
     ):
         with pytest.raises(InputError, match=words):
             load_checkpoint(write(tmp_path / "b.safetensors", settings | changed, **tensors))
@@ -465,10 +465,10 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
         with pytest.raises(InputError, match=r"settings lacks .*split"):
             load_checkpoint(write(tmp_path / "e.safetensors", lacking, **tensors))
     save_file({"mean": torch.zeros(2, 2)}, tmp_path / "c.safetensors")
-    with pytest.raises(InputError, match="no checkpoint of klprobe"):
+    with pytest.raises(InputError, match="not a checkpoint of klprobe"):
         load_checkpoint(tmp_path / "c.safetensors")
     save_file({}, tmp_path / "d.safetensors", {"klprobe.kind": "checkpoint", "klprobe.settings": "{"})
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         load_checkpoint(tmp_path / "d.safetensors")
 
 
@@ -515,7 +515,7 @@ def test_tensorboard_events_hold_what_metrics_csv_holds_and_forget_what_a_resume
 def test_rows_that_no_run_wrote_are_refused_on_resume(content, tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"metrics\.csv is damaged .*move it away"):
+    with pytest.raises(InputError, match=r"metrics\.csv is damaged .*move it to another folder"):
         MetricsLog(path, 5)
     assert path.read_bytes() == content
 
