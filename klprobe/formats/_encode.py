@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.distributions import Distribution
 
+from klprobe.files.child import GB
 from klprobe.formats import Encoded, Request
 from klprobe.formats._inputs import open_inputs
 from klprobe.formats._latents import Latents, Part, latents_of
@@ -44,12 +45,14 @@ class Encoder:
         label: The file's name, for messages.
         wants: What input it wants, in words; empty when it cannot be told.
         batch_size: The only number of points that it takes at a time; None when it takes any.
+        most_bytes: That all its answers together may take, where its program runs in a confined process; None is any number.
     """
 
     run: Callable[[torch.Tensor], Any]
     label: str
     wants: str = ""
     batch_size: int | None = None
+    most_bytes: float | None = None
 
 
 class Points(Protocol):
@@ -149,13 +152,20 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Request) -> Tensors:
     parts: dict[str, list[torch.Tensor]] = {role: [] for role in reading.roles}
-    size = encoder.batch_size or POINTS_AT_ONCE
+    size, held = encoder.batch_size or POINTS_AT_ONCE, 0
     for start in range(0, len(inputs), size):
         taken = reading.take(_call(encoder, inputs.batch(start, start + size)))
         if start == 0 and {"mean", "samples"} <= set(taken):
             _check_scatter(taken, encoder.label)
         for role, tensor in taken.items():
             parts[role].append(tensor.float() if tensor.dtype != torch.float64 else tensor)
+            held += parts[role][-1].nbytes
+        if encoder.most_bytes is not None and held > encoder.most_bytes:
+            raise InputError(
+                f"{encoder.label}: its answers to {min(start + size, len(inputs)):,} of {len(inputs):,} points take "
+                f"{held / GB:.3g} GB, and {encoder.most_bytes / GB:.3g} GB is the limit: if it is yours, allow more by "
+                "--file-memory, or give fewer points."
+            )
         request.progress(min(start + size, len(inputs)), len(inputs))
     return {role: torch.cat(blocks) for role, blocks in parts.items()}
 

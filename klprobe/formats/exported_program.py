@@ -32,4 +32,6 @@ class ExportedProgram:
         facts = {"format": "exported-program", "file": path.name, "sha256": {path.name: sha256(path)}}
         size = program.batch_size
         notes = () if size is None else (f"exported for {size} points at a time",)
-        return encode_data(Encoder(program.run, path.name, program.wants, size), request, facts, notes)
+        return encode_data(
+            Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes), request, facts, notes
+        )

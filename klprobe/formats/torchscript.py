@@ -31,4 +31,6 @@ class TorchScript:
         program = start("torchscript", path, request.limits, device=request.device, method="encode", seed=SEED)
         notes = ("saved in training mode, run in eval mode",) if program.facts["saved_in_training_mode"] else ()
         facts = {"format": "torchscript", "file": path.name, "sha256": {path.name: sha256(path)}, **program.facts}
-        return encode_data(Encoder(program.run, path.name, program.wants), request, facts, notes)
+        return encode_data(
+            Encoder(program.run, path.name, program.wants, most_bytes=request.limits.num_bytes), request, facts, notes
+        )

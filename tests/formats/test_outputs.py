@@ -9,8 +9,9 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
-from klprobe.formats import Request
-from klprobe.formats._encode import Encoder, encode_data
+from klprobe.files.child import Limits
+from klprobe.formats import Request, load
+from klprobe.formats._encode import Encoder, encode_data, encode_points
 from klprobe.types import InputError
 
 N, D = 1500, 4
@@ -168,3 +169,34 @@ def test_block_size_does_not_matter(points):
     parts = encoded(points, lambda m, v: (m, v), batch_size=77).posterior
     assert torch.equal(whole.mean, parts.mean)
     assert torch.equal(whole.stddev, parts.stddev)
+
+
+class Rows:
+    """2,500 points, three blocks of them."""
+
+    def __len__(self):
+        return 2500
+
+    def batch(self, start, stop):
+        return torch.arange(start, min(stop, 2500)).float().unsqueeze(1)
+
+
+def test_answers_that_keep_within_the_limit_one_by_one_and_not_together_are_refused():
+    """A block is 1,000 x 10 float32 each of mean and logvar, 80 kB; all of them 200 kB."""
+
+    def run(x):
+        return {"mean": x.expand(-1, 10), "logvar": torch.zeros(len(x), 10)}
+
+    for most in (None, 200_000):
+        assert encode_points(Encoder(run, "wide.pt", most_bytes=most), Rows(), Request())[0].batch_shape == (2500,)
+    for most, done in ((199_999, "2,500"), (100_000, "2,000"), (79_999, "1,000")):
+        with pytest.raises(InputError, match=f"^wide.pt: its answers to {done} of 2,500 points take .* --file-memory"):
+            encode_points(Encoder(run, "wide.pt", most_bytes=most), Rows(), Request())
+
+
+def test_a_program_of_a_confined_process_has_the_limit_of_the_process(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("klprobe.formats.torchscript.encode_data", lambda encoder, *_: found.append(encoder.most_bytes))
+    torch.jit.script(torch.nn.ReLU()).save(tmp_path / "a.pt")
+    load(tmp_path / "a.pt", Request(limits=Limits(2.0, 60.0)))
+    assert found == [2e9]
