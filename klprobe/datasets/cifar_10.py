@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -167,7 +167,7 @@ class _Forwards(io.RawIOBase):
         tarfile.ReadError: a piece, or the whole, is larger than it may be; or what is read leads backwards.
     """
 
-    def __init__(self, packed: IO[bytes]) -> None:
+    def __init__(self, packed: gzip.GzipFile) -> None:
         self.packed = packed
 
     def tell(self) -> int:

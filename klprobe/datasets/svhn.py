@@ -79,7 +79,8 @@ def open_mat(path: str) -> Opened:
         count = math.prod(labels[1])
         if images != ("uint8", (32, 32, 3, count)) or labels[0] not in NUMERIC or count > MOST_IMAGES:
             raise InputError(
-                f"{path} needs X, uint8 of shape (32, 32, 3, n), and y, n labels, n at most {MOST_IMAGES:,}; it holds {held[:200]}."
+                f"{path} needs X, uint8 of shape (32, 32, 3, n), and y, n labels, n at most {MOST_IMAGES:,}; it holds "
+                f"{held[:200]}."
             )
         found = loadmat(path, variable_names=["X", "y"])
         x, digits = found["X"], found["y"].reshape(-1).astype(np.int64)

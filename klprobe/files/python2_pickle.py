@@ -71,7 +71,7 @@ class _Reader(pickle._Unpickler):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
-        self.dispatch = _Steps(pickle._Unpickler.dispatch)
+        vars(self)["dispatch"] = _Steps(pickle._Unpickler.dispatch)  # of this file alone: it counts
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for what an array is made of; anything else is refused before it is imported."""
