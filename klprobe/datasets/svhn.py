@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,11 +11,21 @@ import numpy as np
 import torch
 
 from klprobe.datasets import Dataset, Split, carved, downloads, folder_with, parts
+from klprobe.files.child import Child, Limits
+from klprobe.files.confined import Opened
 from klprobe.files.downloads import Download
+from klprobe.files.plain import check_plain
 from klprobe.training.data import Data
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["Svhn"]
+
+MOST_IMAGES = 200_000
+"""In a file; the official ones have up to 73,257."""
+NUMERIC = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")
+"""MATLAB's names of numbers that labels may be: a cell may hold cells in cells, which crash the reader."""
+LIMITS = Limits(memory=3.0)
+"""Of the process that opens a file: it holds the images up to three times, which are 0.6 GB at most."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +59,44 @@ class Svhn(Dataset):
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images, shape (n, 3, 32, 32), and digits, shape (n,), of a file: X of shape (32, 32, 3, n), y of shape (n, 1)."""
-    from scipy.io import loadmat
+    """Images, shape (n, 3, 32, 32), and digits, shape (n,), of a file, which a confined process opens."""
+    check_plain(path)
+    with Child(open_mat, {"path": str(path)}, label=path.name, limits=LIMITS) as child:
+        return child.tensors["images"].numpy(), child.tensors["digits"].numpy()
+
+
+def open_mat(path: str) -> Opened:
+    """Images and digits of a file, in a confined process: X of shape (32, 32, 3, n), y of shape (n, 1).
+
+    What the file says of its variables is looked at before anything is unpacked.
+    """
+    from scipy.io import loadmat, whosmat
 
     try:
+        said = {name: (kind, shape) for name, shape, kind in whosmat(path) if name in ("X", "y")}
+        held = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in sorted(said.items())) or "neither"
+        images, labels = said.get("X", ("", ())), said.get("y", ("", ()))
+        count = math.prod(labels[1])
+        if images != ("uint8", (32, 32, 3, count)) or labels[0] not in NUMERIC or count > MOST_IMAGES:
+            raise InputError(
+                f"{path} needs X, uint8 of shape (32, 32, 3, n), and y, n labels, n at most {MOST_IMAGES:,}; it holds "
+                f"{held[:200]}."
+            )
         found = loadmat(path, variable_names=["X", "y"])
+        x, digits = found["X"], found["y"].reshape(-1).astype(np.int64)
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{path} takes more memory than its images need: fetch it again.") from error
     except Exception as error:  # a damaged file fails in any way at all
-        raise InputError(f"{path} is damaged, or is not a MATLAB file ({error}): fetch it again.") from error
-    images, labels = found.get("X"), found.get("y")
-    if (
-        images is None
-        or labels is None
-        or images.dtype != np.uint8
-        or labels.dtype.kind not in "uif"
-        or images.shape != (32, 32, 3, labels.size)
-    ):
-        held = ", ".join(f"{name} {found[name].dtype} {found[name].shape}" for name in ("X", "y") if name in found) or "neither"
-        raise InputError(f"{path} needs X, uint8 of shape (32, 32, 3, n), and y, n labels; it holds {held}.")
-    digits = labels.reshape(-1).astype(np.int64)
+        raise InputError(f"{path} is damaged, or no MATLAB file ({str(error)[:200]}): fetch it again.") from error
+    if x.dtype != np.uint8 or x.shape != (32, 32, 3, len(digits)):
+        raise InputError(f"{path} is damaged: X is not what its header says. Fetch it again.")
     if digits.size == 0 or digits.min() < 1 or digits.max() > 10:
         raise InputError(f"{path} needs labels 1 to 10, 10 being the digit 0.")
-    return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), digits % 10
+    return Opened(
+        tensors={
+            "images": torch.from_numpy(np.ascontiguousarray(x.transpose(3, 2, 0, 1))),
+            "digits": torch.from_numpy(digits % 10),
+        }
+    )

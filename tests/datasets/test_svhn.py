@@ -1,11 +1,13 @@
 """Street View House Numbers in its two MATLAB files, a few images each."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
 
-from klprobe.datasets.svhn import Svhn
+from klprobe.datasets.svhn import Svhn, open_mat
 from klprobe.types import InputError
 
 
@@ -63,3 +65,53 @@ def test_another_matlab_file_is_refused(tmp_path):
     savemat(tmp_path / "svhn" / "test_32x32.mat", {"images": np.zeros(3)})
     with pytest.raises(InputError, match="it holds neither"):
         Svhn().load("test", tmp_path)
+
+
+def element(kind, content):
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(kind, dims, rest):
+    """A variable X of MATLAB 5: its class, its sizes, its name, and what follows."""
+    sizes = struct.pack(f"<{len(dims)}i", *dims)
+    return element(14, element(6, struct.pack("<II", kind, 0)) + element(5, sizes) + element(1, b"X") + rest)
+
+
+HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM"
+
+
+def test_cells_in_cells_and_arrays_beyond_the_limit_are_refused_before_they_are_read(tmp_path):
+    """Cells in cells crash the reader by its stack; zeros are packed a thousandfold."""
+    (tmp_path / "svhn").mkdir()
+    path = tmp_path / "svhn" / "test_32x32.mat"
+    depth, level = (
+        100_000,
+        element(6, struct.pack("<II", 1, 0)) + element(5, struct.pack("<2i", 1, 1)) + bytes([1, 0, 0, 0] * 2),
+    )
+    inner = b"".join(struct.pack("<II", 14, (depth - i) * (8 + len(level))) + level for i in range(depth))
+    path.write_bytes(HEADER + matrix(1, (1, 1), inner))
+    with pytest.raises(InputError, match=r"test_32x32\.mat"):
+        Svhn().load("test", tmp_path)
+    claimed = matrix(9, (32, 32, 3, 300_000), struct.pack("<II", 2, 8)) + bytes(8)
+    labels = matrix(9, (300_000, 1), element(2, bytes(300_000))).replace(element(1, b"X"), element(1, b"y"))
+    path.write_bytes(HEADER + claimed + labels)
+    with pytest.raises(InputError, match=r"test_32x32\.mat"):
+        Svhn().load("test", tmp_path)
+
+
+def test_more_images_than_svhn_has_are_refused_before_they_are_unpacked(root, monkeypatch):
+    monkeypatch.setattr("klprobe.datasets.svhn.MOST_IMAGES", 2)
+    monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(InputError, match=r"n at most 2; it holds X uint8 \(32, 32, 3, 3\)"):
+        open_mat(str(root / "svhn" / "train_32x32.mat"))
+
+
+def test_a_reader_that_crashes_or_takes_too_much_is_one_sentence(root, monkeypatch):
+    def crashes(path):
+        raise MemoryError
+
+    monkeypatch.setattr("scipy.io.loadmat", crashes)
+    monkeypatch.setattr("scipy.io.whosmat", crashes)
+    with pytest.raises(InputError, match="takes more memory than its images need"):
+        open_mat(str(root / "svhn" / "train_32x32.mat"))
+    assert len(Svhn().load("train", root)) == 3, "another process reads it"

@@ -197,6 +197,6 @@ def test_answers_that_keep_within_the_limit_one_by_one_and_not_together_are_refu
 def test_a_program_of_a_confined_process_has_the_limit_of_the_process(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("klprobe.formats.torchscript.encode_data", lambda encoder, *_: found.append(encoder.most_bytes))
-    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "a.pt")
+    torch.jit.script(torch.nn.ReLU()).save(tmp_path / "a.pt")
     load(tmp_path / "a.pt", Request(limits=Limits(2.0, 60.0)))
     assert found == [2e9]
