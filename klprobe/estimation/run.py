@@ -80,7 +80,7 @@ def estimate(
         prior: Distribution with event shape (D,); None means N(0, I).
         methods: Names of estimators, configured instances, "auto": those that answer best what the input allows, or "all":
             every one that it allows. The closed form always runs where it can.
-        seed: Of all randomness; torch's global state is untouched.
+        seed: Seed of all random numbers; torch's global state is untouched.
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
         provenance: Recorded in the report as it is.

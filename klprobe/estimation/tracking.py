@@ -64,7 +64,7 @@ def track(
         batch_size: Points encoded at a time.
         device: Where the points go to be encoded; None means where the networks are.
         methods: As in `klprobe.estimate`; those that the posterior does not allow are left out.
-        seed: Of all randomness.
+        seed: Seed of all random numbers.
 
     Returns:
         average_kl, mutual_information, log_n, and for target in empirical, population: target_lower, target_upper (the

@@ -77,7 +77,7 @@ class Child:
         limits: What the process may use.
         device: Device that it computes on; on a GPU the limit of memory does not hold, for the driver maps all of it.
         seed: Of torch's generator in the process, set before the first answer.
-        writable: The only folder that the process may write to; None is none.
+        writable: The only folder that the process may write to; None if there is no such folder.
     Raises:
         InputError: the function refused the file, failed, crashed, or went beyond a limit; CapabilityError as it said so.
     """

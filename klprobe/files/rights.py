@@ -28,7 +28,7 @@ def give_up_rights(writable: str = "", *, devices: bool = False) -> bool:
     """Let this process never again write or remove a file, start a program, or connect by TCP; it ends with its parent.
 
     Args:
-        writable: The one folder that it may still write to; empty is none.
+        writable: The one folder that it may still write to; empty if there is no such folder.
         devices: Whether it may write to /dev, as a GPU's driver needs.
     Returns:
         Whether the system did so: Linux from 5.13 on with Landlock. Elsewhere nothing changes.

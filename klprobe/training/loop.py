@@ -172,7 +172,7 @@ def train(
         data: What to train on; batches are drawn without replacement, and each epoch's incomplete last one is dropped.
         steps: Steps in all, those before a resume included; in one step every player moves.
         out: Folder, made where it is missing.
-        seed: Of all randomness: initial weights, order of the data, noise.
+        seed: Seed of all random numbers: the initial weights, the order of the data, and the noise.
         device: Device of networks and data.
         precision: bf16 runs products inside the networks in bfloat16 (torch.autocast), for GPUs that have it; weights,
             outputs, losses and optimisers stay float32.
