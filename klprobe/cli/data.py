@@ -158,7 +158,7 @@ def _show(arguments: list[str]) -> None:
     chosen = dataset(names[0])
     if flags.strict:
         if chosen.strict is None:
-            raise InputError(f"--strict is for sets of image files; {names[0]} is none.")
+            raise InputError(f"--strict is for data sets of image files; {names[0]} is not one of them.")
         chosen = replace(chosen, strict=True)  # type: ignore[type-var]
     data = read_dataset(chosen, names[0], flags.split, flags.data_root)
     facts = describe(data)

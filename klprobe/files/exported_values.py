@@ -28,8 +28,8 @@ GENERATED = frozenset({"torch", "self", "math", "_operator", "device", "inf", "n
 """Names that torch's generated source uses itself."""
 
 
-class Refused(ValueError):
-    """A position holds something else than its type."""
+class Refused(Exception):
+    """A position holds something else than its type; no ValueError, which readers of archives take for damage."""
 
 
 def shown(value: Any) -> str:

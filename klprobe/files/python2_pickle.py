@@ -91,4 +91,4 @@ def read_pickle(content: bytes, label: str) -> dict[bytes, Any]:
         return {key: value.array() if isinstance(value, _Bytes) else value for key, value in found.items()}
     except Exception as error:  # a damaged pickle fails in any way at all
         said = (str(error).strip() or type(error).__name__)[:LONGEST_ERROR]
-        raise InputError(f"{label} is damaged, or no pickle of arrays ({said}): fetch it again.") from error
+        raise InputError(f"{label} is damaged, or is not a pickle of arrays ({said}): fetch it again.") from error

@@ -60,8 +60,9 @@ CLASSES = re.compile(rb"torch\s*\.\s*classes")
 
 @cache
 def forbidden() -> frozenset[str]:
-    """Names of all operators of this torch, in whatever space, that are in neither list."""
-    every = {schema.name.rpartition("::")[2] for schema in torch._C._jit_get_all_schemas()}
+    """Names of all operators of this torch that a source can call and that are in neither list."""
+    schemas = (schema.name.split("::") for schema in torch._C._jit_get_all_schemas())
+    every = {name for space, name in schemas if space in SPACES}
     return (
         frozenset(name for name in every if name not in ATEN and name.removesuffix("_") not in ATEN) - LANGUAGE | NOT_OPERATORS
     )

@@ -169,11 +169,12 @@ def _optimizer_state(
     kept = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if not kept:
         return {}
+    first_and_others = _keeps(optimizer)
     shapes = {
         f"{index}.{key}": parameter.shape if whole else torch.Size()
         for index, parameter in enumerate(parameters)
         if any(name.startswith(f"{index}.") for name in kept)  # one that no loss has moved has no state
-        for key, whole in _keeps(optimizer).items()
+        for key, whole in first_and_others[min(index, 1)].items()
     }
     given = {name: tensor.shape for name, tensor in kept.items()}
     if wrong := sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)):
@@ -189,14 +190,18 @@ def _optimizer_state(
     return state
 
 
-def _keeps(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
-    """What an optimiser keeps of a parameter, seen by a step of its kind: by name, whether it has the parameter's shape."""
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
+def _keeps(optimizer: torch.optim.Optimizer) -> list[dict[str, bool]]:
+    """What an optimiser keeps of its first parameter, and of each other, seen by a step of its kind.
+
+    By name, whether it has the parameter's shape.
+    """
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = torch.zeros(2)
     kind: Any = type(optimizer)
-    other = kind([parameter], **optimizer.defaults)
+    other = kind(parameters, **optimizer.defaults)
     other.step()
-    return {key: torch.as_tensor(value).dim() == 1 for key, value in other.state[parameter].items()}
+    return [{key: torch.as_tensor(value).dim() == 1 for key, value in other.state[p].items()} for p in parameters]
 
 
 def _differences(before: Any, now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -28,7 +28,7 @@ def test_each_checkpoint_has_its_column_and_each_dash_a_reason(paths, tmp_path, 
     assert head.split() == ["quantity", "vae", "dcgan", "arrays.npz", "real", "data", "better"]
     assert "mutual information" in out
     assert "dcgan, KL: " in out
-    assert "arrays.npz, metrics: they need a checkpoint of klprobe train" in out
+    assert "arrays.npz, metrics: the metrics need a checkpoint of klprobe train" in out
     document = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [c["report"] is None for c in document["checkpoints"]] == [False, True, False]
     assert document["checkpoints"][0]["report"]["brackets"]["population"]["upper"]["value"] > 0

@@ -185,5 +185,5 @@ def test_a_link_to_a_device_and_a_file_beyond_the_limit_are_left_out(root, monke
     (folder / "000004.jpg").symlink_to("/dev/zero")
     assert "000004.jpg" in Celeba().load("test", root).notes[0]
     monkeypatch.setattr("klprobe.datasets.celeba.LARGEST", 150)
-    with pytest.raises(InputError, match=r"none of 2 images decodes"):
+    with pytest.raises(InputError, match=r"none of the 2 images can be decoded"):
         Celeba().load("test", root)

@@ -211,7 +211,7 @@ def damaged(tmp_path, change):
     ],
 )
 def test_tensors_that_make_no_flow_are_refused(tmp_path, change, words):
-    with pytest.raises(InputError, match=f"bad.safetensors holds tensors that make no flow.*{words}"):
+    with pytest.raises(InputError, match=f"bad.safetensors holds tensors that do not make a flow.*{words}"):
         parse(damaged(tmp_path, change))
 
 
@@ -250,5 +250,5 @@ def test_a_tensor_of_any_shape_is_refused(tmp_path, name, shape):
     save_flow(tmp_path / "a.safetensors", flow, whitening, {})
     tensors = load_file(tmp_path / "a.safetensors") | {name: torch.zeros(shape)}
     save_file(tensors, tmp_path / "b.safetensors", {"klprobe.kind": "flow"})
-    with pytest.raises(InputError, match="make no flow"):
+    with pytest.raises(InputError, match="do not make a flow"):
         load_flow(tmp_path / "b.safetensors")

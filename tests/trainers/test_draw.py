@@ -121,7 +121,7 @@ def test_attention_trains_on_images_and_decodes_to_them(visible):
 
 
 def test_settings_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="no multiple of 3"):
+    with pytest.raises(InputError, match="not a multiple of 3"):
         DRAW(latent_dim=10, glances=3)
     with pytest.raises(InputError, match="moves over images"):
         DRAW(attention="both").networks((2,))
