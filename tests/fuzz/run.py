@@ -61,7 +61,7 @@ def prepare(names: Iterable[str]) -> None:
 
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
-    for module in ("cli.estimate", "cli.holes", "cli.evaluate", "cli.train", "report.figures"):
+    for module in ("cli.estimate", "cli.holes", "cli.evaluate", "cli.train", "rendering.figures"):
         importlib.import_module(f"klprobe.{module}")
     from klprobe import registry
 
