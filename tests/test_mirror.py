@@ -7,6 +7,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 WIDER = {
     "*/test_contracts.py": "what holds of every file of the folder",
+    "cli/test_help.py": "the help texts of every command",
     "estimators/test_truth.py": "right numbers, errors and sides of every estimator",
     "trainers/test_improvement.py": "every player gets better at its part",
     "trainers/test_algorithm_boxes.py": "losses against the formulas of their papers, player by player",

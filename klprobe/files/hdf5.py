@@ -43,7 +43,7 @@ def check_links(path: Path) -> None:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError of damaged files
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path.name} is damaged, or no HDF5 file ({said[:200]}): write it again.") from error
+        raise InputError(f"{path.name} is damaged, or is not an HDF5 file ({said[:200]}): write it again.") from error
 
 
 def _look_through(file: Any, h5py: Any, label: str) -> None:

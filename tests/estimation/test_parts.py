@@ -83,7 +83,7 @@ def test_what_cannot_be_had_says_why(posterior, probs):
     laplace = Independent(Laplace(torch.zeros(5).double(), torch.ones(5).double()), 1)
     parts = {"level 0": slice(0, 2), "classes": klprobe.Classes(probs)}
     for q, p, words in (
-        (posterior, laplace, "no diagonal normal"),
+        (posterior, laplace, "not a diagonal normal"),
         (SampleOnly(posterior.mean), standard_normal(5), "no density"),
     ):
         found = klprobe.estimate(q, p, methods=["gmm"] if words == "no density" else ["closed-form"], parts=parts)
