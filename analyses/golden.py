@@ -177,7 +177,7 @@ def listed(work: Path, root: Path) -> tuple[list[str], list[str]]:
         heading = heading if line.startswith("  ") else first
         if line.startswith("  "):
             names.setdefault(heading, []).append(first)
-    return names["methods"], names["trainers"]
+    return names["methods"], names.get("systems") or names["trainers"]  # the word of earlier versions
 
 
 def run_all(root: Path) -> tuple[dict[str, Numbers], list[str]]:
