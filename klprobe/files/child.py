@@ -98,17 +98,18 @@ class Child:
         with theirs:
             self.process = launch(theirs, "" if writable is None else str(writable), device != "cpu")
         self._end = weakref.finalize(self, _end, self.process, self.channel)
-        send(
-            self.channel,
-            {
-                "function": f"{function.__module__}:{function.__qualname__}",
-                "settings": dict(settings),
-                "memory": limits.num_bytes if device == "cpu" else None,
-                "threads": torch.get_num_threads(),
-                "seed": seed,
-                "writable": "" if writable is None else str(writable),
-            },
-        )
+        with contextlib.suppress(OSError):  # it has ended; why is found out when its answer is read
+            send(
+                self.channel,
+                {
+                    "function": f"{function.__module__}:{function.__qualname__}",
+                    "settings": dict(settings),
+                    "memory": limits.num_bytes if device == "cpu" else None,
+                    "threads": torch.get_num_threads(),
+                    "seed": seed,
+                    "writable": "" if writable is None else str(writable),
+                },
+            )
         try:
             self._answer(START_SECONDS)  # that it is ready to open the file
             opened, tensors = self._answer(limits.seconds)

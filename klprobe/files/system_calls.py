@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 import sys
@@ -47,7 +48,15 @@ CALLS = {
         },
         **{"utimensat": 280, "prlimit64": 302, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321},
         **{"execveat": 322, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250, "mount": 165, "ioctl": 16},
-        **{"rt_sigqueueinfo": 129, "perf_event_open": 298, "mq_open": 240, "shmat": 30, "msgsnd": 69, "setpriority": 141},
+        **{
+            "rt_sigqueueinfo": 129,
+            "rt_tgsigqueueinfo": 297,
+            "perf_event_open": 298,
+            "mq_open": 240,
+            "shmat": 30,
+            "msgsnd": 69,
+            "setpriority": 141,
+        },
     },
     "aarch64": {
         **{
@@ -69,15 +78,25 @@ CALLS = {
             "unshare": 97,
             "ptrace": 117,
         },
-        **{"kill": 129, "tkill": 130, "rt_sigqueueinfo": 138, "setpriority": 140, "mq_open": 180, "msgsnd": 189, "shmat": 196},
+        **{
+            "kill": 129,
+            "tkill": 130,
+            "tgkill": 131,
+            "rt_sigqueueinfo": 138,
+            "rt_tgsigqueueinfo": 240,
+            "setpriority": 140,
+            "mq_open": 180,
+            "msgsnd": 189,
+            "shmat": 196,
+        },
         **{"socket": 198, "socketpair": 199, "bind": 200, "listen": 201, "connect": 203, "add_key": 217, "request_key": 218},
         **{"keyctl": 219, "clone": 220, "execve": 221, "perf_event_open": 241, "prlimit64": 261, "setns": 268},
         **{"process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280, "execveat": 281, "userfaultfd": 282},
     },
 }
+CALLS["x86_64"] |= {"tgkill": 234, "rt_tgsigqueueinfo": 297}
+CALLS["aarch64"] |= {"tgkill": 131, "rt_tgsigqueueinfo": 240}
 """Their numbers on each processor (Linux, arch/*/syscall tables)."""
-ONLY_FOR_OTHERS = ("prlimit64",)
-"""Allowed for the process itself, whose first argument is then 0."""
 
 
 def refuse_system_calls() -> bool:
@@ -111,8 +130,9 @@ def _filter(machine: int, calls: dict[str, int]) -> bytes:
         elif name == "ioctl":
             block = [_step(LOAD, SECOND), _step(EQUAL, TERMINAL[0], 2, 0), _step(EQUAL, TERMINAL[1], 1, 0)]
             block += [_step(RETURN, ALLOW), _step(RETURN, refuse)]
-        elif name in ONLY_FOR_OTHERS:
-            block = [_step(LOAD, FIRST), _step(EQUAL, 0, 1, 0), _step(RETURN, refuse), _step(RETURN, ALLOW)]
+        elif name in ("prlimit64", "tgkill"):  # allowed for the process itself, as its own limits and its own abort
+            itself = 0 if name == "prlimit64" else os.getpid()
+            block = [_step(LOAD, FIRST), _step(EQUAL, itself, 1, 0), _step(RETURN, refuse), _step(RETURN, ALLOW)]
         parts += [_step(EQUAL, number, 0, len(block)), *block]
     if machine == MACHINES["x86_64"]:  # the numbers of the x32 way of calling
         parts = [*parts[:4], _step(BITS, 0x40000000, 0, 1), _step(RETURN, refuse), *parts[4:]]

@@ -18,7 +18,7 @@ from klprobe.files.rights import landlock_version
 from klprobe.types import CapabilityError, InputError
 
 FUNCTIONS = """
-import ctypes, os, pathlib, resource, socket, subprocess, threading, time
+import ctypes, os, pathlib, platform, resource, socket, subprocess, threading, time
 import torch
 from klprobe.files.confined import Opened
 from klprobe.types import CapabilityError, InputError
@@ -33,6 +33,10 @@ def tries(what, path):
             return "done"
         except Exception as error:
             return type(error).__name__
+    def signalled(pid):
+        number = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+        if ctypes.CDLL(None, use_errno=True).syscall(number, pid, pid, 0):
+            raise PermissionError(ctypes.get_errno())
     attempts = {
         "write": lambda: pathlib.Path(path).write_text("x"),
         "append": lambda: open(path, "a").close(),
@@ -47,6 +51,7 @@ def tries(what, path):
         "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
         "fork": lambda: os._exit(0) if os.fork() == 0 else None,
         "signal": lambda: os.kill(os.getppid(), 0),
+        "tgkill": lambda: signalled(os.getppid()),
         "limits": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
         "thread": lambda: (lambda t: (t.start(), t.join()))(threading.Thread(target=lambda: None)),
     }
@@ -125,7 +130,7 @@ def test_it_can_neither_change_a_file_nor_start_a_program(functions, tmp_path, w
 
 
 @needs_seccomp
-@pytest.mark.parametrize("what", ["chmod", "times", "attribute", "unix", "datagram", "fork", "signal", "limits"])
+@pytest.mark.parametrize("what", ["chmod", "times", "attribute", "unix", "datagram", "fork", "signal", "tgkill", "limits"])
 def test_it_can_neither_talk_to_other_processes_nor_change_rights(functions, tmp_path, what):
     path = tmp_path / "there"
     path.write_text("as it was")

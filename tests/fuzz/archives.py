@@ -14,7 +14,15 @@ from typing import NamedTuple
 from tests.fuzz.payloads import text
 
 Change = Callable[[random.Random, str, bytes], tuple[str, bytes]]
-OUTSIDE = ("/tmp/MARKER", "../MARKER", "MARKER", "a/../../MARKER", "C:\\MARKER", "payload_module.py", "../payload_module.py")
+OUTSIDE = (
+    "/a/MARKER",
+    "../MARKER",
+    "MARKER",
+    "a/../../MARKER",
+    "C:\\MARKER",
+    "payload_module.py",
+    "../payload_module.py",
+)
 BOMB_BYTES = 3 << 29
 
 
