@@ -26,7 +26,7 @@ from klprobe.types import CapabilityError, Progress, no_progress
 POINTS_AT_ONCE = 1000
 """Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
 NOISE_SEED = 0
-"""Of an implicit encoder's noise, where no generator is given: drawn once, and the same for every run."""
+"""Seed of an implicit encoder's noise, where no generator is given: drawn once, and the same for every run."""
 LACKS: Mapping[Capability, str] = {
     "encode": "has no encoder",
     "decode": "has no generator",
@@ -73,7 +73,7 @@ class TrainedSystem:
 
     @property
     def name(self) -> str:
-        """Of the system, as in `klprobe train NAME`."""
+        """The name of the system, as in `klprobe train NAME`."""
         return str(self.checkpoint.settings["system"])
 
     @property
@@ -83,7 +83,7 @@ class TrainedSystem:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a data point."""
+        """The shape of a data point."""
         return tuple(self.settings["input_shape"])
 
     @property
