@@ -132,6 +132,10 @@ class Posterior(Protocol):
     """
 
     has_log_prob: bool
+    weights: torch.Tensor | None
+    """Weight of each row, shape (N,), of mean 1; None: all weigh the same."""
+    groups: torch.Tensor | None
+    """Group of each row, shape (N,); None: every row is independent of the others."""
 
     @property
     def num_points(self) -> int:
@@ -167,6 +171,8 @@ class Estimator(Protocol):
 
     requires: ClassVar[frozenset[str]] = frozenset()
     """Of `posterior-density` and `prior-density`: what the method cannot do without."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Of `weights` and `groups` of rows: what the method's numbers and errors take into account."""
     in_parallel: ClassVar[bool] = False
     """Whether several processes share its work (klprobe.runtime.parallel)."""
 
