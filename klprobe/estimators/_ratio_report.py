@@ -196,7 +196,7 @@ def evaluate(
     if isinstance(q, SampleOnly):
         return Logits((at(held_out, "population"),), on_p, centre)
     visited = visit_evenly(held_out, num_samples, generator)
-    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # at least two draws, for the error
+    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # two draws of each, for the error
     return Logits((at(visited, "population"), at(twice, "empirical")), on_p, centre)
 
 

@@ -91,10 +91,9 @@ class Denoising(Estimator):
         """Estimate 1/2 int_0^inf E_q |z - D_p(z_g)|^2 - |z - D_q(z_g)|^2 dg = KL[q||p], z_g = z + N(0, I/g).
 
         Here D is a side's best denoiser. A worse denoiser of q lowers the value and a worse one of p mostly raises it, so it
-        is no bound; neither meets the
-        ceiling log n of methods that average e^f. The standard error is that of the draws, and leaves out the errors of the
-        denoisers. These learn from fresh codes of the first part of the points and from prior draws; the second part
-        chooses, and the third is reported on. A Gaussian prior's denoiser is exact.
+        is no bound; the ceiling log n of methods that average e^f does not apply. The standard error is that of the draws,
+        and leaves out the errors of the denoisers. These learn from fresh codes of the first part of the points and from
+        prior draws; the second part chooses, and the third is reported on. A Gaussian prior's denoiser is exact.
 
         Returns:
             One estimate of the population's KL and, unless the encoder is known by its samples, one of the empirical's.
