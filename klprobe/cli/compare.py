@@ -36,7 +36,7 @@ The KL needs checkpoints in any format that klprobe estimate reads; metrics need
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparing(Judging):
-    """What is compared, on what data, and where the answer goes."""
+    """Checkpoints and data to compare, and where to write the answer."""
 
     metrics: tuple[str, ...] = ()
     """Metrics to measure, by the names that `klprobe list` shows, or all; by default none."""
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], device: str) -> Compared:
-    """What can be said of one checkpoint; what cannot has its reason, and does not cost the rest."""
+    """Measure one checkpoint; a part that is not possible has its reason, and the others go on."""
     ours = path.is_file() and kind_of(path) == KIND
     not_done, report, evaluation, data = [], None, None, "its own points"
     try:
@@ -127,7 +127,7 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
 
 
 def screen(compared: Sequence[Compared]) -> list[str]:
-    """The lines of one screen."""
+    """Make the lines of one screen."""
     lines = [comparison.TITLE, f"Given: {comparison.given(compared)}.", ""]
     lines += columns([comparison.columns(compared), *comparison.table(compared)])
     lines += ["", *textwrap.wrap(comparison.MEANING, WIDTH), *(f"Note: {note}." for note in comparison.notes(compared))]

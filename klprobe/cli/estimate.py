@@ -25,7 +25,7 @@ from klprobe.runtime import parallel
 from klprobe.types import Estimator, InputError, Posterior
 
 PARTIAL = "monte-carlo.partial.npz"
-"""Where a run keeps its draws under --out until it is done."""
+"""File under --out where a run keeps its draws until it is done."""
 
 
 def run(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out repo
 
 
 def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str], title: str = "") -> int:
-    """Load, estimate, print, write; the exit code says how it went. The report calls the input `title`, or as it was typed."""
+    """Load, estimate, print and write; return the exit code. The report calls the input `title`, or as it was typed."""
     if common.out is not None:
         check_writable(common.out)
     device = choose_device(common.device)
@@ -88,7 +88,7 @@ def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
-    """Run the methods that share their work over processes, and say nothing."""
+    """Run the methods that share their work over processes, and print nothing."""
     shared = [m for m in methods if m.in_parallel]
     estimate(encoded.posterior, prior, methods=shared, seed=seed, parts=encoded.parts)
     parallel.stop()
@@ -96,10 +96,10 @@ def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator],
 
 
 def exit_code(report: Report) -> int:
-    """0 an answer, 3 a check of severity error failed, 130 interrupted before any answer.
+    """Choose the exit code: 0 for an answer, 3 for a failed check of severity error, 130 for Ctrl-C before any answer.
 
     Raises:
-        InputError: no method gave an answer, and why.
+        InputError: no method gave an answer; the message says why.
     """
     if any(check.severity == "error" and not check.passed for check in report.checks):
         return cli.CHECK_FAILED
@@ -136,7 +136,7 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
 
 
 def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
-    """Say which methods `auto` spares the user with codes this wide, and how to have them."""
+    """Say which methods `auto` leaves out for this number of latents, and how to run them."""
     spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
     if "auto" in names and "all" not in names and spared:
         say(

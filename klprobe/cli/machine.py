@@ -1,4 +1,4 @@
-"""What klprobe needs of the machine: a device to compute on, and a folder to write to."""
+"""Choose a device to compute on, and check a folder to write to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def choose_device(name: DeviceName) -> str:
-    """`cuda` or `cpu`; `auto` takes cuda where torch has it.
+    """Choose `cuda` or `cpu`; `auto` takes cuda where torch has it.
 
     Raises:
-        InputError: cuda is asked for and not there.
+        InputError: cuda is asked for, and torch finds no CUDA device.
     """
     import torch
 
@@ -26,10 +26,10 @@ def choose_device(name: DeviceName) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Prove that the folder can be made and written to, before hours are spent, and leave no trace.
+    """Check that the folder can be made and written to, before a long run begins, and leave nothing behind.
 
     Raises:
-        InputError: it cannot.
+        InputError: the folder cannot be made or written to.
     """
     made = []
     try:

@@ -1,4 +1,4 @@
-"""`klprobe synthetic estimate | minimize`: Gaussians whose KL is known, against what a classifier says of them."""
+"""`klprobe synthetic estimate | minimize`: Gaussians whose KL is known, and a classifier's estimate of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KNOWN: dict[Experiment, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What is run, and where the answer goes."""
+    """Runs to make, and where to write the answer."""
 
     dims: tuple[int, ...] = (1, 10, 100)
     """Dimensions d of the Gaussians, each of which is run."""
@@ -48,7 +48,7 @@ class Runs:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the first argument says."""
+    """Run the command that the first argument names."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         answer("usage: klprobe synthetic estimate | minimize [flags]", "")
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings]:
-    """Flags of the runs, and settings as they stand in the preset that the flags name."""
+    """Parse the flags of the runs, and settings, whose defaults are those of the preset that the flags name."""
     text = f"{KNOWN[experiment]}\n\nklprobe synthetic {experiment} --dims 1 10 --seeds 3 --out runs/synthetic"
 
     def read(preset: Preset) -> Any:
@@ -93,7 +93,7 @@ def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings
 
 
 def _run(experiment: Experiment, runs: Runs, settings: Settings) -> list[Record]:
-    """The records asked for, those that were there already included; for `minimize` the estimations it is compared with too."""
+    """Make the records, or read those that are there already; `minimize` also needs the estimations to compare with."""
     if runs.seeds < 1:
         raise InputError(f"There is nothing to run: --seeds must be at least 1; got {runs.seeds}.")
     for dim in runs.dims:
