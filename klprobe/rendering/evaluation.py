@@ -1,4 +1,4 @@
-"""What `klprobe evaluate` says: one table, the JSON document `klprobe.evaluation/1`, CSV, one HTML page, and their files."""
+"""Output of `klprobe evaluate`: one table, the JSON document `klprobe.evaluation/1`, CSV, one HTML page, and their files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = "klprobe.evaluation/1"
 TITLE = "Sample quality: how close do samples come to data?"
 COLUMNS = ("quantity", "this model", "real data", "real + noise", "better")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How text begins that a spreadsheet runs as a formula; a file's name may."""
+"""First characters of a text that a spreadsheet runs as a formula; a file's name may begin like this."""
 MEANING = (
     "±: one standard error. real data: held-out data in the model's place, or training data where a metric compares with "
     "held-out data (a net that klprobe trained has seen them); for latents the prior. real + noise: held-out data + N(0, 0.1), "
@@ -34,35 +34,35 @@ MEANING = (
 
 
 def cell(score: Score | None) -> str:
-    """`19.04 ± 0.02`, or a dash."""
+    """Write `19.04 ± 0.02`, or a dash."""
     if score is None or score.value is None:
         return "-"
     if score.std_error and score.std_error > 1e-12 * abs(score.value):
         value = str(wording.number(score.value, score.std_error))
-    else:  # a count, or a value that cannot be another
+    else:  # a count, or a value without an error
         whole = f"{score.value:g}" if float(score.value).is_integer() else str(wording.number(score.value, 0.0))
         value = whole if score.std_error is None else f"{whole} ± 0"
     return f"{value} {score.unit}".strip()
 
 
 def table(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Rows under `COLUMNS`."""
+    """Make the rows under `COLUMNS`."""
     return [(row.score.quantity, cell(row.score), cell(row.real), cell(row.noisy), row.score.better) for row in evaluation.rows]
 
 
 def missing(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """(name, reason) of what has no value, and of metrics that could not be."""
+    """List (name, reason) of quantities without a value, and of metrics that could not be measured."""
     rows = [(r.score.quantity, r.score.reason or "not known") for r in evaluation.rows if r.score.value is None]
     return rows + [(m.method, m.reason) for m in evaluation.not_done]
 
 
 def nets(evaluation: Evaluation) -> list[str]:
-    """The feature nets behind the scores."""
+    """Name the feature nets of the scores."""
     return list(dict.fromkeys(row.score.net for row in evaluation.rows if row.score.net is not None))
 
 
 def document(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as strict JSON."""
+    """Make a strict-JSON document of all results."""
     content = {
         "schema": SCHEMA,
         "nets": nets(evaluation),
@@ -85,7 +85,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    """One row a quantity."""
+    """Write CSV with a row for each quantity."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["metric", "quantity", "value", "std_error", "unit", "better", "net", "real", "real_std_error", "noisy"])
@@ -97,14 +97,14 @@ def as_csv(document: Mapping[str, Any]) -> str:
 
 
 def sheet_cell(value: Any) -> Any:
-    """A value for CSV; text as it shows itself, behind an apostrophe where a spreadsheet would take it for a formula."""
+    """Write a value for CSV; text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if not isinstance(value, str):
         return value
     return f"'{visible(value)}" if value.startswith(FORMULA) and len(value) > 1 else visible(value)
 
 
 def page(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> str:
-    """One self-contained HTML page."""
+    """Make one self-contained HTML page."""
     return (
         environment()
         .get_template("evaluation.html.jinja")

@@ -1,4 +1,4 @@
-"""A report as files in one folder: report.json, report.csv, report.html, report-estimates.png and so on."""
+"""Write a report as files in one folder: report.json, report.csv, report.html, report-estimates.png and so on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from klprobe.types import InputError
 def save(report: Report, out: Path) -> list[Path]:
     """Write every file of the report into the folder `out`, which is made when it is not there.
 
-    Each file appears whole or not at all. The data come first, so that they are there whatever happens to a figure. Figures
-    of an older report that this one does not have are removed, lest they be read as its own.
+    Each file appears whole or not at all. The data come first, so that they are there even if a figure fails. Figures of an
+    older report that this one does not have are removed, so that nobody reads them as part of it.
 
     Returns:
         The files, report.json first.
@@ -40,7 +40,7 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     plots = figures.draw(report)
     for plot in plots:
         yield from zip(_names(plot.name), (plot.png, plot.svg), strict=True)
-    yield "report.html", page(report, plots).encode(errors="replace")  # a file's name may hold bytes that are no text
+    yield "report.html", page(report, plots).encode(errors="replace")  # a file's name may hold bytes that are not text
 
 
 def _names(plot: str) -> tuple[str, str]:
