@@ -21,7 +21,7 @@ from klprobe.types import NotDone, Quantity
 SCHEMA = "klprobe.comparison/1"
 TITLE = "Checkpoints side by side"
 MEANING = (
-    "KL in nats: q_N averages q(z|x_n) over the points given, q over all data there could be. ±: one standard error. real "
+    "KL in nats: q_N averages q(z|x_n) over the points given, q over the whole population. ±: one standard error. real "
     "data: what the same metric gives to real data, for the first checkpoint's. Scores under different nets, at different "
     "numbers of samples, or on different data are not comparable."
 )

@@ -91,8 +91,8 @@ def quantity(q: Quantity) -> str:
 def meaning(report: Report, target: Target) -> str:
     """Say in one phrase what q is."""
     if target == "population":
-        return "q is the average of q(z|x) over the whole population of data: what the encoder does in general"
-    return f"q_N is the average of q(z|x_n) over the {report.num_points:,} points given: what it does on this data set"
+        return "q averages q(z|x) over the whole population of data: what the encoder does in general"
+    return f"q_N averages q(z|x_n) over the {report.num_points:,} points given: what it does on this data set"
 
 
 def headline(report: Report, target: Target) -> str:

@@ -1,4 +1,4 @@
-"""Several processes working as one: which share of the posteriors is ours, and sums over all shares; BLAS threads.
+"""Several processes that share one run: the share of each, sums over all shares, and BLAS threads.
 
 Every process draws the same latents from the same seed and visits its own share of the posteriors; sums are combined
 in the order of the ranks, so that all processes hold the same bits.
@@ -20,7 +20,7 @@ def start(device: str) -> bool:
     """Join the processes that torchrun started, if it did; True when there are several.
 
     Args:
-        device: `cuda` talks through nccl, anything else through gloo.
+        device: Device; `cuda` uses nccl, any other device gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return False
@@ -38,7 +38,7 @@ def stop() -> None:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number, from 0, and how many there are."""
+    """Number of this process, from 0, and number of all processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -63,7 +63,7 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average(tensors: Sequence[torch.Tensor]) -> None:
-    """Put the mean over all processes in the place of each tensor, all of one dtype, in one exchange."""
+    """Replace each tensor, all of one dtype, by its mean over all processes, in one exchange."""
     _, size = rank_and_size()
     if size == 1 or not tensors:
         return
@@ -76,13 +76,13 @@ def average(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has reached this call."""
     if rank_and_size()[1] > 1:
         dist.barrier()
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """One thread a BLAS call, for work that is shared out in Python or too small to share.
+    """Use one thread for each BLAS call, for work that Python threads share, or that is too small to share.
 
     The libraries are looked up once: the look-up is slow, and swallows a Ctrl-C that arrives in its midst.
     """

@@ -1,4 +1,4 @@
-"""Work in progress on disk: written every minute, whole or not at all, and taken up again."""
+"""Keep unfinished work on disk: written every minute, whole or not at all, and continued later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from klprobe.runtime import parallel
 from klprobe.types import InputError
 
 EVERY = 60.0
-"""Seconds between two writes."""
+"""Time between two writes, in seconds."""
 
 
 class Keeper:
@@ -29,7 +29,7 @@ class Keeper:
 
     Args:
         path: File to keep them in.
-        fingerprint: What must be the same for the arrays to be of use.
+        fingerprint: Facts that must be the same for the arrays to be used.
     """
 
     def __init__(self, path: Path | None, fingerprint: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class Keeper:
         self.last = time.monotonic()
 
     def load(self) -> dict[str, NDArray[Any]]:
-        """The arrays kept, or none when there is no file.
+        """Load the arrays that were kept; empty when there is no file.
 
         Raises:
             InputError: the file belongs to other work, or cannot be read.
@@ -65,7 +65,7 @@ class Keeper:
             self.save(state)
 
     def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write now: to a file beside it, then renamed over it."""
+        """Write now, to another file that then replaces the old one."""
         if not self.writes or self.path is None:
             return
         arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
@@ -78,7 +78,7 @@ class Keeper:
         self.last = time.monotonic()
 
     def discard(self) -> None:
-        """Remove the file: the work is done."""
+        """Remove the file when the work is done."""
         if self.writes and self.path is not None:
             self.path.unlink(missing_ok=True)
 

@@ -46,13 +46,13 @@ class Diverged(InputError):
 def estimate(
     settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
 ) -> Record:
-    """Both Gaussians fixed: what a classifier says of KL[q||p] while and after it learns.
+    """Estimate KL[q||p] of two fixed Gaussians by a classifier, while and after it learns.
 
     Args:
-        settings: Those of the generator are not used.
-        dim: d.
-        seed: Of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
-        preset: What the settings were made from, for the record.
+        settings: Settings of the run, of which those of the generator are not used.
+        dim: Dimension d.
+        seed: Seed of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
+        preset: Name of the preset of the settings, for the record.
 
     Raises:
         InputError: d < 1, k < d, or a singular W^T W.
@@ -92,7 +92,7 @@ def minimize(
 ) -> Record:
     """The second Gaussian learns from the classifier, which learns beside it; both begin where those of `estimate` do.
 
-    Arguments are those of `estimate`. A run that diverges is a result: `diverged` says when and how, and the curve ends there.
+    Arguments are those of `estimate`. A run that diverges is a result too: `diverged` says when and how.
 
     Raises:
         InputError: d < 1, k < d, or a singular W^T W at the start.
@@ -132,7 +132,7 @@ def run_one(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Record:
-    """`estimate` or `minimize`, whose arguments these are; a run that diverged is a record like any other."""
+    """Run `estimate` or `minimize`, with their arguments; a run that diverged is a record like any other."""
     play = {"estimate": estimate, "minimize": minimize}[experiment]
     try:
         return play(settings, dim, seed, preset=preset, device=device, progress=progress)
@@ -141,14 +141,14 @@ def run_one(
 
 
 def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
-    """W and b of the first (fixed) and of the second Gaussian."""
+    """Draw W and b of the first (fixed) and of the second Gaussian."""
     generator = torch.Generator().manual_seed(settings.pair_seed)
     first = affine_weights(dim, generator=generator, features=settings.features)
     return first, affine_weights(dim, generator=generator, features=settings.features)
 
 
 def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
-    """A point of the curve; one that is not finite ends the run."""
+    """Add a point to the curve; a value that is not finite ends the run."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise Stop(step, f"{name.replace('_', ' ')} is {value}")
@@ -158,7 +158,7 @@ def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
 
 
 def _finite(value: float) -> float | None:
-    """None where strict JSON has no number."""
+    """Replace a value that strict JSON cannot hold by None."""
     return value if math.isfinite(value) else None
 
 

@@ -16,10 +16,10 @@ from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 COLUMNS = ["step", "seconds"]
-"""What every row begins with."""
+"""First columns of every row."""
 WHOLE = re.compile(r"[0-9]{1,15}")
 NUMBER = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?|nan|-?inf")
-"""What f"{value:.6g}" writes, and f"{seconds:.3f}"."""
+"""Pattern of numbers as f"{value:.6g}" and f"{seconds:.3f}" write them."""
 
 
 class MetricsLog:
@@ -29,7 +29,7 @@ class MetricsLog:
 
     Args:
         path: The CSV file; a fresh run replaces it.
-        resumed_at: Steps of the checkpoint that the run goes on from: later rows belong to work that was lost, and go.
+        resumed_at: Number of steps of the checkpoint that the run continues from; later rows belong to lost work, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
     Raises:
         InputError: TensorBoard is wanted and not installed, or the rows of before are damaged.
@@ -45,7 +45,7 @@ class MetricsLog:
             csv.writer(file).writerows(self.rows)
 
     def add(self, player: str, values: Mapping[str, torch.Tensor]) -> None:
-        """Take note of one update's values, each of shape (); nothing is moved off the device yet."""
+        """Add one update's values, each of shape (), which stay on the device for now."""
         for name, value in values.items():
             self.values.setdefault(f"{player}.{name}", []).append(value)
 
@@ -67,7 +67,7 @@ class MetricsLog:
 
 
 def _events(folder: Path, resumed_at: int) -> Any:
-    """Writer of TensorBoard events; what was written after the checkpoint is hidden."""
+    """Make a writer of TensorBoard events, which hides events from after the checkpoint."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
