@@ -238,9 +238,9 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
     except InputError:  # there is no generator, or it has diverged, which the metrics have said already
         return found
     if "encode" in system.capabilities:
-        noise = torch.Generator(system.device).manual_seed(evidence.seed)
+        rng = torch.Generator(system.device).manual_seed(evidence.seed)
         labels = evidence.labels[:count] if "labels" in system.capabilities and evidence.labels is not None else None
-        again = system.reconstruct(data[:count], labels, noise)
+        again = system.reconstruct(data[:count], labels, rng)
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return {name: {title: evidence.unit(x) for title, x in sets.items()} for name, sets in found.items()}
 

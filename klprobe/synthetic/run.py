@@ -60,8 +60,8 @@ def estimate(
     """
     begun = time.process_time()
     p, q = (affine_gaussian(*weights) for weights in _both(settings, dim))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, draw_q = Sampler(p, noise), Sampler(q, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, draw_q = Sampler(p, rng), Sampler(q, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "estimate": []}
     truth = float(kl_divergence(q, p))
@@ -101,8 +101,8 @@ def minimize(
     of_p, of_q = _both(settings, dim)
     p = affine_gaussian(*of_p)
     truth = float(kl_divergence(affine_gaussian(*of_q), p))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, q = Sampler(p, noise), Learned(of_q, settings, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, q = Sampler(p, rng), Learned(of_q, settings, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None

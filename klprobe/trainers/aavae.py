@@ -111,21 +111,21 @@ class AAVAE(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The discriminator where there is one, then the VAE."""
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             judge, labels = networks["discriminator"], self._labels(batch)
-            return real_loss(judge(batch.x)) + fake_loss(judge(self.generate(networks, batch.x, labels, noise))), {}
+            return real_loss(judge(batch.x)) + fake_loss(judge(self.generate(networks, batch.x, labels, rng))), {}
 
-        def vae_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def vae_loss(batch: Batch, rng: torch.Generator) -> Loss:
             x, labels, weights = batch.x, self._labels(batch), batch.x.new_ones(len(batch.x))
             logged = {}
             if self.activated:
-                fake = self.generate(networks, x, labels, noise)
+                fake = self.generate(networks, x, labels, rng)
                 with torch.no_grad():
                     passed = [(networks["discriminator"](some) / self.temperature).sigmoid().flatten() for some in (x, fake)]
                 logged = {"weight_of_data": passed[0].mean(), "weight_of_fakes": passed[1].mean()}
                 x, weights = torch.cat([x, fake]), torch.cat(passed)
                 labels = labels if labels is None else torch.cat([labels, labels])
-            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), noise, len(batch.x))
+            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), rng, len(batch.x))
             return loss, {**logged, **parts}
 
         owned = tuple(name for name in networks if name != "discriminator")
@@ -244,11 +244,11 @@ class AAVAE(System):
         return torch.logsumexp(torch.stack(each), 0) - math.log(self.classes)
 
     def _draw(
-        self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, noise: torch.Generator
+        self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One z ~ q a point, and mean and log-variance of q; shape (batch, latent_dim) each."""
         center, logvar = networks["encoder"](beside(self, x, labels)).chunk(2, dim=-1)
-        z = center + torch.exp(0.5 * logvar) * torch.randn(center.shape, generator=noise, device=center.device)
+        z = center + torch.exp(0.5 * logvar) * torch.randn(center.shape, generator=rng, device=center.device)
         return z, center, logvar
 
     def _labels(self, batch: Batch) -> torch.Tensor | None:

@@ -73,17 +73,17 @@ class AdversarialVB(System):
         """Encoder and generator as one player, then the discriminator."""
         encoder, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
 
-        def model_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
-            standardised, log_ratio = self.contrast(encoder, batch.x, z, noise)
-            reconstruction = nll(self, generate(z), batch.x, noise)
+        def model_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
+            standardised, log_ratio = self.contrast(encoder, batch.x, z, rng)
+            reconstruction = nll(self, generate(z), batch.x, rng)
             kl = judge(batch.x, standardised).mean() + log_ratio
             return reconstruction + kl, {"nll": reconstruction.detach(), "kl": kl.detach()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            standardised, _ = self.contrast(encoder, batch.x, z, noise)
-            return real_loss(judge(batch.x, standardised)) + fake_loss(judge(batch.x, self.prior(len(z), noise))), {}
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            standardised, _ = self.contrast(encoder, batch.x, z, rng)
+            return real_loss(judge(batch.x, standardised)) + fake_loss(judge(batch.x, self.prior(len(z), rng))), {}
 
         return (
             Player("model", ("encoder", "generator"), model_loss, self.adam(self.lr)),

@@ -95,15 +95,15 @@ class DRAW(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """One player, that owns everything."""
 
-        def loss(batch: Batch, noise: torch.Generator) -> Loss:
-            epsilon = torch.randn(len(batch.x), self.latent_dim, generator=noise, device=batch.x.device)
+        def loss(batch: Batch, rng: torch.Generator) -> Loss:
+            epsilon = torch.randn(len(batch.x), self.latent_dim, generator=rng, device=batch.x.device)
             painting = _Painting(self, networks, batch.x)
             kl = batch.x.new_zeros(())
             for part in epsilon.chunk(self.glances, 1):
                 center, logvar = painting.look()
                 kl = kl + gaussian_kl(center, logvar)
                 painting.paint(center + torch.exp(0.5 * logvar) * part)
-            reconstruction = nll(self, painting.canvas, batch.x, noise)
+            reconstruction = nll(self, painting.canvas, batch.x, rng)
             return reconstruction + kl, {"nll": reconstruction.detach(), "kl": kl.detach()}
 
         return (Player("draw", ("encoder", "decoder"), loss, self.adam(self.lr)),)

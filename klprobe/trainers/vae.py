@@ -67,9 +67,9 @@ class VAE(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The VAE, then the code discriminator where there is one."""
 
-        def loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z, mean, logvar = self.draw(networks, batch.x, noise)
-            reconstruction = nll(self, networks["generator"](z), batch.x, noise)
+        def loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z, mean, logvar = self.draw(networks, batch.x, rng)
+            reconstruction = nll(self, networks["generator"](z), batch.x, rng)
             kl = gaussian_kl(mean, logvar)
             logged = {"nll": reconstruction.detach(), "kl": kl.detach()}
             if not self.marginal_kl_weight:
@@ -78,11 +78,11 @@ class VAE(System):
             total = reconstruction + self.beta * kl + self.marginal_kl_weight * marginal
             return total, logged | {"marginal_kl": marginal.detach()}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                z, _, _ = self.draw(networks, batch.x, noise)
+                z, _, _ = self.draw(networks, batch.x, rng)
             judge = networks["code_discriminator"]
-            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
+            return real_loss(judge(self.prior(len(z), rng))) + fake_loss(judge(z)), {}
 
         vae = Player("vae", ("encoder", "generator"), loss, self.adam(self.lr))
         if not self.marginal_kl_weight:

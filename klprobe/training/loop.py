@@ -212,15 +212,15 @@ def train(
         if rank == 0:
             log = MetricsLog(out / METRICS, start, tensorboard)
             scribe = _Scribe(state, path, log, progress, watch, start, steps, checkpoint_every, log_every, watch_every)
-        noise, layers = torch.Generator(device), _global_generator(torch.device(device))
+        rng, layers = torch.Generator(device), _global_generator(torch.device(device))
         for step in range(start + 1, steps + 1):
-            noise.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
+            rng.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
             layers.manual_seed(_seed(seed, 2, step, *([rank] if rank else [])))
             for seat in seats:
                 for _ in range(seat.player.updates):
                     if seat.player.fresh:
                         batch = data.batch(next(indices))
-                    values = _move(seat, batch, noise, step, path, precision)
+                    values = _move(seat, batch, rng, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
             stop = _any(interrupted())
@@ -273,13 +273,13 @@ def _any(here: bool) -> bool:
 
 
 def _move(
-    seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path, precision: Precision
+    seat: _Seat, batch: Batch, rng: torch.Generator, step: int, path: Path, precision: Precision
 ) -> dict[str, torch.Tensor]:
     """Make one update of one player; the buffers (batch statistics) of the other players' networks are restored."""
     if seat.foreign:
         torch._foreach_copy_(seat.kept, seat.foreign)
     with torch.autocast(batch.x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
-        loss, logged = seat.player.loss(batch, noise)
+        loss, logged = seat.player.loss(batch, rng)
     # into .grad, and not returned: laid out as the parameters are, which torch's fused optimisers rely on; and faster, the
     # more so where the engine need not look for the player's own parameters
     loss.backward(inputs=None if seat.alone else seat.parameters)

@@ -147,18 +147,18 @@ class TrainedSystem:
             raise CapabilityError(f"the {self.name} encodes data of known class, and {data.name} has no labels")
         algorithm, networks = self.checkpoint.algorithm, self.checkpoint.networks
         seed = NOISE_SEED if generator is None else _seed(generator)
-        noise, parts, done = torch.Generator(self.device).manual_seed(seed), [], 0
+        rng, parts, done = torch.Generator(self.device).manual_seed(seed), [], 0
 
-        def of(which: slice, noise: torch.Generator | None) -> Any:
+        def of(which: slice, rng: torch.Generator | None) -> Any:
             known = () if labels is None else (labels[which].to(self.device),)
-            return algorithm.encode(networks, data.floats(which).to(self.device), noise, *known)
+            return algorithm.encode(networks, data.floats(which).to(self.device), rng, *known)
 
         some = of(slice(0, 2), torch.Generator(self.device))
         if isinstance(some, ConditionalDistribution) and not isinstance(some, SampleOnly):
             return of(slice(0, len(data)), None)
         # blocks of nearly equal size, so that the last one never holds a single point, which is no posterior
         for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
-            parts.append(of(slice(done, done + len(indices)), noise))
+            parts.append(of(slice(done, done + len(indices)), rng))
             done += len(indices)
             progress(done, len(data))
         if isinstance(parts[0], SampleOnly):
@@ -208,14 +208,14 @@ class TrainedSystem:
         self.need("decode")
         if "labels" in self.capabilities and labels is None:
             raise CapabilityError("a system with classes reconstructs data of known class: choose a data set with labels")
-        known, x, noise = self._known(labels), x.to(self.device), self._noise(generator)
-        q = self.checkpoint.algorithm.encode(self.checkpoint.networks, x, noise, *known)
+        known, x, rng = self._known(labels), x.to(self.device), self._noise(generator)
+        q = self.checkpoint.algorithm.encode(self.checkpoint.networks, x, rng, *known)
         if isinstance(q, SampleOnly):
             z = q.samples
         elif isinstance(q, ConditionalDistribution):
-            z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(_seed(noise)))
+            z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(_seed(rng)))
         else:
-            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
+            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=rng, device=rng.device)
         return self.decode(z, labels)
 
     def draw(
@@ -239,9 +239,9 @@ class TrainedSystem:
     ) -> torch.Tensor:
         """log p(x|z), or log p(x|z, y) of labels, of each pair in nats, shape (m,), float64."""
         self.need("log_likelihood")
-        known, noise = self._known(labels), torch.Generator(self.device).manual_seed(_seed(generator))
+        known, rng = self._known(labels), torch.Generator(self.device).manual_seed(_seed(generator))
         x, z = x.to(self.device), z.float().to(self.device)
-        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise, *known).cpu()
+        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, rng, *known).cpu()
 
     @torch.no_grad()
     def classify(self, x: torch.Tensor) -> torch.Tensor:
