@@ -15,7 +15,7 @@ import klprobe
 from klprobe.cli.layout import paragraphs, table
 from klprobe.cli.output import answer, open_streams, say, silence
 from klprobe.printable import short
-from klprobe.runtime import interrupts, kernels
+from klprobe.runtime import heartbeat, interrupts, kernels
 from klprobe.types import InputError, RunWarning
 
 __all__ = ["main"]
@@ -47,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_streams()
     kernels.choose()
+    code = _run(argv)
+    heartbeat.end(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """What went wrong is one line on stderr and an exit code."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here, and its module hides the builtin
     try:
         with interrupts.as_ctrl_c(), warnings.catch_warnings():

@@ -86,8 +86,11 @@ def _answer(
         )
     parallel.stop()
     stopped = any(INTERRUPTED in failure.reason for failure in report.not_done)
+    lost = next((failure.reason for failure in report.not_done if failure.reason.startswith(f"{INTERRUPTED}: ")), "")
     if stopped and common.out is not None:
-        say(f"stopped; the same command with --resume continues from the draws in {common.out}.")
+        say(f"{lost or 'stopped.'} The same command with --resume continues from the draws in {common.out}.")
+    elif lost:
+        say(f"{lost} Without --out nothing was kept.")
     code, out = exit_code(report), common.out
     give(
         lambda: answer_json(report.to_json()) if common.json else emit(lambda: print_report(report, sys.stdout)),
@@ -97,7 +100,7 @@ def _answer(
     )
     if out is not None and not stopped:
         (out / PARTIAL).unlink(missing_ok=True)  # last of all: until now the report could have been lost
-    return code
+    return cli.INTERRUPTED if lost else code
 
 
 def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:

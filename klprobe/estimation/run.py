@@ -33,6 +33,7 @@ from klprobe.estimation.holes import share_in_holes
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
 from klprobe.runtime import parallel
+from klprobe.runtime.heartbeat import ProcessLost
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
     INTERRUPTED,
@@ -214,7 +215,7 @@ def _run(
             some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
             estimates += some
             not_done.append(
-                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else INTERRUPTED)
+                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else _why(stop))
             )
         except InputError as error:
             if estimator.resume:  # the user wants to continue a run, and not to begin another
@@ -223,6 +224,11 @@ def _run(
         except Exception as error:  # one method's fault must not cost the others' results
             not_done.append(NotDone(name, f"{type(error).__name__}: {error}"))
     return estimates, not_done, interrupted
+
+
+def _why(stop: KeyboardInterrupt) -> str:
+    """Why the run was interrupted, which is the user's affair unless another process was lost."""
+    return f"{INTERRUPTED}: {stop}" if isinstance(stop, ProcessLost) else INTERRUPTED
 
 
 @contextlib.contextmanager

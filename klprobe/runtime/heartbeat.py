@@ -6,10 +6,15 @@ not, though both are silent. So every process raises a counter in the store that
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
-from torch.distributed import Store
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -17,8 +22,30 @@ LIMIT = 15.0
 """Seconds without one after which a process counts as lost."""
 
 
+_lost: list[ProcessLost] = []
+"""What this process was told of others that it lost."""
+
+
 class ProcessLost(KeyboardInterrupt):
     """Another process has ended or stopped; the run ends here as it does at Ctrl-C, and what is done is kept."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        _lost.append(self)
+
+
+def any_lost() -> bool:
+    """Whether another process was lost: then an exchange with it may hang for ever, the farewell included."""
+    return bool(_lost)
+
+
+def end(code: int) -> None:
+    """End the process without farewell where another was lost; else do nothing."""
+    if _lost:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 class Heartbeat:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from threadpoolctl import ThreadpoolController
 
-from klprobe.runtime.heartbeat import Heartbeat, ProcessLost
+from klprobe.runtime.heartbeat import Heartbeat, ProcessLost, any_lost
 from klprobe.types import InputError
 
 _hearts: dict[int, Heartbeat] = {}
@@ -49,7 +49,7 @@ def stop() -> None:
     """Leave the other processes, if there are any."""
     while _hearts:
         _hearts.popitem()[1].stop()
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_available() and dist.is_initialized() and not any_lost():
         dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""A run loses nothing: whatever happens to the terminal, the disk or the process, what was computed is there or can be taken up."""
+"""A run loses nothing: whatever happens to terminal, disk or process, what was computed is there or can be taken up."""
 
 import json
 import os
@@ -83,7 +83,9 @@ def test_every_signal_that_asks_to_stop_reports_what_is_done_and_says_how_to_con
 
 
 def test_a_signal_that_is_ignored_stays_ignored(posterior, tmp_path):
-    line = "trap '' HUP; $K estimate --checkpoint $Q --methods monte-carlo --num-samples 20000 & sleep 1.5; kill -HUP $!; wait $!"
+    line = (
+        "trap '' HUP; $K estimate --checkpoint $Q --methods monte-carlo --num-samples 20000 & sleep 1.5; kill -HUP $!; wait $!"
+    )
     code, out, _ = shell(line, Q=posterior)
     assert code == 0
     assert "interrupted" not in out
