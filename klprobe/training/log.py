@@ -28,7 +28,7 @@ class MetricsLog:
     Columns: step, seconds (of training so far), then `player.quantity` each.
 
     Args:
-        path: The CSV file; a fresh run replaces it.
+        path: The CSV file; the first row that is written replaces what a fresh run finds there.
         resumed_at: Number of steps of the checkpoint that the run continues from; later rows belong to lost work, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
     Raises:
@@ -41,8 +41,7 @@ class MetricsLog:
         self.rows = _read(path, resumed_at) if resumed_at else []
         self.values: dict[str, list[torch.Tensor]] = {}
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if len(self.rows) > 1 else 0.0)
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows(self.rows)
+        self.mode = "w"
 
     def add(self, player: str, values: Mapping[str, torch.Tensor]) -> None:
         """Add one update's values, each of shape (), which stay on the device for now."""
@@ -52,11 +51,12 @@ class MetricsLog:
     def flush(self, step: int) -> str:
         """Write one row and begin afresh; returns the players' losses for a progress bar."""
         means = {column: torch.stack(values).mean().item() for column, values in self.values.items()}
-        with self.path.open("a", newline="") as file:
+        with self.path.open(self.mode, newline="") as file:
             writer = csv.writer(file)
-            if not self.rows:
-                self.rows = [[*COLUMNS, *means]]
+            if self.mode == "w":
+                self.rows = self.rows or [[*COLUMNS, *means]]
                 writer.writerows(self.rows)
+                self.mode = "a"
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
         self.values = {}
         if self.events is not None:

@@ -13,21 +13,19 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
 from klprobe import registry
-from klprobe.runtime import parallel
+from klprobe.runtime import interrupts, parallel
+from klprobe.runtime.folder_lock import sole_writer
 from klprobe.runtime.provenance import commit, versions
 from klprobe.training.checkpoint import TrainingState, read
 from klprobe.training.data import Batch, TrainingData
@@ -128,6 +126,10 @@ class Algorithm(Protocol):
         """Data that training uses, by default all of them."""
         return data
 
+    def settled(self, data: TrainingData) -> Self:
+        """The same algorithm, with settings that depend on the data decided: itself, where there are none."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class _Seat:
@@ -164,8 +166,9 @@ def train(
 ) -> Path:
     """Train, and leave `out`/checkpoint.safetensors and `out`/metrics.csv.
 
-    Ctrl-C finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
-    checkpoint stays whole. torch's global random state is left as it was.
+    The first checkpoint is written after the first step: what is refused until then leaves nothing behind. Ctrl-C (or SIGTERM,
+    or SIGHUP) finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
+    checkpoint stays whole. One process at a time writes into `out`. torch's global random state is left as it was.
 
     Args:
         algorithm: Settings of one system.
@@ -191,10 +194,12 @@ def train(
     """
     out = Path(out)
     path = out / CHECKPOINT
+    algorithm = algorithm.settled(data)
     settings = _settings(algorithm, data, seed=seed, device=device, precision=precision)
     _check(algorithm, data, steps)
     rank, size = parallel.rank_and_size()
-    with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
+    alone = sole_writer(out) if rank == 0 else contextlib.nullcontext()
+    with alone, torch.random.fork_rng(), interrupts.held_back() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
         few_for(networks, algorithm.batch_size)
@@ -250,10 +255,10 @@ class _Scribe:
         self.begun, self.told, self.note = time.monotonic(), -math.inf, ""
 
     def after(self, step: int, last: bool) -> None:
-        """Log, save, draw and report progress at their intervals, and all of it after the last step."""
+        """Log, save, draw and report progress at their intervals, all of it after the last step; save after the first step too."""
         if last or step % self.log_every == 0 or step % self.checkpoint_every == 0:
             self.note = self.log.flush(step)
-        if last or step % self.checkpoint_every == 0:
+        if last or step % self.checkpoint_every == 0 or (self.start == 0 and step == 1):
             self.state.save(self.path, step)
         if self.watch is not None and step % self.watch_every == 0:
             self.watch(step, self.state.networks.eval())
@@ -287,8 +292,8 @@ def _move(
     parallel.average([value, *_gradients(seat), *seat.statistics])
     if not math.isfinite(value.item()):  # the same for all processes, so that none waits for one that has stopped
         raise InputError(
-            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate. "
-            f"The last finite checkpoint is kept: {path}."
+            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate."
+            + f" The last finite checkpoint is kept: {path}." * path.exists()
         )
     seat.optimizer.step()
     for parameter in seat.parameters:
@@ -384,7 +389,7 @@ def _check(algorithm: Algorithm, data: TrainingData, steps: int) -> None:
 
 
 def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
-    """Number of steps already done. A new run writes a checkpoint at once, so that an unwritable folder is found early."""
+    """Number of steps already done."""
     if resume:
         done = state.restore(path)
         if done > steps:
@@ -392,12 +397,6 @@ def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
         return done
     if path.exists() and (before := read(path)[1].get("steps")) != 0:
         raise InputError(f"{path} exists, with {before} steps: resume it, or choose another folder.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
-    if parallel.rank_and_size()[0] == 0:
-        state.save(path, 0)
     return 0
 
 
@@ -419,27 +418,3 @@ def _threads() -> Iterator[Callable[[nn.Module, int], None]]:
         yield few_for
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C until the block is left, so that no step is torn; a second one interrupts at once."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False  # another handler has the key
-        return
-    asked = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt
