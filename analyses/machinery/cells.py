@@ -1,7 +1,7 @@
 """An item of a paper: cells, each run once, on this machine or many, and a page that is made of their records alone.
 
-Every item is a module with an `Item` and `main(ITEM)`; then `python -m analyses.FOLDER.ITEM` writes the page from the records,
-and with `--preset quick` or `--preset paper` runs the cells that have no record first.
+Every item is a module that declares an `ITEM` and has `main(ITEM)`; then `python -m analyses.FOLDER.ITEM` writes the page from
+the records, and with `--preset quick` or `--preset paper` runs the cells that have no record first.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ Result = dict[str, Any]
 """What came out, in plain JSON values."""
 Record = dict[str, Any]
 """`cell`, `result` (None when it failed), `failed` (None or why), `cpu_seconds`, `date`, `commit`, `versions`."""
+NO_PAPER = "no paper has it"
+"""Of an item that is ours."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A table or a figure.
+    """A table or a figure: all that is particular to it, declared in its own file.
 
     Attributes:
+        order: Its place among the items of its folder, from 1, in the overview and in lists.
         title: As `DMVI Table 1`.
+        paper: What the paper says of it, in few words, or `NO_PAPER`.
+        headline: What its records say, in few words; they are those of the last run of each cell, and none failed.
         folder: Where page and records lie.
         records: Name of the records file; items that share their cells share it.
         cells: The cells of a preset, the most useful ones first.
@@ -52,7 +57,10 @@ class Item:
         write: From the records to files in a folder; returns their paths.
     """
 
+    order: int
     title: str
+    paper: str
+    headline: Callable[[list[Record]], str]
     folder: Path
     records: str
     cells: Callable[[Preset], Sequence[Cell]]
