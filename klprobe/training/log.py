@@ -31,15 +31,18 @@ class MetricsLog:
         path: The CSV file; a fresh run replaces it.
         resumed_at: Steps of the checkpoint that the run goes on from: later rows belong to work that was lost, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
+        values: What the next row is of, by column; not empty where a checkpoint was written between two rows.
     Raises:
         InputError: TensorBoard is wanted and not installed, or the rows of before are damaged.
     """
 
-    def __init__(self, path: Path, resumed_at: int, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: Path, resumed_at: int, tensorboard: bool = False, values: dict[str, list[torch.Tensor]] | None = None
+    ) -> None:
         self.path = path
         self.events = _events(path.parent, resumed_at) if tensorboard else None
         self.rows = _read(path, resumed_at) if resumed_at else []
-        self.values: dict[str, list[torch.Tensor]] = {}
+        self.values = {} if values is None else values
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if len(self.rows) > 1 else 0.0)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(self.rows)
@@ -58,7 +61,7 @@ class MetricsLog:
                 self.rows = [[*COLUMNS, *means]]
                 writer.writerows(self.rows)
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
-        self.values = {}
+        self.values.clear()
         if self.events is not None:
             for column, mean in means.items():
                 self.events.add_scalar(column.replace(".", "/"), mean, step)
