@@ -77,7 +77,7 @@ def headline(rows: list[Record]) -> str:
 
 
 ITEM = Item(
-    order=7,
+    order=8,
     title="DMVI Figure 11",
     paper="the VAE's bound rises, VEEGAN's does not",
     headline=headline,

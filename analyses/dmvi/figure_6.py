@@ -117,7 +117,7 @@ def headline(rows: list[Record]) -> str:
 
 
 ITEM = Item(
-    order=5,
+    order=6,
     title="DMVI Figure 6",
     paper="all below Monte Carlo, LSTM best",
     headline=headline,

@@ -99,7 +99,7 @@ def headline(rows: list[Record]) -> str:
 
 
 ITEM = Item(
-    order=6,
+    order=7,
     title="DMVI Figure 7",
     paper="KL 44.7, and 256.7 with better reconstructions",
     headline=headline,

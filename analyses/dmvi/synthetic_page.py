@@ -87,7 +87,7 @@ def headline() -> str:
 
 
 PAGE = Page(
-    order=8,
+    order=9,
     title="DMVI Figures 2, 8, 9, 10",
     paper="true KL falls at d = 1, 10; estimates off at every d",
     commands="dmvi.run_synthetic, then figure_2, ..., synthetic_page",

@@ -140,7 +140,7 @@ def headline(rows: list[Record]) -> str:
 
 
 ITEM = Item(
-    order=3,
+    order=4,
     title="DMVI Tables 2, 3",
     paper="2.3 to 3.3 of 12.3 nats; 25812.8 with noise",
     headline=headline,

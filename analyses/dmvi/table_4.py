@@ -92,7 +92,7 @@ def headline(rows: list[Record]) -> str:
 
 
 ITEM = Item(
-    order=4,
+    order=5,
     title="DMVI Table 4",
     paper="0: 23.4, 12.2; 1: 22.5, 11.6; 2: 22.3, 11.4; 10: 22.2, 11.3",
     headline=headline,

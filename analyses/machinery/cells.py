@@ -13,11 +13,11 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import joblib
 import torch
@@ -41,6 +41,21 @@ NO_PAPER = "no paper has it"
 """Of an item that is ours."""
 
 
+class Training(NamedTuple):
+    """A part of a cell that goes on from its last checkpoint.
+
+    Attributes:
+        name: As the session is told.
+        like: What trainings whose steps take as long have in common.
+        steps, done: In all, and by the checkpoints that are there.
+    """
+
+    name: str
+    like: str
+    steps: int
+    done: int
+
+
 @dataclass(frozen=True)
 class Item:
     """A table or a figure: all that is particular to it, declared in its own file.
@@ -55,6 +70,8 @@ class Item:
         cells: The cells of a preset, the most useful ones first.
         work: Runs one cell; it is pickled and may run in another process or on another machine.
         write: From the records to files in a folder; returns their paths.
+        methods: The estimators that look at each part of a model's data, of items whose time is not their training's alone.
+        trainings: What of a cell is kept between two runs; None: the models that it names.
     """
 
     order: int
@@ -66,6 +83,8 @@ class Item:
     cells: Callable[[Preset], Sequence[Cell]]
     work: Callable[[Cell], Result]
     write: Callable[[list[Record], Path], list[Path]]
+    methods: Callable[[Cell], Mapping[str, Sequence[Any]]] | None = None
+    trainings: Callable[[Cell], Sequence[Training]] | None = None
 
 
 def main(item: Item, argv: Sequence[str] | None = None) -> None:
@@ -158,7 +177,7 @@ def record_of(work: Callable[[Cell], Result], cell: Cell) -> Record:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "versions": versions(),
-    }
+    } | ({"device": device} if (device := os.environ.get("KLPROBE_DEVICE", "cpu")) != "cpu" else {})
 
 
 def finite(value: Any, name: str, odd: list[str]) -> Any:
