@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -61,22 +63,33 @@ def read_plan(preset: Preset, path: Path = PLAN, out: Path | None = None) -> lis
     Raises:
         InputError: the file is none, or names no item, or asks for values that no cell has.
     """
-    known, parts = items(), []
+    parts = []
     try:
         listed = tomllib.loads(path.read_text())["part"]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
         raise InputError(f"{path} is no plan ({error}): it needs a [[part]] for every item.") from error
     for entry in listed:
         name = entry.get("item")
-        if name not in known:
-            raise InputError(f"{path} names the item {name!r}, which is none of {', '.join(known)}.")
-        item, only = known[name], entry.get("only", {})
+        item, only = _item(name, path), entry.get("only", {})
         cells = tuple(cell for cell in item.cells(preset) if _chosen(cell, only))
         if not cells and preset == "paper":
             raise InputError(f"{path}: no cell of {name} has {only}.")
         folder = item.folder if out is None else out / name.partition(".")[0]
         parts.append(Part(name, entry.get("question", item.title), item, cells, folder / "records" / item.records))
     return parts
+
+
+def _item(name: Any, path: Path) -> Item:
+    """By its module, which alone is imported: a runner has many workers, and no time for all of them.
+
+    Raises:
+        InputError: there is no such item.
+    """
+    with contextlib.suppress(ImportError):
+        item = getattr(importlib.import_module(f"analyses.{name}"), "ITEM", None)
+        if isinstance(item, Item):
+            return item
+    raise InputError(f"{path} names the item {name!r}, which is none of {', '.join(items())}.")
 
 
 def jobs_of(parts: list[Part]) -> list[Job]:

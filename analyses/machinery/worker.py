@@ -59,23 +59,30 @@ class _Log:
     def __post_init__(self) -> None:
         self.before = float(read_note(self.job.notes).get("cpu_seconds", 0.0))
         self.cpu, self.first, self.trained_until = time.process_time(), {}, self.begun
+        self.last = ("", 0, 0.0)
 
     def tell(self, what: str, done: int, steps: int) -> None:
         """Note what was spent and how fast it goes, now and then."""
         now = time.monotonic()
         at, then = self.first.setdefault(what, (done, now))
         self.trained_until = now
-        if done == steps or now - self.noted >= NOTED:
+        self.last = (what, done - at, now - then)
+        if now - self.noted >= NOTED:
             self.noted = now
-            write_note(self.job.notes, cpu_seconds=self.spent())
-            for training in trainings_of(self.job):
-                if training.name == what and done > at and now > then:
-                    note_speed(training, (done - at) / (now - then))
+            self.note()
         if now - self.said >= SAID:
             self.said = now
             rate = (done - at) / max(now - then, 1e-9)
             left = f", about {in_words((steps - done) / rate)} of it left" if rate else ""
             say(self.number, f"{title(self.job)}: step {done:,} of {steps:,}, {rate:.3g} steps a second{left}")
+
+    def note(self, **more: float) -> None:
+        """Note what was spent, and how fast the last training went."""
+        write_note(self.job.notes, cpu_seconds=self.spent(), **more)
+        what, steps, seconds = self.last
+        for training in trainings_of(self.job):
+            if training.name == what and steps and seconds:
+                note_speed(training, steps / seconds)
 
     def spent(self) -> float:
         """CPU seconds, those of earlier sessions included."""
@@ -148,18 +155,17 @@ def _run(number: int, job: Job, session: Session) -> None:
     except Stopped:
         if all(t.done == t.steps for t in trainings_of(job)):
             cut = time.monotonic() - log.trained_until
-            write_note(job.notes, cut_after=max(cut, float(read_note(job.notes).get("cut_after", 0.0))))
+            log.note(cut_after=max(cut, float(read_note(job.notes).get("cut_after", 0.0))))
             say(number, f"{title(job)}: cut off after {in_words(cut)} of looking at what was trained, which begins anew")
         else:
             at = ", ".join(f"step {t.done:,} of {t.steps:,}" for t in trainings_of(job))
+            log.note()
             say(number, f"{title(job)}: stopped at a checkpoint, {at}")
-        write_note(job.notes, cpu_seconds=log.spent())
         raise
     record["cpu_seconds"] = round(log.spent(), 2)
     with session.until_checkpoint():
         keep_record(job.part.records, record)
-        if not record["failed"]:
-            write_note(job.notes, after_training=time.monotonic() - log.trained_until)
+        log.note(**({} if record["failed"] else {"after_training": time.monotonic() - log.trained_until}))
     say(number, f"{title(job)}: {record['failed'] or 'done, ' + in_words(record['cpu_seconds']) + ' of CPU time in all'}")
 
 
@@ -180,9 +186,11 @@ def too_long(job: Job, jobs: list[Job], left: float) -> str:
 def title(job: Job) -> str:
     """A cell in a line: its item, what tells it apart, and its model's size, seed and steps."""
     said = {name: value for name, value in job.cell.items() if not isinstance(value, dict | list) and name != "preset"}
-    model = job.cell.get("model")
+    model, settings = job.cell.get("model"), job.cell.get("settings", {})
     if isinstance(model, dict):
         said |= {"steps": model["steps"], "seed": model["seed"]}
+    others = [cell.get("settings", {}) for cell in job.part.cells]
+    said |= {name: value for name, value in settings.items() if any(value != other.get(name, value) for other in others)}
     return f"{job.part.module} ({label(said)})"
 
 

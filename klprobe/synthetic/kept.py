@@ -78,6 +78,8 @@ class Keeper:
         if keep is not None and keep.path.exists():
             try:
                 self._restore(keep.path)
+            except InputError:
+                raise
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"{keep.path} is damaged ({error}): {REMEDY}.") from error
 
