@@ -31,15 +31,18 @@ class MetricsLog:
         path: The CSV file; the first row that is written replaces what a fresh run finds there.
         resumed_at: Number of steps of the checkpoint that the run continues from; later rows belong to lost work, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
+        values: What the next row is of, by column; not empty where a checkpoint was written between two rows.
     Raises:
         InputError: TensorBoard is wanted and not installed, or the rows of before are damaged.
     """
 
-    def __init__(self, path: Path, resumed_at: int, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: Path, resumed_at: int, tensorboard: bool = False, values: dict[str, list[torch.Tensor]] | None = None
+    ) -> None:
         self.path = path
         self.events = _events(path.parent, resumed_at) if tensorboard else None
         self.rows = _read(path, resumed_at) if resumed_at else []
-        self.values: dict[str, list[torch.Tensor]] = {}
+        self.values = {} if values is None else values
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if len(self.rows) > 1 else 0.0)
         self.mode = "w"
 
@@ -58,7 +61,7 @@ class MetricsLog:
                 writer.writerows(self.rows)
                 self.mode = "a"
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
-        self.values = {}
+        self.values.clear()
         if self.events is not None:
             for column, mean in means.items():
                 self.events.add_scalar(column.replace(".", "/"), mean, step)

@@ -44,6 +44,9 @@ Precision = Literal["float32", "bf16"]
 Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
 """The loss that a player minimises, shape (), and values to log beside it, each of shape () and detached."""
 
+Stop = Callable[[], bool]
+"""Whether training is to end now, asked after every step."""
+
 Watch = Callable[[int, nn.ModuleDict], None]
 """A function that uses the networks after a step, for instance to draw samples."""
 
@@ -159,7 +162,9 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
+    checkpoint_seconds: float = math.inf,
     log_every: int = 100,
+    stop: Stop = lambda: False,
     tensorboard: bool = False,
     watch: Watch | None = None,
     watch_every: int = 1000,
@@ -182,6 +187,10 @@ def train(
         resume: Whether to continue from `out`/checkpoint.safetensors; on a CPU the weights are those of a run without a break.
         progress: Function that is called with the steps done, all steps, and the steps per second with the mean losses.
         checkpoint_every, log_every: Number of steps between two checkpoints, and between two rows of metrics.csv.
+        checkpoint_seconds: Time in seconds after which a checkpoint is written too. It changes no row of metrics.csv: what
+            belongs to the next row lies in the checkpoint.
+        stop: Function that is asked after every step; once it returns True, training ends with such a checkpoint, from which
+            `resume` continues.
         tensorboard: Whether `out` also gets TensorBoard events.
         watch: Function that is called every `watch_every` steps with the step and the networks in eval mode, as after loading
             a checkpoint; it must not change them.
@@ -206,7 +215,7 @@ def train(
         if precision == "bf16":
             _float32_outputs(networks)
         seats = _seats(algorithm.players(networks), networks)
-        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
+        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings, {})
         start = _begin(path, resume, steps, state)
         parallel.wait_for_all()
         per_step = sum(s.player.updates for s in seats if s.player.fresh)
@@ -215,8 +224,9 @@ def train(
         data = algorithm.view(data, _seed(seed, 4))
         scribe = None
         if rank == 0:
-            log = MetricsLog(out / METRICS, start, tensorboard)
-            scribe = _Scribe(state, path, log, progress, watch, start, steps, checkpoint_every, log_every, watch_every)
+            log = MetricsLog(out / METRICS, start, tensorboard, state.pending)
+            every = _Every(checkpoint_every, checkpoint_seconds, log_every, watch_every)
+            scribe = _Scribe(state, path, log, progress, watch, start, steps, every)
         rng, layers = torch.Generator(device), _global_generator(torch.device(device))
         for step in range(start + 1, steps + 1):
             rng.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
@@ -228,12 +238,22 @@ def train(
                     values = _move(seat, batch, rng, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
-            stop = _any(interrupted())
+            broken, ended = _any(interrupted()), _any(stop())
             if scribe is not None:
-                scribe.after(step, stop or step == steps)
-            if stop:
-                break  # the context manager raises
+                scribe.after(step, broken or step == steps, ended)
+            if broken or ended:
+                break  # where it is broken, the context manager raises
     return path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    """How often: steps, but for `checkpoint_seconds`."""
+
+    checkpoint: int
+    checkpoint_seconds: float
+    log: int
+    watch: int
 
 
 @dataclasses.dataclass
@@ -247,24 +267,29 @@ class _Scribe:
     watch: Watch | None
     start: int
     steps: int
-    checkpoint_every: int
-    log_every: int
-    watch_every: int
+    every: _Every
 
     def __post_init__(self) -> None:
-        self.begun, self.told, self.note = time.monotonic(), -math.inf, ""
+        self.begun = self.saved = time.monotonic()
+        self.told, self.note = -math.inf, ""
 
-    def after(self, step: int, last: bool) -> None:
-        """Log, save, draw and report progress at their intervals, all of it after the last step; save after the first step too."""
-        if last or step % self.log_every == 0 or step % self.checkpoint_every == 0:
+    def after(self, step: int, last: bool, ended: bool) -> None:
+        """Log, save, draw and report at their intervals: all of it after the last step, all but log where it `ended` before.
+
+        The first step is saved too, so that an unwritable folder is found early.
+        """
+        regular = last or step % self.every.checkpoint == 0
+        if regular or step % self.every.log == 0:
             self.note = self.log.flush(step)
-        if last or step % self.checkpoint_every == 0 or (self.start == 0 and step == 1):
+        first = self.start == 0 and step == 1
+        if regular or ended or first or time.monotonic() - self.saved >= self.every.checkpoint_seconds:
             self.state.save(self.path, step)
-        if self.watch is not None and step % self.watch_every == 0:
+            self.saved = time.monotonic()
+        if self.watch is not None and step % self.every.watch == 0:
             self.watch(step, self.state.networks.eval())
             self.state.networks.train()
         now = time.monotonic()
-        if last or now - self.told >= PROGRESS_EVERY:
+        if last or ended or now - self.told >= PROGRESS_EVERY:
             self.told = now
             rate = (step - self.start) / max(now - self.begun, 1e-9)
             self.progress(step, self.steps, f"{rate:.3g} steps/s  {self.note}")
