@@ -75,7 +75,7 @@ def estimate(
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "estimate": []}
     truth = float(kl_divergence(q, p))
-    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, noise, curve, begun)
+    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, rng, curve, begun)
 
     def record(**found: Any) -> Record:
         return _record("estimate", settings, dim, seed, preset, device, keeper.end(), truth=truth, curve=curve, **found)
@@ -126,7 +126,7 @@ def minimize(
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None
     players = {"classifier": classifier, "learned": q}
-    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, noise, curve, begun)
+    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, rng, curve, begun)
     log_steps = settings.log_steps()
     try:
         for step in range(keeper.step, settings.steps + 1):
