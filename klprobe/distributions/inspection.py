@@ -1,4 +1,4 @@
-"""What one pass over a posterior's own numbers shows, before anything is estimated."""
+"""Checks of a posterior's own numbers in one pass, before anything is estimated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESOLVED = 1e-14
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
 LOOKED_AT, FEW_VALUES = 4096, 256
-"""Points among which a latent's different values are counted, and how few of them make a lattice of it."""
+"""Number of points among which the different values of a latent are counted, and how few values make it a lattice."""
 FEW_GROUPS = 20
 """Groups below which an error over groups is itself known to no better than a sixth."""
 FEW = ": so few tell little about data sets with other groups, and the errors over them are themselves uncertain"
@@ -31,14 +31,14 @@ UNEVEN = 0.5
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
 NUMBERS = 4_000_000
-"""Drawn together for the radii: bounds memory."""
+"""Number of values drawn together for the radii, which limits memory."""
 
 
 def check_posterior(posterior: Posterior) -> list[Check]:
-    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads.
+    """Warn about the numbers of a posterior: duplicate points, and clamped or extreme spreads.
 
     Raises:
-        InputError: NaN or infinity among them, or a standard deviation that is 0, negative or beyond a float64.
+        InputError: a number is NaN or infinite, or a standard deviation is 0, negative or beyond the range of a float64.
     """
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
@@ -62,7 +62,7 @@ def _need_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
-    """A warning about samples of q that are also among the prior's; nothing where either is no cloud of samples."""
+    """Warn about samples of q that are also among the prior's; empty unless q and p are both known by samples alone."""
     if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
         return []
     count = int(np.isin(row_hashes([posterior.samples]), row_hashes([prior.samples])).sum())
@@ -74,7 +74,7 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
 
 
 def _rows(posterior: Posterior) -> list[Check]:
-    """Points that repeat another's posterior, bit by bit or but for rounding; what weights and groups leave of N."""
+    """Warn about points that repeat another's posterior, bit by bit or but for rounding; what weights and groups leave of N."""
     found, n = all_clusters(posterior), posterior.num_points
     checks = [Check("duplicate-points", "warning", found.num_copies == 0, _copies(found, n))]
     if found.grouped:
@@ -107,7 +107,7 @@ def _copies(found: Clusters, n: int) -> str:
 
 
 def _flat(samples: torch.Tensor) -> Check:
-    """Latents that take few values: no ratio of densities is there to be learned."""
+    """Warn about latents that take few values, for which no ratio of densities can be learned."""
     some = samples[:LOOKED_AT].sort(0).values
     distinct = 1 + (some[1:] != some[:-1]).sum(0)
     flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
@@ -119,7 +119,7 @@ def _flat(samples: torch.Tensor) -> Check:
 
 
 def _spreads(q: DiagonalGaussian) -> list[Check]:
-    """Log-variances: constant or clamped ones, and ones that leave the range of a float."""
+    """Warn about log-variances that are constant or clamped, or that leave the range of a float."""
     low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
     at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
     unresolved = 0
@@ -167,7 +167,7 @@ def _some(latents: list[int]) -> str:
 
 
 def active_units(posterior: Posterior) -> int | None:
-    """Latents whose posterior mean varies over the data by more than 0.01; None where the mean is not known.
+    """Number of latents whose posterior mean has a variance over the data above 0.01; None where the mean is not known.
 
     Reference: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, section 5.2.
     """
@@ -184,7 +184,7 @@ def active_units(posterior: Posterior) -> int | None:
 
 
 def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
-    """|z| of draws from q(z) and from p(z), as densities over common bins."""
+    """Histograms of |z| of draws from q(z) and from p(z), as densities over common bins."""
     blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
     q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
     p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()
