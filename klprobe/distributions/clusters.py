@@ -155,6 +155,17 @@ def with_rows(posterior: Any, *, weights: torch.Tensor | None = None, groups: to
     return changed
 
 
+def in_words(groups: torch.Tensor | None, weights: torch.Tensor | None) -> str:
+    """What was said of the rows, in a sentence."""
+    words = []
+    if groups is not None:
+        count = len(groups.unique())
+        words.append(f"{len(groups):,} rows in {count:,} groups, left out, split and counted whole")
+    if weights is not None:
+        words.append(f"{len(weights):,} rows with weights, worth {worth(weights.double()):,.0f} rows of equal weight")
+    return "; ".join(words)
+
+
 def by_weight(weights: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Rows drawn independently, in proportion to their weights; shape (count,)."""
     edges = weights.cumsum(0)

@@ -15,7 +15,7 @@ PRIOR_ROWS = 1024
 
 
 def digest(posterior: Posterior, prior: Distribution) -> str:
-    """SHA-256 over every row of the posterior, their weights and groups, and over the prior's log-densities at some of its codes.
+    """SHA-256 over all rows of the posterior, their weights and groups, and the prior's log-densities at some of its codes.
 
     A diagonal Gaussian is digested as its numbers are stored. Of any other posterior one code a row is drawn with a fixed seed,
     and its log-density taken where there is one.
