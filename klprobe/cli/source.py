@@ -37,7 +37,13 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
         return load(source.checkpoint, plain).posterior
 
-    return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    found = parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if encoded.prior_name:
+        own = f"against the model's own prior, {encoded.prior_name}"
+        held = own if prior == "own" else f"against --prior {prior} and not the model's own prior"
+        say(f"{held}; --prior normal takes N(0, I)" if prior == "own" else f"{held}, {encoded.prior_name}")
+        encoded = dataclasses.replace(encoded, provenance={**encoded.provenance, "held": held})
+    return encoded, found
 
 
 def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:

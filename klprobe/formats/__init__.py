@@ -85,6 +85,7 @@ class Encoded:
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: How data and outputs were understood, one sentence each, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
+        prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
     """
 
     posterior: Distribution
@@ -94,6 +95,7 @@ class Encoded:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
+    prior_name: str = ""
 
 
 class Format(Protocol):

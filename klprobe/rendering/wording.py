@@ -205,7 +205,7 @@ def holes(report: Report) -> str:
 
 
 def source(report: Report) -> str:
-    """What was looked at: input, N and D, split."""
+    """What was looked at: input, N and D, split, and the prior where the model has one of its own."""
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
@@ -214,6 +214,8 @@ def source(report: Report) -> str:
         parts.append(f"split {split}")
     if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
         parts.append("with points the encoder was trained on")
+    if given.get("held"):
+        parts.append(str(given["held"]))
     return ", ".join(parts)
 
 
