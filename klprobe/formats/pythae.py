@@ -16,19 +16,20 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 
-from klprobe.distributions.posteriors import DiagonalGaussian
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
 from klprobe.distributions.priors import mixture
 from klprobe.distributions.pushed import InverseAutoregressive, Planar, Radial, VectorMap
 from klprobe.files import json_files
 from klprobe.files.construction import LARGEST_SIZE, sizes_of
 from klprobe.files.weights import fit, read_weights
 from klprobe.formats import Encoded, Request, refuse_flags, sha256
-from klprobe.formats._encode import Encoder, encode_data
+from klprobe.formats._codes import with_codebook
+from klprobe.formats._encode import POINTS_AT_ONCE, Encoder, encode_data
 from klprobe.types import CapabilityError, InputError
 
 __all__ = ["Pythae"]
 
-Kind = Literal["gaussian", "deterministic", "vamp", "iaf", "planar-radial"]
+Kind = Literal["gaussian", "deterministic", "vamp", "iaf", "planar-radial", "codebook"]
 GAUSSIAN = (
     "VAE BetaVAE BetaTCVAE DisentangledBetaVAE FactorVAE INFOVAE_MMD IWAE CIWAE MIWAE PIWAE MSSSIM_VAE VAEGAN Adversarial_AE"
 )
@@ -38,8 +39,14 @@ MODELS: dict[str, Kind] = {
     "VAMP": "vamp",
     "VAE_IAF": "iaf",
     "VAE_LinNF": "planar-radial",
+    "VQVAE": "codebook",
 }
-PARTS: dict[Kind, tuple[str, ...]] = {"vamp": ("pseudo_inputs",), "iaf": ("iaf_flow",), "planar-radial": ("net",)}
+PARTS: dict[Kind, tuple[str, ...]] = {
+    "vamp": ("pseudo_inputs",),
+    "iaf": ("iaf_flow",),
+    "planar-radial": ("net",),
+    "codebook": ("quantizer",),
+}
 """What of a model is needed beside its encoder."""
 HAMILTONIAN = "whose codes are moved by Hamiltonian steps after its encoder's Gaussian is drawn: that has no density"
 REFUSED = {
@@ -47,7 +54,6 @@ REFUSED = {
     "RHVAE": HAMILTONIAN,
     "SVAE": "whose q(z|x) is a von Mises-Fisher distribution on a sphere; its prior is --prior sphere",
     "PoincareVAE": "whose q(z|x) and p(z) live in a Poincare ball; draw p(z) too, and give it as --prior samples:FILE",
-    "VQVAE": "whose code is discrete, entries of a codebook",
 }
 BY_HAND = "draw its codes yourself and save them, numpy.savez('posterior.npz', samples=model.embed(x).detach())"
 WITHOUT_PRIOR = ("AE", "RAE_L2", "RAE_GP")
@@ -90,13 +96,16 @@ class Pythae:
             "latent_dim": config.latent_dim,
         }
         wants = f"points of shape {tuple(config.input_dim)}"
-        means_alone = kind == "deterministic" or getattr(config, "deterministic_posterior", False) is True
+        means_alone = kind in ("deterministic", "codebook") or getattr(config, "deterministic_posterior", False) is True
 
         def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
             said = parts["encoder"](x.to(request.device))
             return {"mean": said.embedding} if means_alone else {"mean": said.embedding, "logvar": said.log_covariance}
 
-        encoded = encode_data(Encoder(run, path.name, wants), request, facts, _notes(name, means_alone))
+        asked = dataclasses.replace(request, outputs="mean" if means_alone else "mean,logvar")
+        encoded = encode_data(Encoder(run, path.name, wants), asked, facts, _notes(name, means_alone))
+        if kind == "codebook":
+            return _quantized(encoded, parts["quantizer"], request.device)
         if kind == "vamp":
             return _with_vampprior(encoded, parts, tuple(config.input_dim), run)
         return encoded if kind in ("gaussian", "deterministic") else _pushed(encoded, _maps(path.name, kind, parts), name)
@@ -140,6 +149,11 @@ def _kind(path: Path, settings: dict[str, Any]) -> tuple[str, Kind]:
             )
         elif kind in ("iaf", "planar-radial"):
             way = f"with a flow behind it, {BY_HAND}"
+        elif kind == "codebook":
+            way = (
+                "save the entries that points have, numpy.savez('codes.npz', codes=model({'data': x}).quantized_indices, "
+                "codebook_size=model.quantizer.num_embeddings)"
+            )
         raise InputError(
             f"{path.name} has an encoder of its own, which pythae stores as a pickle, and klprobe never unpickles: {way}."
         )
@@ -196,6 +210,15 @@ def _with_vampprior(encoded: Encoded, parts: nn.ModuleDict, shape: tuple[int, ..
     prior = mixture(DiagonalGaussian(said["mean"], logvar=said["logvar"]))
     what = f"its VampPrior, the mixture of the posteriors of {count:,} pseudo-inputs"
     return dataclasses.replace(encoded, prior=prior, prior_name=what)
+
+
+def _quantized(encoded: Encoded, quantizer: Any, device: str) -> Encoded:
+    """The entries of the codebook that are nearest to what the encoder gives; without places of its own, each latent is one."""
+    assert isinstance(encoded.posterior, SampleOnly)
+    with torch.no_grad():
+        blocks = encoded.posterior.samples.float().split(POINTS_AT_ONCE)
+        codes = [quantizer(z[:, None, :, None].to(device)).quantized_indices.flatten(1).cpu() for z in blocks]
+    return with_codebook(encoded, torch.cat(codes), int(quantizer.num_embeddings))
 
 
 def _pushed(encoded: Encoded, maps: list[VectorMap], name: str) -> Encoded:

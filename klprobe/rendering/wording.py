@@ -219,6 +219,19 @@ def source(report: Report) -> str:
     return ", ".join(parts)
 
 
+def codebook(report: Report) -> str:
+    """How evenly the entries of a discrete code's codebook are used, in a sentence; empty where there is none."""
+    usage = report.provenance.get("codebook")
+    if not isinstance(usage, dict):
+        return ""
+    places = f"at {usage['places']:,} places of each point" if usage["places"] > 1 else "one for each point"
+    return (
+        f"codebook of {usage['entries']:,} entries, {places}: {usage['used']:,} are used and {usage['dead']:,} are dead; "
+        f"perplexity {number(usage['perplexity']).value}, where {usage['entries']:,} is all alike; KL to uniform "
+        f"{number(usage['kl_to_uniform']).value} nats, whatever the other places hold"
+    )
+
+
 def decomposition(report: Report) -> dict[str, str]:
     """The parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), named and printed."""
     dimensions = report.dimensionwise_kl

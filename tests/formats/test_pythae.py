@@ -227,3 +227,24 @@ def test_an_encoder_of_ones_own_is_told_what_else_the_model_needs(name, words, i
     (tmp_path / "model_config.json").write_text(json.dumps(said))
     with pytest.raises(InputError, match=words):
         load(tmp_path, Request(data=str(images)))
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_a_vqvae_gives_its_codes_and_how_the_codebook_is_used(use_ema, images, points, tmp_path, capsys):
+    model = make("VQVAE", tmp_path, num_embeddings=32, use_ema=use_ema)
+    encoded = load(tmp_path, Request(data=str(images)))
+    with torch.no_grad():
+        codes = model({"data": points}).quantized_indices.reshape(100, -1)
+    counts = torch.bincount(codes.flatten(), minlength=32).double()
+    share = counts / counts.sum()
+    usage = encoded.provenance["codebook"]
+    assert usage["places"] == codes.shape[1]
+    assert usage["dead"] == int((counts == 0).sum())
+    assert usage["kl_to_uniform"] == pytest.approx(math.log(32) + float(torch.xlogy(share, share).sum()), rel=1e-9)
+    command = ["estimate", "--checkpoint", str(tmp_path), "--data", str(images), "--methods", "monte-carlo"]
+    assert main([*command, "--num-samples", "100"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"codebook of 32 entries, at {codes.shape[1]} places of each point: {usage['used']} are used" in said
+    assert "the uniform one over the 32 entries of its codebook" in said
+    assert main([*command, "--prior", "normal"]) == 2
+    assert "leave --prior normal away" in capsys.readouterr().err
