@@ -146,7 +146,7 @@ def _config(path: Path, file: str = CONFIG) -> dict[str, Any]:
     """The configuration of a folder.
 
     Raises:
-        InputError: what is there is no JSON, or no configuration.
+        InputError: the file is not JSON, or not a configuration.
     """
     config = json_files.read(path / file, f"{path.name}/{file}")
     if not isinstance(config, dict):
@@ -200,7 +200,7 @@ def _new_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _check_sizes(config: Mapping[str, Any], label: str) -> None:
-    """InputError where a size is beyond every network, wherever it stands."""
+    """Raise InputError where any size in the configuration is larger than that of any real network."""
     for key, value in config.items():
         inside = value if isinstance(value, list) else [value]
         if any(type(one) is int and abs(one) > LARGEST_SIZE for one in inside):

@@ -71,7 +71,7 @@ class Pythae:
         return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Build the default architecture, give it the weights, run its encoder in eval mode.
+        """Build the default architecture, load the weights, and run its encoder in eval mode.
 
         A VAMP comes with its own prior, the mixture of its pseudo-inputs' posteriors; VAE_IAF and VAE_LinNF with the density
         of their flow.
