@@ -32,7 +32,7 @@ class Codebook(NamedTuple):
 
 
 def codebook_of(codes: torch.Tensor, entries: int, label: str) -> Codebook:
-    """What is known of a codebook's use from the entries that data points have.
+    """Describe a codebook's use by the entries that data points have.
 
     Args:
         codes: Entry numbers, shape (N, ...), one row a data point; any integer type.
@@ -74,5 +74,5 @@ def codebook_of(codes: torch.Tensor, entries: int, label: str) -> Codebook:
 
 
 def prior_name(usage: dict[str, Any]) -> str:
-    """The prior in words."""
+    """Say the prior in words."""
     return f"the uniform one over the {usage['entries']:,} entries of its codebook"

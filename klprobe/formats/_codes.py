@@ -13,7 +13,7 @@ ABOUT = "z is the number of a codebook's entry; q(z|x) is the share of the point
 
 
 def with_codebook(encoded: Encoded, codes: torch.Tensor, entries: int) -> Encoded:
-    """The same data, with the entries of a codebook of that size as their codes, shape (N, ...), held against uniform use.
+    """Describe the same data by the entries of a codebook of that size as codes, shape (N, ...), held against uniform use.
 
     Raises:
         InputError: as `codebook_of`.

@@ -132,7 +132,7 @@ class _Encode:
 
 
 def _quantized(encoded: Encoded, model: Any, encode: _Encode) -> Encoded:
-    """The entries of the codebook that are nearest to what the encoder gives, one for each place of (H, W)."""
+    """Find the entries of the codebook nearest to the encoder's latents, one for each place of (H, W)."""
     assert isinstance(encoded.posterior, SampleOnly)
     codes = []
     with torch.no_grad():
@@ -155,7 +155,7 @@ def _config(path: Path, file: str = CONFIG) -> dict[str, Any]:
 
 
 def _of_pipeline(path: Path) -> str:
-    """What to give instead of a pipeline's folder: its auto-encoders'."""
+    """Say which folder to give instead of a pipeline's."""
     inside = []
     for folder in sorted(path.iterdir()):
         if (folder / CONFIG).is_file() and _config(folder).get("_class_name") in MODELS:
@@ -166,7 +166,7 @@ def _of_pipeline(path: Path) -> str:
 
 
 def _weight_files(path: Path) -> list[Path]:
-    """The files of weights: one by its usual name, else the shards of its index, else the only variant, such as fp16.
+    """Find the files of weights: one by its usual name, else the shards of its index, else the only variant, such as fp16.
 
     Raises:
         InputError: none, or several variants.
@@ -192,7 +192,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _new_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In float32, and attention layers by the names that diffusers gives them since 0.15."""
+    """Take weights in float32, and attention layers by the names that diffusers gives them since 0.15."""
     return {
         f"{match[1]}{NEW_NAME[match[2]]}{match[3]}" if (match := OLD_ATTENTION.fullmatch(name)) else name: tensor.float()
         for name, tensor in weights.items()

@@ -124,7 +124,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _kind(path: Path, settings: dict[str, Any]) -> tuple[str, Kind]:
-    """The model's class, and what its posterior is.
+    """Find the model's class, and what its posterior is.
 
     Raises:
         CapabilityError: a posterior that klprobe cannot compute.
@@ -161,7 +161,7 @@ def _kind(path: Path, settings: dict[str, Any]) -> tuple[str, Kind]:
 
 
 def _build(path: Path, name: str, settings: dict[str, Any], held: int) -> tuple[nn.Module, Any]:
-    """A pythae model of that configuration, as shapes alone, and the configuration as pythae understands it."""
+    """Build a model of that configuration, as shapes without memory, and the configuration as pythae understands it."""
     try:
         import pythae.models
     except ImportError as error:
@@ -197,7 +197,7 @@ def _notes(name: str, means_alone: bool) -> tuple[str, ...]:
 
 
 def _with_vampprior(encoded: Encoded, parts: nn.ModuleDict, shape: tuple[int, ...], run: Any) -> Encoded:
-    """The same, held against the mixture of the posteriors of the model's pseudo-inputs."""
+    """Add the model's own prior, the mixture of the posteriors of its pseudo-inputs."""
     with torch.no_grad():
         first: Any = parts["pseudo_inputs"].get_submodule("0")
         count = first.in_features
@@ -213,7 +213,7 @@ def _with_vampprior(encoded: Encoded, parts: nn.ModuleDict, shape: tuple[int, ..
 
 
 def _quantized(encoded: Encoded, quantizer: Any, device: str) -> Encoded:
-    """The entries of the codebook that are nearest to what the encoder gives; without places of its own, each latent is one."""
+    """Find the entries of the codebook nearest to the encoder's latents, each of which is a place."""
     assert isinstance(encoded.posterior, SampleOnly)
     with torch.no_grad():
         blocks = encoded.posterior.samples.float().split(POINTS_AT_ONCE)
@@ -222,7 +222,7 @@ def _quantized(encoded: Encoded, quantizer: Any, device: str) -> Encoded:
 
 
 def _pushed(encoded: Encoded, maps: list[VectorMap], name: str) -> Encoded:
-    """The encoder's Gaussian taken through the model's flow."""
+    """Take the encoder's Gaussian through the model's flow."""
     assert isinstance(encoded.posterior, DiagonalGaussian)
     mean, std = encoded.posterior.rows(slice(None))
     base = Independent(Normal(mean, std, validate_args=False), 1)
@@ -232,7 +232,7 @@ def _pushed(encoded: Encoded, maps: list[VectorMap], name: str) -> Encoded:
 
 
 def _maps(label: str, kind: Kind, parts: nn.ModuleDict) -> list[VectorMap]:
-    """The model's flow, from the encoder's draw to the code, in float64."""
+    """Build the model's flow, from the encoder's draw to the code, in float64."""
     (part,) = PARTS[kind]
     flow: Any = parts[part].cpu().double()
     if kind == "iaf":
@@ -252,7 +252,7 @@ def _made(made: Any) -> Any:
 
 
 def _planar_or_radial(layer: Any) -> VectorMap:
-    """As pythae parametrises them: a radial map's beta is softplus(b) - alpha."""
+    """Build one map as pythae parametrises it: a radial map's beta is softplus(b) - alpha."""
     held = {name: parameter.detach() for name, parameter in layer.named_parameters()}
     if "u" in held:
         return Planar(held["w"][0], held["u"][0], held["b"][0])

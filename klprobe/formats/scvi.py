@@ -144,7 +144,7 @@ class Scvi:
 
 
 def encode_cells(model: str, cells: str, device: str, copy: str) -> Opened:
-    """Mean and variance of every cell by scvi-tools itself, in a confined process.
+    """Compute mean and variance of every cell by scvi-tools itself, in a confined process.
 
     Args:
         model: The model's file.
@@ -176,7 +176,7 @@ def encode_cells(model: str, cells: str, device: str, copy: str) -> Opened:
 
 
 def _in_order(cells: Any, genes: list[str], label: str, file: str) -> tuple[Any, str]:
-    """The cells with the model's genes in the model's order, of which scvi-tools only warns, and a note where that moved them.
+    """Put the cells' genes in the model's order, of which scvi-tools only warns, with a note where that moved them.
 
     Raises:
         InputError: genes that are missing, or there twice.
@@ -198,7 +198,7 @@ def _in_order(cells: Any, genes: list[str], label: str, file: str) -> tuple[Any,
 
 
 def _model_file(folder: Path) -> Path | None:
-    """The folder's only model.pt, with any prefix, that names what scvi-tools keeps in one."""
+    """Find the folder's only model.pt, with any prefix, that names what scvi-tools keeps in one."""
     found = [file for file in folder.glob(f"*{MODEL}") if file.is_file() and _mentions(file, NEEDED)]
     return found[0] if len(found) == 1 else None
 

@@ -205,7 +205,7 @@ def holes(report: Report) -> str:
 
 
 def source(report: Report) -> str:
-    """What was looked at: input, N and D, split, and the prior where the model has one of its own."""
+    """Describe the input: name, N and D, split, and the prior where the model has one of its own."""
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
@@ -220,7 +220,7 @@ def source(report: Report) -> str:
 
 
 def codebook(report: Report) -> str:
-    """How evenly the entries of a discrete code's codebook are used, in a sentence; empty where there is none."""
+    """Say how evenly the entries of a codebook are used; empty where there is none."""
     usage = report.provenance.get("codebook")
     if not isinstance(usage, dict):
         return ""
