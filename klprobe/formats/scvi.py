@@ -21,7 +21,7 @@ import torch
 from klprobe.files.child import Child
 from klprobe.files.confined import Opened
 from klprobe.files.hdf5 import read_h5ad
-from klprobe.files.weights import load_restricted
+from klprobe.files.weights import Closed, load_restricted
 from klprobe.formats import Encoded, Request, refuse_flags, sha256
 from klprobe.formats._tensors import posterior_of
 from klprobe.types import CapabilityError, InputError
@@ -50,17 +50,6 @@ DTYPES = ("O", "U1", "S1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", 
 def _empty_dict(*_: Any) -> dict[Any, Any]:
     """Replacement of defaultdict, which torch's restricted unpickler does not fill."""
     return {}
-
-
-class Nothing:
-    """What stands in for pandas' tables and their parts: it takes any arguments and any state, and keeps none of it."""
-
-    def __new__(cls, *_: Any) -> Nothing:
-        """Without what it was called with."""
-        return super().__new__(cls)
-
-    def __setstate__(self, _: Any) -> None:
-        """Without what it was."""
 
 
 def _empty_bytes() -> bytes:
@@ -213,13 +202,11 @@ def _mentions(path: Path, words: tuple[str, ...]) -> bool:
 def _restricted(path: Path) -> dict[str, Any]:
     """Read the file by the restricted unpickler, which makes tensors, arrays and containers alone."""
     try:
-        asked = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))  # reads the pickle's words and runs none
-        tables = [(Nothing, name) for name in asked if name.startswith("pandas.") or name == "builtins.slice"]
-        held = load_restricted(path, [*HARMLESS, *tables])
+        held = load_restricted(path, HARMLESS, lambda name: name.startswith("pandas.") or name == "builtins.slice")
         if isinstance(held, dict) and isinstance(held.get("attr_dict"), dict):
             held["attr_dict"].pop("history_", None)
         size = _num_bytes(held)
-        if _holds_nothing(held):
+        if _holds_closed(held):
             raise UnpicklingError("tables of pandas outside the history")
     except UnpicklingError as error:
         raise InputError(
@@ -248,13 +235,13 @@ def _num_bytes(value: Any) -> int:
     return sum(map(_num_bytes, inside))
 
 
-def _holds_nothing(value: Any) -> bool:
+def _holds_closed(value: Any) -> bool:
     """Whether a stand-in is left in the value, which is to be copied."""
     if isinstance(value, dict):
-        return any(map(_holds_nothing, (*value, *value.values())))
+        return any(map(_holds_closed, (*value, *value.values())))
     if isinstance(value, list | tuple | set | frozenset) or (isinstance(value, np.ndarray) and value.dtype == object):
-        return any(map(_holds_nothing, np.ravel(value) if isinstance(value, np.ndarray) else value))
-    return isinstance(value, Nothing)
+        return any(map(_holds_closed, np.ravel(value) if isinstance(value, np.ndarray) else value))
+    return isinstance(value, Closed)
 
 
 def _check_sizes(label: str, held: dict[str, Any]) -> None:

@@ -80,14 +80,16 @@ def test_a_file_named_as_data_or_prior_is_never_unpickled_even_with_the_flag(enc
     assert not malice.mark.exists()
 
 
-def test_a_checkpoint_with_more_than_tensors_gives_its_weights_with_the_flag(vae, tmp_path, data, agrees):
+def test_a_checkpoint_with_more_than_tensors_gives_its_weights_with_and_without_the_flag(vae, tmp_path, data, agrees):
     import argparse
 
     held = {"state_dict": vae.state_dict(), "hyper_parameters": argparse.Namespace(lr=0.1)}
     torch.save(held, tmp_path / "last.ckpt")
+    for flag in (False, True):
+        agrees(load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE", allow_pickle=flag)))
+    torch.save({"state_dict": {**vae.state_dict(), "more": argparse.Namespace(lr=0.1)}}, tmp_path / "inside.ckpt")
     with pytest.raises(InputError, match=r"asks Python for argparse.Namespace.*--allow-pickle"):
-        load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE"))
-    agrees(load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE", allow_pickle=True)))
+        load(tmp_path / "inside.ckpt", Request(data=data, encoder="tiny_network:VAE"))
 
 
 def test_dropout_and_batch_normalisation_are_put_in_eval_mode_and_that_is_said(vae, tmp_path, data, agrees):
