@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from klprobe.cli import main
+from klprobe.files.child import Limits
+from klprobe.files.weights import read_weights
 from klprobe.formats import Request, load
 from klprobe.types import InputError
 
@@ -114,3 +116,12 @@ def test_what_holds_no_module_or_needs_code_that_is_not_there_is_refused(tmp_pat
     monkeypatch.setitem(sys.modules, "tiny_network", None)
     with pytest.raises(InputError, match="code that Python does not find here"):
         load(tmp_path / "model.pt", Request(data=data, allow_pickle=True))
+
+
+def test_nothing_runs_of_what_stays_closed(vae, malice, tmp_path):
+    torch.save({"state_dict": vae.state_dict(), "hyper_parameters": malice}, tmp_path / "last.ckpt")
+    assert read_weights(tmp_path / "last.ckpt", Limits()).keys() == vae.state_dict().keys()
+    torch.save({"state_dict": {**vae.state_dict(), "more": malice}}, tmp_path / "inside.ckpt")
+    with pytest.raises(InputError, match="asks Python for"):
+        read_weights(tmp_path / "inside.ckpt", Limits())
+    assert not malice.mark.exists()
