@@ -25,6 +25,10 @@ class InputError(ValueError):
     """The input cannot be used; the message says what was given and what to do (exit code 2)."""
 
 
+class RunWarning(UserWarning):
+    """Something that a user should know of, and that does not stop the run; the command line prints it."""
+
+
 class CapabilityError(InputError):
     """A method needs something that this posterior or prior cannot give, such as a density."""
 

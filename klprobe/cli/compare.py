@@ -11,7 +11,7 @@ from typing import Any
 from klprobe import cli
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.datasets import is_ours
 from klprobe.distributions.posteriors import has_density
@@ -68,13 +68,12 @@ def run(arguments: list[str]) -> int:
         reasons = " ".join(f"{what}: {reason.rstrip('.')}." for what, reason in comparison.missing(compared))
         raise InputError(f"No checkpoint could be compared. {reasons}")
     content = comparison.document(compared, about(paths, judging, device, ["klprobe", "compare", *arguments]))
-    if judging.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(compared))
-    if judging.out is not None:
-        comparison.save(compared, content, judging.out)
-        say(f"comparison written to {judging.out}")
+    give(
+        lambda: answer_json(as_json(content)) if judging.json else answer(*screen(compared)),
+        lambda folder: comparison.save(compared, content, folder),
+        judging.out,
+        "comparison",
+    )
     reports = [c.report for c in compared if c.report is not None]
     failed = any(check.severity == "error" and not check.passed for report in reports for check in report.checks)
     return cli.CHECK_FAILED if failed else cli.ANSWERED

@@ -15,7 +15,7 @@ from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import choose_dataset, read_dataset
 from klprobe.datasets import has_validation
@@ -99,15 +99,18 @@ def run(arguments: list[str]) -> int:
             "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
-    if judging.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(found, given))
-    if judging.out is not None:
+
+    def write(folder: Path) -> None:
         with bar("drawing"):
             plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
-        report.save(found, given, content, plots, judging.out)
-        say(f"evaluation written to {judging.out}")
+        report.save(found, given, content, plots, folder)
+
+    give(
+        lambda: answer_json(as_json(content)) if judging.json else answer(*screen(found, given)),
+        write,
+        judging.out,
+        "evaluation",
+    )
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 

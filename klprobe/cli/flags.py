@@ -34,6 +34,11 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
         InputError: a flag is unknown (the message names the nearest), or a value is missing or wrong.
         SystemExit: after `--help`.
     """
+    for flag, value in itertools.pairwise(["", *arguments]):
+        if not value or (value.startswith("--") and value.endswith("=")):
+            raise InputError(
+                f"{flag if value == '' else value[:-1]} is given without a value: give one, or leave the flag out."
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -13,7 +13,7 @@ from klprobe import cli
 from klprobe.cli.estimate_flags import Bare, Source
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
 from klprobe.estimation.holes import Draws, Holes, find_holes
@@ -99,17 +99,20 @@ def run(arguments: list[str]) -> int:
         "commit": commit(),
     }
     content = report.document(holes, about)
-    if options.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(holes, source))
-    if options.out is not None:
+
+    def write(folder: Path) -> None:
         with bar("drawing"):
             plots = draw_holes(
                 holes, _decoded(source.checkpoint, holes, device), embed(holes, options.seed) if options.tsne else None
             )
-        report.save(holes, source.checkpoint.name, content, plots, options.out)
-        say(f"holes written to {options.out}")
+        report.save(holes, source.checkpoint.name, content, plots, folder)
+
+    give(
+        lambda: answer_json(as_json(content)) if options.json else answer(*screen(holes, source)),
+        write,
+        options.out,
+        "holes",
+    )
     return cli.ANSWERED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -35,12 +36,13 @@ def check_writable(folder: Path) -> None:
     try:
         for part in (*reversed(folder.parents), folder):
             if not part.exists():
-                part.mkdir()
+                part.mkdir(exist_ok=True)  # another process may make it at the same time
                 made.append(part)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written to ({error.strerror}): give another folder.") from error
     finally:
-        for part in reversed(made):
-            part.rmdir()
+        with contextlib.suppress(OSError):  # another process has put something into it
+            for part in reversed(made):
+                part.rmdir()

@@ -9,19 +9,38 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from klprobe.printable import visible
 from klprobe.rendering.wording import PLAIN
+from klprobe.types import InputError
 
 LONGEST = 2000
 """Largest number of characters of a message on stderr, since a name in a file may be as long as the file."""
 
 
+def open_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr streams that lead nowhere.
+
+    Else the first files that it opens would take their places, and receive what is printed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 -- it stays open as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
 def say(message: str) -> None:
-    """Print one line on stderr, after the program's name."""
+    """Print one line on stderr, after the program's name; where stderr takes no more, nobody can be told."""
     cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 4 :]}"
-    print("klprobe:", _shown(cut, sys.stderr), file=sys.stderr, flush=True)
+    try:
+        print("klprobe:", _shown(cut, sys.stderr), file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def answer(*lines: object) -> None:
@@ -35,18 +54,57 @@ def answer_json(document: str) -> None:
 
 
 def emit(write: Callable[[], Any]) -> None:
-    """Print the answer; when its reader has ended, go on, so that the files are written."""
+    """Print the answer. That its reader has ended, as in `klprobe list | head -1`, is not an error.
+
+    Raises:
+        InputError: stdout takes no more, as on a full disk.
+    """
     try:
         write()
         sys.stdout.flush()
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise InputError(f"The answer could not be printed: {error.strerror}. Send it to a place that has room.") from error
 
 
-def silence_stdout() -> None:
-    """Discard the rest of stdout, because its reader has ended, as in `klprobe list | head -1`."""
+def give(show: Callable[[], None], write: Callable[[Path], object], out: Path | None, what: str) -> None:
+    """Files first, then the terminal: neither is lost for the other's sake.
+
+    Args:
+        show: Prints the answer.
+        write: Writes its files into a folder.
+        out: The folder; None where no files are wanted.
+        what: Said on stderr once the files are there, as "report".
+    Raises:
+        InputError: the files could not be written; or there are none, and the answer could not be printed.
+        KeyboardInterrupt: the user stopped the writing; the answer was printed all the same.
+    """
+    failure: BaseException | None = None
+    try:
+        if out is not None:
+            write(out)
+    except InputError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = KeyboardInterrupt("stopped while the files of the answer were being written; none of them was changed.")
+    try:
+        show()
+    except InputError as error:
+        if out is None or failure is not None:
+            raise
+        say(str(error))
+    if failure is not None:
+        raise failure
+    if out is not None:
+        say(f"{what} written to {out}")
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is left of the stream nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

@@ -12,11 +12,11 @@ from klprobe.cli.evaluate import WIDTH, columns
 from klprobe.cli.flags import parse
 from klprobe.cli.layout import table
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, say
+from klprobe.cli.output import answer, give
 from klprobe.cli.progress import bars
 from klprobe.distributions.problems import features_of
 from klprobe.rendering import synthetic as report
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.runtime.records import Record, keep_record, read_records
 from klprobe.synthetic.run import Diverged, run_one
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings, is_cell
@@ -66,12 +66,12 @@ def run(arguments: list[str]) -> int:
     said = [report.MEANING[experiment], report.remark(records)]
     lines = [title, *columns(report.table(records, experiment)), ""]
     lines += [line for text in said if text for line in textwrap.wrap(text, WIDTH)]
-    answer(*lines)
-    if runs.out is not None:
+
+    def write(folder: Path) -> None:
         plot = report.draw(records, experiment, title)
-        for kind in ("png", "svg"):
-            write_whole(runs.out / f"{plot.name}.{kind}", getattr(plot, kind))
-        say(f"records and figure written to {runs.out}")
+        write_together(folder, ((f"{plot.name}.{kind}", getattr(plot, kind)) for kind in ("png", "svg")))
+
+    give(lambda: answer(*lines), write, runs.out, "records and figure")
     return 0
 
 

@@ -70,8 +70,10 @@ def run(arguments: list[str]) -> int:
     name, rest = arguments[0].replace("_", "-"), arguments[1:]
     system = registry.load("trainers", name)
     training, algorithm = _flags(name, system, rest)
-    check_writable(training.out)
+    if parallel.is_first():
+        check_writable(training.out)
     data = read_dataset(dataset(training.dataset), training.dataset, training.split, training.data_root)
+    algorithm = algorithm.settled(data)
     device = choose_device(training.device)
     parallel.start(device)
     watch = None

@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.categorical import Classes
+from klprobe.distributions.digest import digest
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.posteriors import (
@@ -31,6 +32,8 @@ from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
+from klprobe.runtime import parallel
+from klprobe.runtime.heartbeat import ProcessLost
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
     INTERRUPTED,
@@ -104,6 +107,8 @@ def estimate(
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
     check_prior(q, prior)
     check_parts(parts, q)
+    if parallel.rank_and_size()[1] > 1:
+        parallel.same_everywhere(digest(q, prior), "posterior and prior")
     data_checks = [*check_posterior(q), *check_clouds(q, prior)]
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
@@ -210,13 +215,20 @@ def _run(
             some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
             estimates += some
             not_done.append(
-                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else INTERRUPTED)
+                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else _why(stop))
             )
         except InputError as error:
+            if estimator.resume:  # the user wants to continue a run, and not to begin another
+                raise
             not_done.append(NotDone(name, str(error)))
         except Exception as error:  # an error in one method must not lose the results of the others
             not_done.append(NotDone(name, f"{type(error).__name__}: {error}"))
     return estimates, not_done, interrupted
+
+
+def _why(stop: KeyboardInterrupt) -> str:
+    """Why the run was interrupted, which is the user's affair unless another process was lost."""
+    return f"{INTERRUPTED}: {stop}" if isinstance(stop, ProcessLost) else INTERRUPTED
 
 
 @contextlib.contextmanager

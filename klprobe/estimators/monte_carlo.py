@@ -16,9 +16,11 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior, general_rate
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
+from klprobe.distributions.digest import digest
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl
 from klprobe.distributions.removal import removal_losses
 from klprobe.distributions.statistics import PointMean, point_mean, visits
+from klprobe.runtime import parallel
 from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, Estimator, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
@@ -52,7 +54,8 @@ class MonteCarlo(Estimator):
     device: str = "cpu"
     """Device on which log q_N(z) is computed: cpu, or cuda for a GPU."""
     partial: Path | None = None
-    """File that the draws are saved to, every minute and at Ctrl-C, until the method is done; by default they are not saved."""
+    """File that the draws are saved to, every minute, at Ctrl-C and when all are made; by default they are not saved. Remove it
+    once the result is in safety; the command line does."""
     resume: bool = False
     """Continue from the draws in the file `partial`, if there are any; the result is exactly that of a run without a break."""
 
@@ -82,19 +85,18 @@ class MonteCarlo(Estimator):
         q = as_posterior(posterior)
         check_prior(q, prior)
         draws = _Draws(q, prior, generator, self.control_variates, self.device)
-        keeper = Keeper(self.partial, _fingerprint(q, prior, generator))
+        keeper = Keeper(self.partial, _fingerprint(q, prior, generator) if self.partial is not None else {})
         if self.resume:
             draws.restore(keeper.load())
         try:
             self._draw(draws, keeper, progress)
         except KeyboardInterrupt as stop:
             keeper.save(draws.state)
-            if len(draws.points) < 4:
+            if len(draws.points) < 4 or parallel.rank_and_size()[1] > 1:  # the others may be gone, or have other draws
                 raise
             raise InterruptedEstimate(self._report(draws, time.perf_counter() - started)) from stop
-        estimates = self._report(draws, time.perf_counter() - started)
-        keeper.discard()
-        return estimates
+        keeper.save(draws.state)
+        return self._report(draws, time.perf_counter() - started)
 
     def cost(self, posterior: Posterior) -> str | None:
         """Say how long the run will take on the general path; None for diagonal Gaussians, whose path is fast."""
@@ -141,9 +143,8 @@ class MonteCarlo(Estimator):
 
 def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
     """Facts that must be the same for draws to belong to this run."""
-    some = q.sample_at(torch.arange(min(8, q.num_points)), torch.Generator().manual_seed(0))
-    codes, log_p = float(some.sum()), float(prior.log_prob(some.cpu()).sum())
-    return {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "posterior": codes, "prior": log_p}
+    same = {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim}
+    return {**same, "posterior and prior": digest(q, prior)[:16]}
 
 
 class _Draws:

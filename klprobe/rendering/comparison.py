@@ -14,6 +14,7 @@ from klprobe.estimation.report import Report, as_json, plain
 from klprobe.evaluation.run import Evaluation, Row
 from klprobe.rendering import evaluation as scores
 from klprobe.rendering import wording
+from klprobe.rendering.files import write_together
 from klprobe.rendering.html import data_address, environment
 from klprobe.training.loop import CHECKPOINT
 from klprobe.types import NotDone, Quantity
@@ -193,7 +194,7 @@ def save(compared: Sequence[Compared], content: Mapping[str, Any], out: Path) ->
     Raises:
         InputError: the folder cannot be written to.
     """
-    scores.write_files(_contents(compared, content), [], out)
+    write_together(out, _contents(compared, content))
 
 
 def _contents(compared: Sequence[Compared], content: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:

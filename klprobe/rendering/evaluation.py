@@ -16,9 +16,8 @@ from klprobe.printable import visible
 from klprobe.rendering import wording
 from klprobe.rendering.evaluation_figures import NAMES
 from klprobe.rendering.figures import Plot
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.rendering.html import data_address, environment
-from klprobe.types import InputError
 
 SCHEMA = "klprobe.evaluation/1"
 TITLE = "Sample quality: how close do samples come to data?"
@@ -132,23 +131,8 @@ def save(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: 
     Raises:
         InputError: the folder cannot be written to.
     """
-    write_files(_contents(evaluation, given, content, plots), [f"evaluation-{name}" for name in NAMES], out)
-
-
-def write_files(contents: Iterator[tuple[str, bytes]], figures: Sequence[str], out: Path) -> None:
-    """Write files into a folder, and remove those of `figures` that are not among them.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [write_whole(out / name, data) for name, data in contents]
-        for path in (out / f"{name}.{kind}" for name in figures for kind in ("png", "svg")):
-            if path not in written:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write into {out}: {error}. Give --out another folder.") from error
+    ours = [f"evaluation-{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    write_together(out, _contents(evaluation, given, content, plots), ours)
 
 
 def _contents(

@@ -15,10 +15,9 @@ from klprobe.estimation.holes import Draws, Holes
 from klprobe.estimation.report import as_json, plain
 from klprobe.rendering import wording
 from klprobe.rendering.figures import Plot
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.rendering.holes_figures import NAMES, percent
 from klprobe.rendering.html import data_address, environment
-from klprobe.types import InputError
 
 SCHEMA = "klprobe.holes/1"
 TITLE = "Prior holes: does the prior draw codes that the encoder never makes?"
@@ -163,14 +162,8 @@ def save(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[
     Raises:
         InputError: the folder cannot be written to.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [write_whole(out / name, data) for name, data in _contents(holes, source, content, plots)]
-        for path in (out / f"holes-{name}.{kind}" for name in NAMES for kind in ("png", "svg")):
-            if path not in written:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write into {out}: {error}. Give --out another folder.") from error
+    ours = [f"holes-{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    write_together(out, _contents(holes, source, content, plots), ours)
 
 
 def _contents(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,7 @@
-"""Keep unfinished work on disk: written every minute, whole or not at all, and continued later."""
+"""Keep unfinished work on disk: written every minute and at its end, whole or not at all, and continued later.
+
+The file stays until whoever has the result in safety removes it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from klprobe.files import json_files
 from klprobe.files.npy import read_member
 from klprobe.files.zips import opened
 from klprobe.runtime import parallel
-from klprobe.types import InputError
+from klprobe.types import InputError, RunWarning
 
 EVERY = 60.0
 """Time between two writes, in seconds."""
@@ -65,22 +69,31 @@ class Keeper:
             self.save(state)
 
     def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write now, to another file that then replaces the old one."""
+        """Write now, to another file that then replaces the old one. A full disk gives a warning, and does not stop the run."""
         if not self.writes or self.path is None:
             return
-        arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
-        beside = self.path.with_name(self.path.name + ".writing")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
-            np.savez(file, **about, **arrays)  # type: ignore[arg-type]
-        os.replace(beside, self.path)
+        try:
+            self._write(self.path, state)
+        except OSError as error:
+            warnings.warn(
+                f"the draws made so far could not be saved to {self.path} ({error.strerror}); the run continues, and cannot be "
+                "resumed until there is room.",
+                RunWarning,
+                stacklevel=2,
+            )
         self.last = time.monotonic()
 
-    def discard(self) -> None:
-        """Remove the file when the work is done."""
-        if self.writes and self.path is not None:
-            self.path.unlink(missing_ok=True)
+    def _write(self, path: Path, state: Callable[[], Mapping[str, Any]]) -> None:
+        arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
+        beside = path.with_name(path.name + ".writing")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
+                np.savez(file, **about, **arrays)  # type: ignore[arg-type]
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _digest(fingerprint: str, arrays: Mapping[str, Any]) -> str:

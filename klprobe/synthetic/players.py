@@ -38,7 +38,8 @@ class Classifier:
             torch.manual_seed(seed)
             network = code_discriminator(dim, width=settings.classifier_width, layers=settings.classifier_layers)
         self.network = network.to(device)
-        self.optimiser = _adam(self.network.parameters(), settings.classifier_lr, settings)
+        self.parameters: list[torch.Tensor] = list(self.network.parameters())
+        self.optimiser = _adam(self.parameters, settings.classifier_lr, settings)
 
     def logit(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape (m,), float32."""
@@ -79,7 +80,8 @@ class Learned:
 
     def __init__(self, weights: Weights, settings: Settings, noise: torch.Generator) -> None:
         self.weights, self.mean = (t.float().to(noise.device).requires_grad_() for t in weights)
-        self.optimiser = _adam([self.weights, self.mean], settings.generator_lr, settings)
+        self.parameters = [self.weights, self.mean]
+        self.optimiser = _adam(self.parameters, settings.generator_lr, settings)
         self.noise = noise
 
     def draw(self, num: int) -> torch.Tensor:
@@ -97,7 +99,7 @@ class Learned:
         loss = reverse_kl_generator_loss(classifier.logit(self.draw(num)))
         _check_finite(loss.item(), "generator's", step)
         self.optimiser.zero_grad()
-        loss.backward(inputs=[self.weights, self.mean])
+        loss.backward(inputs=self.parameters)
         self.optimiser.step()
 
     def kl_to(self, p: Gaussian, step: int) -> float:

@@ -23,6 +23,7 @@ from klprobe.estimators._ratio import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import Record
+from klprobe.synthetic.kept import Keep, Keeper
 from klprobe.synthetic.players import Classifier, Learned, Sampler, Stop, Weights
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings
 from klprobe.types import InputError, Progress, no_progress
@@ -44,7 +45,14 @@ class Diverged(InputError):
 
 
 def estimate(
-    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+    settings: Settings,
+    dim: int,
+    seed: int,
+    *,
+    preset: Preset = "quick",
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
     """Estimate KL[q||p] of two fixed Gaussians by a classifier, while and after it learns.
 
@@ -53,10 +61,12 @@ def estimate(
         dim: Dimension d.
         seed: Seed of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
         preset: Name of the preset of the settings, for the record.
+        keep: Where the run is kept while it goes on; a run that is there is continued.
 
     Raises:
-        InputError: d < 1, k < d, or a singular W^T W.
+        InputError: d < 1, k < d, or a singular W^T W; what is kept is of another run.
         Diverged: the loss is not finite; says at which step.
+        Paused: `keep` said stop; the same call goes on.
     """
     begun = time.process_time()
     p, q = (affine_gaussian(*weights) for weights in _both(settings, dim))
@@ -65,18 +75,20 @@ def estimate(
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "estimate": []}
     truth = float(kl_divergence(q, p))
+    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, rng, curve, begun)
 
     def record(**found: Any) -> Record:
-        return _record("estimate", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, **found)
+        return _record("estimate", settings, dim, seed, preset, device, keeper.end(), truth=truth, curve=curve, **found)
 
     log_steps = settings.log_steps()
     try:
-        for step in range(settings.steps + 1):
+        for step in range(keeper.step, settings.steps + 1):
             if step in log_steps:
                 _log(curve, step, estimate=classifier.mean_log_ratio(draw_q, settings.log_draws))
                 progress(step, settings.steps, f"{curve['estimate'][-1]:.3g} of {truth:.3g} nats")
             if step < settings.steps:
                 classifier.learn(draw_q(settings.batch_size), draw_p(settings.batch_size), step)
+                keeper.after(step, settings.steps)
     except Stop as stop:
         raise Diverged(record(estimates={}, diverged=stop.at)) from stop
     on_q = classifier.log_ratio(draw_q(settings.report_draws))
@@ -88,7 +100,14 @@ def estimate(
 
 
 def minimize(
-    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+    settings: Settings,
+    dim: int,
+    seed: int,
+    *,
+    preset: Preset = "quick",
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
     """The second Gaussian learns from the classifier, which learns beside it; both begin where those of `estimate` do.
 
@@ -106,9 +125,11 @@ def minimize(
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None
+    players = {"classifier": classifier, "learned": q}
+    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, rng, curve, begun)
     log_steps = settings.log_steps()
     try:
-        for step in range(settings.steps + 1):
+        for step in range(keeper.step, settings.steps + 1):
             if step in log_steps:
                 true_kl = q.kl_to(p, step)
                 _log(curve, step, true_kl=true_kl, estimate=classifier.mean_log_ratio(q.fixed, settings.log_draws))
@@ -117,9 +138,11 @@ def minimize(
                 for _ in range(settings.classifier_steps_per_generator_step):
                     classifier.learn(q.fixed(settings.batch_size), draw_p(settings.batch_size), step)
                 q.learn(classifier, settings.batch_size, step)
+                keeper.after(step, settings.steps)
     except Stop as stop:
         diverged = stop.at
-    return _record("minimize", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, diverged=diverged)
+    spent = keeper.end()
+    return _record("minimize", settings, dim, seed, preset, device, spent, truth=truth, curve=curve, diverged=diverged)
 
 
 def run_one(
@@ -131,11 +154,12 @@ def run_one(
     preset: Preset = "quick",
     device: str = "cpu",
     progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
     """Run `estimate` or `minimize`, with their arguments; a run that diverged is a record like any other."""
     play = {"estimate": estimate, "minimize": minimize}[experiment]
     try:
-        return play(settings, dim, seed, preset=preset, device=device, progress=progress)
+        return play(settings, dim, seed, preset=preset, device=device, progress=progress, keep=keep)
     except Diverged as stop:
         return stop.record
 
@@ -145,6 +169,11 @@ def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
     generator = torch.Generator().manual_seed(settings.pair_seed)
     first = affine_weights(dim, generator=generator, features=settings.features)
     return first, affine_weights(dim, generator=generator, features=settings.features)
+
+
+def _run(experiment: Experiment, settings: Settings, dim: int, seed: int, device: str) -> dict[str, Any]:
+    """What tells a run apart from others."""
+    return {"experiment": experiment, "dim": dim, "seed": seed, "device": device, "settings": settings.of(experiment)}
 
 
 def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
@@ -163,7 +192,7 @@ def _finite(value: float) -> float | None:
 
 
 def _record(
-    experiment: Experiment, settings: Settings, dim: int, seed: int, preset: Preset, device: str, begun: float, **found: Any
+    experiment: Experiment, settings: Settings, dim: int, seed: int, preset: Preset, device: str, spent: float, **found: Any
 ) -> Record:
     used, plain = settings.of(experiment), dataclasses.replace(Settings(), **PRESETS[preset]).of(experiment)
     return {
@@ -174,7 +203,7 @@ def _record(
         "changed": [name for name in used if used[name] != plain[name]],
         "settings": used,
         **found,
-        "cpu_seconds": round(time.process_time() - begun, 1),
+        "cpu_seconds": round(spent, 1),
         "device": device,
         "versions": {name: versions()[name] for name in ("klprobe", "torch")},
         "commit": commit(),

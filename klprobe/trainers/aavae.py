@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from klprobe.distributions.posteriors import TorchPosterior, as_double
 from klprobe.trainers._classes import FewLabels, beside, check_labels, few_labels
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
+from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll, visible_for
 from klprobe.training.data import Batch, TrainingData
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss
@@ -60,10 +61,10 @@ class AAVAE(System):
     """Number of classes, where classes are used; labels count from 0."""
     alpha: float = 0.1
     """Weight of the classifier's cross-entropy on labelled points (Kingma et al. 2014, section 4: 0.1 N beside sums over N)."""
-    visible: Visible = "bernoulli"
-    """Distribution of a value given the code. bernoulli takes grey levels as probabilities (UNIFY appendix I.2),
-    quantized_normal learns a spread for each pixel, quantized_normal_shared learns one for all, and laplace has one scale and
-    also takes data outside [0, 1]."""
+    visible: Visible = "auto"
+    """Distribution of a value given the code; auto is bernoulli for data in [0, 1], and laplace for others. bernoulli takes
+    grey levels as probabilities (UNIFY appendix I.2), quantized_normal learns a spread for each pixel,
+    quantized_normal_shared learns one for all, and laplace has one scale and also takes data outside [0, 1]."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
@@ -94,6 +95,10 @@ class AAVAE(System):
         known: set[Capability] = {"encode", "decode", "log_likelihood"}
         known |= {"labels"} if self.by_class else set()
         return frozenset(known | ({"classify"} if self.labelled is not None else set()))
+
+    def settled(self, data: TrainingData) -> Self:
+        """The same system; its visible distribution is chosen by the data where it is `auto`."""
+        return replace(self, visible=visible_for(self.visible, data))
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator, and the discriminator and the classifier where there is one."""

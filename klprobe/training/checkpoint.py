@@ -29,6 +29,8 @@ LONGEST_NAME = 4096
 """Largest number of letters of a name; that of a data set may hold a path."""
 LARGEST_POINT = 10**8
 """Largest number of values in a data point."""
+PENDING = "log."
+"""Beginning of the names of tensors that belong to no row of metrics.csv yet."""
 NOT_COMPARED = ("steps", "versions", "commit")
 """Settings that may differ between the two halves of a resumed run."""
 
@@ -50,11 +52,13 @@ class TrainingState:
         networks: All networks.
         optimizers: One for each player.
         settings: Settings of the run, all but `steps`.
+        pending: Values logged since the last row of metrics.csv, by column, each of shape ().
     """
 
     networks: nn.ModuleDict
     optimizers: Mapping[str, torch.optim.Optimizer]
     settings: Mapping[str, Any]
+    pending: dict[str, list[torch.Tensor]]
 
     def save(self, path: Path, steps: int) -> None:
         """Write the checkpoint after `steps` steps, unless its weights are not finite.
@@ -72,6 +76,8 @@ class TrainingState:
         for player, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{player}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        columns = enumerate(self.pending.items())  # their order is that of metrics.csv, and safetensors keeps none
+        tensors |= {f"{PENDING}{i:03}.{column}": torch.stack(values) for i, (column, values) in columns}
         write(path, tensors, {**self.settings, "steps": steps})
 
     def restore(self, path: Path) -> int:
@@ -94,6 +100,9 @@ class TrainingState:
                     f"{path} was saved without its optimisers, so it cannot be resumed: train from the start in another folder."
                 )
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.pending.clear()
+        device = next(self.networks.parameters()).device
+        self.pending.update({name: list(values.to(device).unbind()) for name, values in _pending(tensors, path).items()})
         return int(before["steps"])
 
 
@@ -188,6 +197,21 @@ def _optimizer_state(
         value = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
         state.setdefault(int(index), {})[key] = value
     return state
+
+
+def _pending(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """What a file holds of the next row of metrics.csv, by column, each of shape (values,).
+
+    Raises:
+        InputError: it is not what `TrainingState.save` writes.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name in sorted(name for name in tensors if name.startswith(PENDING)):
+        number, _, column = name.removeprefix(PENDING).partition(".")
+        if tensors[name].dim() != 1 or not tensors[name].is_floating_point() or not (number.isdecimal() and column):
+            raise InputError(f"{path} is damaged: {name[:80]} is no list of logged numbers.")
+        found[column] = tensors[name]
+    return found
 
 
 def _keeps(optimizer: torch.optim.Optimizer) -> list[dict[str, bool]]:

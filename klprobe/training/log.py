@@ -28,21 +28,23 @@ class MetricsLog:
     Columns: step, seconds (of training so far), then `player.quantity` each.
 
     Args:
-        path: The CSV file; a fresh run replaces it.
+        path: The CSV file; the first row that is written replaces what a fresh run finds there.
         resumed_at: Number of steps of the checkpoint that the run continues from; later rows belong to lost work, and go.
         tensorboard: Whether the folder of `path` also gets TensorBoard events.
+        values: What the next row is of, by column; not empty where a checkpoint was written between two rows.
     Raises:
         InputError: TensorBoard is wanted and not installed, or the rows of before are damaged.
     """
 
-    def __init__(self, path: Path, resumed_at: int, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: Path, resumed_at: int, tensorboard: bool = False, values: dict[str, list[torch.Tensor]] | None = None
+    ) -> None:
         self.path = path
         self.events = _events(path.parent, resumed_at) if tensorboard else None
         self.rows = _read(path, resumed_at) if resumed_at else []
-        self.values: dict[str, list[torch.Tensor]] = {}
+        self.values = {} if values is None else values
         self.begun = time.monotonic() - (float(self.rows[-1][1]) if len(self.rows) > 1 else 0.0)
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows(self.rows)
+        self.mode = "w"
 
     def add(self, player: str, values: Mapping[str, torch.Tensor]) -> None:
         """Add one update's values, each of shape (), which stay on the device for now."""
@@ -52,13 +54,14 @@ class MetricsLog:
     def flush(self, step: int) -> str:
         """Write one row and begin afresh; returns the players' losses for a progress bar."""
         means = {column: torch.stack(values).mean().item() for column, values in self.values.items()}
-        with self.path.open("a", newline="") as file:
+        with self.path.open(self.mode, newline="") as file:
             writer = csv.writer(file)
-            if not self.rows:
-                self.rows = [[*COLUMNS, *means]]
+            if self.mode == "w":
+                self.rows = self.rows or [[*COLUMNS, *means]]
                 writer.writerows(self.rows)
+                self.mode = "a"
             writer.writerow([step, f"{time.monotonic() - self.begun:.3f}", *(f"{v:.6g}" for v in means.values())])
-        self.values = {}
+        self.values.clear()
         if self.events is not None:
             for column, mean in means.items():
                 self.events.add_scalar(column.replace(".", "/"), mean, step)

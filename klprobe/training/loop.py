@@ -13,21 +13,19 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
 from klprobe import registry
-from klprobe.runtime import parallel
+from klprobe.runtime import interrupts, parallel
+from klprobe.runtime.folder_lock import sole_writer
 from klprobe.runtime.provenance import commit, versions
 from klprobe.training.checkpoint import TrainingState, read
 from klprobe.training.data import Batch, TrainingData
@@ -45,6 +43,9 @@ Precision = Literal["float32", "bf16"]
 
 Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
 """The loss that a player minimises, shape (), and values to log beside it, each of shape () and detached."""
+
+Stop = Callable[[], bool]
+"""Whether training is to end now, asked after every step."""
 
 Watch = Callable[[int, nn.ModuleDict], None]
 """A function that uses the networks after a step, for instance to draw samples."""
@@ -128,6 +129,10 @@ class Algorithm(Protocol):
         """Data that training uses, by default all of them."""
         return data
 
+    def settled(self, data: TrainingData) -> Self:
+        """The same algorithm, with settings that depend on the data decided: itself, where there are none."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class _Seat:
@@ -157,15 +162,18 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
+    checkpoint_seconds: float = math.inf,
     log_every: int = 100,
+    stop: Stop = lambda: False,
     tensorboard: bool = False,
     watch: Watch | None = None,
     watch_every: int = 1000,
 ) -> Path:
     """Train, and leave `out`/checkpoint.safetensors and `out`/metrics.csv.
 
-    Ctrl-C finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
-    checkpoint stays whole. torch's global random state is left as it was.
+    The first checkpoint is written after the first step: what is refused until then leaves nothing behind. Ctrl-C (or SIGTERM,
+    or SIGHUP) finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
+    checkpoint stays whole. One process at a time writes into `out`. torch's global random state is left as it was.
 
     Args:
         algorithm: Settings of one system.
@@ -179,6 +187,10 @@ def train(
         resume: Whether to continue from `out`/checkpoint.safetensors; on a CPU the weights are those of a run without a break.
         progress: Function that is called with the steps done, all steps, and the steps per second with the mean losses.
         checkpoint_every, log_every: Number of steps between two checkpoints, and between two rows of metrics.csv.
+        checkpoint_seconds: Time in seconds after which a checkpoint is written too. It changes no row of metrics.csv: what
+            belongs to the next row lies in the checkpoint.
+        stop: Function that is asked after every step; once it returns True, training ends with such a checkpoint, from which
+            `resume` continues.
         tensorboard: Whether `out` also gets TensorBoard events.
         watch: Function that is called every `watch_every` steps with the step and the networks in eval mode, as after loading
             a checkpoint; it must not change them.
@@ -191,17 +203,19 @@ def train(
     """
     out = Path(out)
     path = out / CHECKPOINT
+    algorithm = algorithm.settled(data)
     settings = _settings(algorithm, data, seed=seed, device=device, precision=precision)
     _check(algorithm, data, steps)
     rank, size = parallel.rank_and_size()
-    with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
+    alone = sole_writer(out) if rank == 0 else contextlib.nullcontext()
+    with alone, torch.random.fork_rng(), interrupts.held_back() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
         few_for(networks, algorithm.batch_size)
         if precision == "bf16":
             _float32_outputs(networks)
         seats = _seats(algorithm.players(networks), networks)
-        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
+        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings, {})
         start = _begin(path, resume, steps, state)
         parallel.wait_for_all()
         per_step = sum(s.player.updates for s in seats if s.player.fresh)
@@ -210,8 +224,9 @@ def train(
         data = algorithm.view(data, _seed(seed, 4))
         scribe = None
         if rank == 0:
-            log = MetricsLog(out / METRICS, start, tensorboard)
-            scribe = _Scribe(state, path, log, progress, watch, start, steps, checkpoint_every, log_every, watch_every)
+            log = MetricsLog(out / METRICS, start, tensorboard, state.pending)
+            every = _Every(checkpoint_every, checkpoint_seconds, log_every, watch_every)
+            scribe = _Scribe(state, path, log, progress, watch, start, steps, every)
         rng, layers = torch.Generator(device), _global_generator(torch.device(device))
         for step in range(start + 1, steps + 1):
             rng.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
@@ -223,12 +238,22 @@ def train(
                     values = _move(seat, batch, rng, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
-            stop = _any(interrupted())
+            broken, ended = _any(interrupted()), _any(stop())
             if scribe is not None:
-                scribe.after(step, stop or step == steps)
-            if stop:
-                break  # the context manager raises
+                scribe.after(step, broken or step == steps, ended)
+            if broken or ended:
+                break  # where it is broken, the context manager raises
     return path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    """How often: steps, but for `checkpoint_seconds`."""
+
+    checkpoint: int
+    checkpoint_seconds: float
+    log: int
+    watch: int
 
 
 @dataclasses.dataclass
@@ -242,24 +267,29 @@ class _Scribe:
     watch: Watch | None
     start: int
     steps: int
-    checkpoint_every: int
-    log_every: int
-    watch_every: int
+    every: _Every
 
     def __post_init__(self) -> None:
-        self.begun, self.told, self.note = time.monotonic(), -math.inf, ""
+        self.begun = self.saved = time.monotonic()
+        self.told, self.note = -math.inf, ""
 
-    def after(self, step: int, last: bool) -> None:
-        """Log, save, draw and report progress at their intervals, and all of it after the last step."""
-        if last or step % self.log_every == 0 or step % self.checkpoint_every == 0:
+    def after(self, step: int, last: bool, ended: bool) -> None:
+        """Log, save, draw and report at their intervals: all of it after the last step, all but log where it `ended` before.
+
+        The first step is saved too, so that an unwritable folder is found early.
+        """
+        regular = last or step % self.every.checkpoint == 0
+        if regular or step % self.every.log == 0:
             self.note = self.log.flush(step)
-        if last or step % self.checkpoint_every == 0:
+        first = self.start == 0 and step == 1
+        if regular or ended or first or time.monotonic() - self.saved >= self.every.checkpoint_seconds:
             self.state.save(self.path, step)
-        if self.watch is not None and step % self.watch_every == 0:
+            self.saved = time.monotonic()
+        if self.watch is not None and step % self.every.watch == 0:
             self.watch(step, self.state.networks.eval())
             self.state.networks.train()
         now = time.monotonic()
-        if last or now - self.told >= PROGRESS_EVERY:
+        if last or ended or now - self.told >= PROGRESS_EVERY:
             self.told = now
             rate = (step - self.start) / max(now - self.begun, 1e-9)
             self.progress(step, self.steps, f"{rate:.3g} steps/s  {self.note}")
@@ -287,8 +317,8 @@ def _move(
     parallel.average([value, *_gradients(seat), *seat.statistics])
     if not math.isfinite(value.item()):  # the same for all processes, so that none waits for one that has stopped
         raise InputError(
-            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate. "
-            f"The last finite checkpoint is kept: {path}."
+            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate."
+            + f" The last finite checkpoint is kept: {path}." * path.exists()
         )
     seat.optimizer.step()
     for parameter in seat.parameters:
@@ -384,7 +414,7 @@ def _check(algorithm: Algorithm, data: TrainingData, steps: int) -> None:
 
 
 def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
-    """Number of steps already done. A new run writes a checkpoint at once, so that an unwritable folder is found early."""
+    """Number of steps already done."""
     if resume:
         done = state.restore(path)
         if done > steps:
@@ -392,12 +422,6 @@ def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
         return done
     if path.exists() and (before := read(path)[1].get("steps")) != 0:
         raise InputError(f"{path} exists, with {before} steps: resume it, or choose another folder.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
-    if parallel.rank_and_size()[0] == 0:
-        state.save(path, 0)
     return 0
 
 
@@ -419,27 +443,3 @@ def _threads() -> Iterator[Callable[[nn.Module, int], None]]:
         yield few_for
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C until the block is left, so that no step is torn; a second one interrupts at once."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False  # another handler has the key
-        return
-    asked = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt
