@@ -124,7 +124,8 @@ def count(model: Mapping[str, Any]) -> dict[str, float]:
     data = Data(name.partition(":")[0], "train", stored, torch.randint(10, (num,), generator=noise))
     with tempfile.TemporaryDirectory() as folder, Counter() as counter:
         train(small, data, steps=1, out=folder)
-    updates = sum(player.updates for player in small.players(small.networks(shape)))
+    with torch.random.fork_rng():
+        updates = sum(player.updates for player in small.players(small.networks(shape)))
     return {"operations": counter.total * whole.batch_size / BATCH, "updates": updates}
 
 

@@ -23,7 +23,7 @@ from klprobe.estimators._ratio import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import Record
-from klprobe.synthetic.kept import Keep, Keeper
+from klprobe.synthetic.kept import Keep, Keeper, Learner
 from klprobe.synthetic.players import Classifier, Learned, Sampler, Stop, Weights
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings
 from klprobe.types import InputError, Progress, no_progress
@@ -54,14 +54,14 @@ def estimate(
     progress: Progress = no_progress,
     keep: Keep | None = None,
 ) -> Record:
-    """Both Gaussians fixed: what a classifier says of KL[q||p] while and after it learns.
+    """Estimate KL[q||p] of two fixed Gaussians by a classifier, while and after it learns.
 
     Args:
-        settings: Those of the generator are not used.
-        dim: d.
-        seed: Of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
-        preset: What the settings were made from, for the record.
-        keep: Where the run is kept while it goes on; one that is there goes on.
+        settings: Settings of the run, of which those of the generator are not used.
+        dim: Dimension d.
+        seed: Seed of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
+        preset: Name of the preset of the settings, for the record.
+        keep: Where the run is kept while it goes on; a run that is there is continued.
 
     Raises:
         InputError: d < 1, k < d, or a singular W^T W; what is kept is of another run.
@@ -70,12 +70,12 @@ def estimate(
     """
     begun = time.process_time()
     p, q = (affine_gaussian(*weights) for weights in _both(settings, dim))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, draw_q = Sampler(p, noise), Sampler(q, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, draw_q = Sampler(p, rng), Sampler(q, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "estimate": []}
     truth = float(kl_divergence(q, p))
-    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, noise, curve, begun)
+    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, rng, curve, begun)
 
     def record(**found: Any) -> Record:
         return _record("estimate", settings, dim, seed, preset, device, keeper.end(), truth=truth, curve=curve, **found)
@@ -111,7 +111,7 @@ def minimize(
 ) -> Record:
     """The second Gaussian learns from the classifier, which learns beside it; both begin where those of `estimate` do.
 
-    Arguments are those of `estimate`. A run that diverges is a result: `diverged` says when and how, and the curve ends there.
+    Arguments are those of `estimate`. A run that diverges is a result too: `diverged` says when and how.
 
     Raises:
         InputError: d < 1, k < d, or a singular W^T W at the start.
@@ -120,13 +120,13 @@ def minimize(
     of_p, of_q = _both(settings, dim)
     p = affine_gaussian(*of_p)
     truth = float(kl_divergence(affine_gaussian(*of_q), p))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, q = Sampler(p, noise), Learned(of_q, settings, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, q = Sampler(p, rng), Learned(of_q, settings, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None
-    players = {"classifier": classifier, "learned": q}
-    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, noise, curve, begun)
+    players: dict[str, Learner] = {"classifier": classifier, "learned": q}
+    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, rng, curve, begun)
     log_steps = settings.log_steps()
     try:
         for step in range(keeper.step, settings.steps + 1):
@@ -156,7 +156,7 @@ def run_one(
     progress: Progress = no_progress,
     keep: Keep | None = None,
 ) -> Record:
-    """`estimate` or `minimize`, whose arguments these are; a run that diverged is a record like any other."""
+    """Run `estimate` or `minimize`, with their arguments; a run that diverged is a record like any other."""
     play = {"estimate": estimate, "minimize": minimize}[experiment]
     try:
         return play(settings, dim, seed, preset=preset, device=device, progress=progress, keep=keep)
@@ -165,7 +165,7 @@ def run_one(
 
 
 def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
-    """W and b of the first (fixed) and of the second Gaussian."""
+    """Draw W and b of the first (fixed) and of the second Gaussian."""
     generator = torch.Generator().manual_seed(settings.pair_seed)
     first = affine_weights(dim, generator=generator, features=settings.features)
     return first, affine_weights(dim, generator=generator, features=settings.features)
@@ -177,7 +177,7 @@ def _run(experiment: Experiment, settings: Settings, dim: int, seed: int, device
 
 
 def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
-    """A point of the curve; one that is not finite ends the run."""
+    """Add a point to the curve; a value that is not finite ends the run."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise Stop(step, f"{name.replace('_', ' ')} is {value}")
@@ -187,7 +187,7 @@ def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
 
 
 def _finite(value: float) -> float | None:
-    """None where strict JSON has no number."""
+    """Replace a value that strict JSON cannot hold by None."""
     return value if math.isfinite(value) else None
 
 

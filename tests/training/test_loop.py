@@ -71,7 +71,7 @@ def images():
 
 
 def vae(**changes):
-    return VAE(**{"latent_dim": 2, "batch_size": 8, "width": 8, **changes})
+    return VAE(**{"latent_dim": 2, "batch_size": 8, "width": 8, "visible": "bernoulli", **changes})
 
 
 def rows(folder):
@@ -387,7 +387,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(data, tmp_path):
     """The last update may break weights without any loss after it to show."""
     with pytest.raises(InputError, match="After step 1 networks"):
         train(vae(lr=1e300), data, steps=1, out=tmp_path)
-    assert checkpoint.read(tmp_path / "checkpoint.safetensors")[1]["steps"] == 0
+    assert not (tmp_path / "checkpoint.safetensors").exists()
     train(vae(lr=1e-3), data, steps=1, out=tmp_path)  # nothing is lost: the folder may be used again
 
 
@@ -480,7 +480,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(change
 
 def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file cannot be made"):
+    with pytest.raises(InputError, match=r"file cannot be written to \(File exists\)"):
         train(vae(), data, steps=1, out=tmp_path / "file")
 
 
