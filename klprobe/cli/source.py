@@ -24,7 +24,7 @@ from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
 from klprobe.printable import short
 from klprobe.training.data import Data
-from klprobe.types import Progress
+from klprobe.types import InputError, Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
@@ -42,7 +42,19 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
         return load(source.checkpoint, plain).posterior
 
-    return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if "codebook" in encoded.provenance and prior != "own":
+        raise InputError(
+            f"{source.checkpoint.name} gives entries of a codebook, which no --prior of vectors speaks of: leave --prior "
+            f"{prior} away, and they are held against {encoded.prior_name}."
+        )
+    found = parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if encoded.prior_name:
+        own = f"against the model's own prior, {encoded.prior_name}"
+        held = own if prior == "own" else f"against --prior {prior} and not the model's own prior"
+        other = "" if "codebook" in encoded.provenance else "; --prior normal takes N(0, I)"
+        say(f"{held}{other}" if prior == "own" else f"{held}, {encoded.prior_name}")
+        encoded = dataclasses.replace(encoded, provenance={**encoded.provenance, "held": held})
+    return encoded, found
 
 
 def _with_rows(encoded: Encoded, source: Source) -> Encoded:
