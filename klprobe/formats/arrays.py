@@ -95,7 +95,7 @@ class Arrays:
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
         latents = latents_of(path.name, tensors)
-        posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
+        posterior, row_notes = _with_rows(path.name, latents.posterior, rows if request.of_rows else {})
         return Encoded(
             posterior,
             split=split,
