@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from klprobe.distributions.clusters import Clusters, all_clusters, most_information, row_hashes, worth
+from klprobe.distributions.clusters import Clusters, all_clusters, by_weight, most_information, row_hashes, worth
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.types import Check, InputError, Posterior, RadiusHistogram
@@ -179,13 +179,18 @@ def active_units(posterior: Posterior) -> int | None:
     shift = mean[:1].double().cpu()
     for start in range(0, len(mean), ROWS_AT_ONCE):
         block = mean[start : start + ROWS_AT_ONCE].double().cpu() - shift
-        count, total, square = count + len(block), total + block.sum(0), square + block.square().sum(0)
+        w = 1.0 if posterior.weights is None else posterior.weights[start : start + ROWS_AT_ONCE, None]
+        count, total, square = count + len(block), total + (w * block).sum(0), square + (w * block.square()).sum(0)
     return int(((square / count - (total / count).square()) > ACTIVE).sum())
 
 
 def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
     """Histograms of |z| of draws from q(z) and from p(z), as densities over common bins."""
-    blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
+    if posterior.weights is None:
+        points = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator)
+    else:
+        points = by_weight(posterior.weights, RADIUS_DRAWS, generator)
+    blocks = points.split(max(1, NUMBERS // posterior.dim))
     q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
     p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()
     low, high = min(q.min(), p.min()), max(np.quantile(q, 0.999), np.quantile(p, 0.999))

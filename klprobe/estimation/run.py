@@ -200,6 +200,8 @@ def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Ge
 
 def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
     """Compute the dimension-wise KLs; Ctrl-C during this leaves out these KLs and nothing else."""
+    if q.weights is not None:
+        return None, "not computed for points with weights"
     try:
         return dimensionwise_kl(q, prior, progress=progress)
     except KeyboardInterrupt:
