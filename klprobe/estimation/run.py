@@ -33,7 +33,9 @@ from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
+from klprobe.estimation.selftest import small_digest
 from klprobe.runtime import parallel
+from klprobe.runtime.arithmetic import arithmetic
 from klprobe.runtime.heartbeat import ProcessLost
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
@@ -107,6 +109,7 @@ def estimate(
         >>> klprobe.estimate(torch.distributions.Independent(q, 1)).brackets["population"]
     """
     started = time.perf_counter()
+    machine = {**arithmetic(), "digest": small_digest()}
     q = as_posterior(posterior)
     if weights is not None or groups is not None:
         q = with_rows(q, weights=weights, groups=groups)
@@ -177,6 +180,7 @@ def estimate(
             "settings": {name: settings_of(estimator) for name, estimator in chosen},
             "prior": str(prior),
             "seconds": time.perf_counter() - started,
+            "arithmetic": machine,
             "versions": versions(),
             "commit": commit(),
             **(provenance or {}),
