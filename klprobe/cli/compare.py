@@ -122,6 +122,7 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
             split=encoded.split,
             trained_on=encoded.trained_on,
             provenance={"input": str(path), **encoded.provenance, "device": device},
+            checks=encoded.checks,
             progress=progress_of,
         )
 

@@ -66,6 +66,7 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
                 "device": device,
             },
             parts=encoded.parts,
+            checks=encoded.checks,
             progress=progress_of,
         )
     parallel.stop()

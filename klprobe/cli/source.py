@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
 from klprobe.training.data import Data
-from klprobe.types import Progress
+from klprobe.types import InputError, Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
@@ -35,7 +36,7 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
 
     def encode(path: str) -> Distribution:
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
-        return load(source.checkpoint, plain).posterior
+        return load(source.checkpoint, dataclasses.replace(plain, scale=None, rgb=False)).posterior
 
     return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
 
@@ -66,6 +67,10 @@ def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) ->
 def _request(source: Source, device: str, progress: Progress) -> Request:
     """What the flags ask of the encoder and its data."""
     low, high = map(float, (source.range or "0,1").split(","))
+    if source.scale is not None and not 0 < source.scale < math.inf:
+        raise InputError(f"--scale is the number that becomes 1, and above 0; got {source.scale:g}.")
+    if source.gray and source.rgb:
+        raise InputError("--gray and --rgb contradict each other: give one of them.")
     return Request(
         source.data,
         source.split,
@@ -76,7 +81,9 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         outputs=source.outputs,
         resize=parse_size(source.resize or "", "--resize"),
         value_range=(low, high) if source.range else None,
+        scale=source.scale,
         gray=source.gray,
+        rgb=source.rgb,
         flatten=source.flatten,
         allow_pickle=source.allow_pickle,
         limits=Limits(source.file_memory, source.file_seconds),

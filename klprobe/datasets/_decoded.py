@@ -44,7 +44,7 @@ class Files:
         strict: Whether one bad file stops everything; else it is left out, and said.
         cache: Where pixels are kept when they are many; `.npy`, with a `.json` beside it that says what it holds.
         fingerprint: Of the files and of how they are prepared, JSON; other pixels under the same name are made again.
-        remedy: What to do when images have several shapes.
+        remedies: What to do when images have several sizes, and what when some have colours and others have none.
         keeps: Whether pixels may be kept at all; what an earlier run kept is read anyhow.
     """
 
@@ -54,7 +54,7 @@ class Files:
     strict: bool
     cache: Path
     fingerprint: Any
-    remedy: str
+    remedies: tuple[str, str]
     keeps: bool = True
 
 
@@ -142,7 +142,7 @@ def _room(shape: tuple[int, ...], draft: Path | None, files: Files) -> np.ndarra
     if size > machine_bytes() / 2:
         raise InputError(
             f"{files.label}: {shape[0]:,} images of {' x '.join(map(str, shape[1:]))} take {size / 1e9:.3g} GB, for which "
-            f"neither the disk nor memory has room: {files.remedy}."
+            f"neither the disk nor memory has room: {files.remedies[0]}."
         )
     return np.empty(shape, np.uint8)
 
@@ -175,7 +175,7 @@ def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tenso
                 raise
             return None
         for other, other_name in first:
-            check_same_shape([other, image], [other_name, name], files.remedy)
+            check_same_shape([other, image], [other_name, name], files.remedies)
         return image
 
     start, size = 0, 1

@@ -204,8 +204,8 @@ def _held_out(facts: Facts) -> Check:
     trained = trained_on_them(facts.split, facts.trained_on)
     if trained is None:
         message = (
-            "whether the encoder was trained on these points is unknown; where it was, the population bracket says what it does "
-            "to points that it knows, and not to new ones: give points that were kept from its training"
+            "whether the encoder was trained on these points is unknown; where it was, the population bracket says what it "
+            "does to points that it knows, and not to new ones: give points that were kept from its training"
         )
         return Check("held-out-points", "unknown", False, message)
     problem = (

@@ -19,7 +19,7 @@ from klprobe.files.archive import names_in
 from klprobe.files.child import Limits
 from klprobe.files.plain import check_plain
 from klprobe.printable import LONGEST, short
-from klprobe.types import InputError, Progress, no_progress
+from klprobe.types import Check, InputError, Progress, no_progress
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
@@ -41,7 +41,9 @@ class Request:
         outputs: What the encoder returns, as `mean,logvar`, `_` for what is to be ignored; None means look and find out.
         resize: (H, W) that images are resized to, bilinear.
         value_range: Range that bytes, or numbers in [0, 1], are mapped to.
+        scale: Number that becomes 1; None: 255 of bytes, 65535 of images of 16 bits, and 1 of all others.
         gray: Whether colours become one grey channel.
+        rgb: Whether one grey channel becomes three equal ones.
         flatten: Whether a point becomes a vector.
         allow_pickle: Whether the file may run the code in it: the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
@@ -56,14 +58,16 @@ class Request:
     outputs: str | None = None
     resize: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
+    scale: float | None = None
     gray: bool = False
+    rgb: bool = False
     flatten: bool = False
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
-FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
+FLAGS |= {"scale": "--scale", "gray": "--gray", "rgb": "--rgb", "flatten": "--flatten"}
 
 
 def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
@@ -85,6 +89,7 @@ class Encoded:
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: How data and outputs were understood, one sentence each, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
+        checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
     posterior: Distribution
@@ -94,6 +99,7 @@ class Encoded:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
 
 
 class Format(Protocol):

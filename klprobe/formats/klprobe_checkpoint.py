@@ -51,8 +51,9 @@ class KlprobeCheckpoint:
                 f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {system.shape}, "
                 f"but {data.name} has points of shape {data.shape}: choose another --data."
             )
+        posterior = system.encode_data(data, progress=request.progress)
         return Encoded(
-            system.encode_data(data, progress=request.progress),
+            posterior,
             system.checkpoint.algorithm.prior_distribution,
             split=data.split,
             trained_on=_trained_on(settings, data.name),
@@ -64,6 +65,7 @@ class KlprobeCheckpoint:
                 "checkpoint": settings,
             },
             notes=(*notes, *data.notes),
+            checks=data.checks,
         )
 
 

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from klprobe import registry
 from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.files import tensor_file
-from klprobe.formats import Request, sha256
-from klprobe.formats import klprobe_checkpoint
+from klprobe.formats import Request, klprobe_checkpoint, sha256
 from klprobe.formats.klprobe_checkpoint import KlprobeCheckpoint
 from klprobe.trainers.vae import VAE
 from klprobe.training import checkpoint
