@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 from klprobe.distributions.flows import load_flow
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.distributions.priors import Cloud, UniformSphere, mixture
+from klprobe.files import tables
 from klprobe.files.npy import read_member
 from klprobe.files.remembered import MODULE, NotOurs
 from klprobe.files.zips import opened
@@ -23,7 +24,7 @@ from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
-ARRAYS = (".npz", ".safetensors")
+ARRAYS = (".npz", ".safetensors", ".npy", *tables.SUFFIXES)
 """Files that are taken as samples of the prior when they are named alone."""
 
 

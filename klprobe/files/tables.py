@@ -25,8 +25,8 @@ SUFFIXES = (*CSV, *PARQUET)
 LABELS = ("label", "labels", "target", "targets", "class", "classes")
 """Names of columns that are what a point is called, and no number of it."""
 LONGEST_LINE = 1 << 24
-INDEX = ("", "__index_level_0__", "Unnamed: 0")
-"""Names under which pandas writes the numbers of the rows."""
+ROW_NUMBERS, INDEX = ("", "Unnamed: 0"), "__index_level_0__"
+"""Names under which pandas writes the numbers of the rows to CSV, and the index of the rows, whatever it is, to Parquet."""
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 NO_PYARROW = "Parquet is read by pyarrow, which is not installed: pip install pyarrow, or save the table as .npy or .csv"
 
@@ -68,7 +68,10 @@ def _points(names: tuple[str, ...], values: NDArray[np.float64], label: str) -> 
     """The table without row numbers and labels."""
     notes, labels = [], None
     keep = list(range(values.shape[1]))
-    if names and names[0] in INDEX:
+    if INDEX in names:
+        keep.remove(names.index(INDEX))
+        notes.append(f"{label}: the index of its rows is left aside.")
+    if names and names[0] in ROW_NUMBERS:
         if not _counts(values[:, 0]):
             raise InputError(f"{label}: its first column has no name and is no row number: name it, or remove it.")
         keep.remove(0)
@@ -228,7 +231,7 @@ def _block(pyarrow: Any, name: str, column: Any, label: str) -> NDArray[np.float
             raise InputError(f"{label}: the lists of column {short(name)} are of several lengths: make them one.")
         (width,) = lengths
         column, kind = flat.flatten(), kind.value_type
-    if name.strip().lower() in LABELS and not (types.is_integer(kind) or types.is_floating(kind)):
+    if (name == INDEX or name.strip().lower() in LABELS) and not (types.is_integer(kind) or types.is_floating(kind)):
         return np.full((len(column) // width, 1), np.nan)
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
         raise InputError(f"{label}: column {short(name)} holds {kind}, and no numbers: remove it, or name it label.")

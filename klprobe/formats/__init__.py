@@ -203,7 +203,10 @@ def _unknown(path: Path) -> str:
             "--allow-pickle."
         )
     if suffix == ".npy":
-        return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
+        return (
+            f"{path} is no array of shape (N, D), which would be samples: put mean.npy beside logvar.npy into a folder, and "
+            "give the folder."
+        )
     if suffix == ".npz":
         return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
     if suffix == ".safetensors":

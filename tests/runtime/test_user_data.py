@@ -134,15 +134,76 @@ huge = x.astype("u8") + 2**63
 module = torch.nn.Identity()
 """
 
-GOOD = """
-    array tensor double big_endian half swapped_int longdouble u16 u32 u64 i8 fortran strided matrix masked_without grad
-    bfloat objects object_rows read_only frame frame_text_index frame_nullable frame_mixed frame_objects frame_twice csr csc coo
-    lil csr_array torch_sparse torch_csr sparse_items dataset labelled subset plain of_class of_dataset_class dicts dict_numpy
-    dict_odd ordered pairs_of_lists lists tuples named_tuples numpy_list three_parts singles mixed_labels mapping
-    mapping_labels with_labels with_torch_labels function a_lambda partial defaults generator loader loader_labels loader_dict
-    loader_stream stream loader_function
-""".split()
-LABELLED = "labelled dicts pairs_of_lists mapping_labels with_labels with_torch_labels loader_labels loader_dict".split()
+GOOD = (
+    "array",
+    "tensor",
+    "double",
+    "big_endian",
+    "half",
+    "swapped_int",
+    "longdouble",
+    "u16",
+    "u32",
+    "u64",
+    "i8",
+    "fortran",
+    "strided",
+    "matrix",
+    "masked_without",
+    "grad",
+    "bfloat",
+    "objects",
+    "object_rows",
+    "read_only",
+    "frame",
+    "frame_text_index",
+    "frame_nullable",
+    "frame_mixed",
+    "frame_objects",
+    "frame_twice",
+    "csr",
+    "csc",
+    "coo",
+    "lil",
+    "csr_array",
+    "torch_sparse",
+    "torch_csr",
+    "sparse_items",
+    "dataset",
+    "labelled",
+    "subset",
+    "plain",
+    "of_class",
+    "of_dataset_class",
+    "dicts",
+    "dict_numpy",
+    "dict_odd",
+    "ordered",
+    "pairs_of_lists",
+    "lists",
+    "tuples",
+    "named_tuples",
+    "numpy_list",
+    "three_parts",
+    "singles",
+    "mixed_labels",
+    "mapping",
+    "mapping_labels",
+    "with_labels",
+    "with_torch_labels",
+    "function",
+    "a_lambda",
+    "partial",
+    "defaults",
+    "generator",
+    "loader",
+    "loader_labels",
+    "loader_dict",
+    "loader_stream",
+    "stream",
+    "loader_function",
+)
+LABELLED = ("labelled", "dicts", "mapping_labels", "with_labels", "with_torch_labels", "loader_labels", "loader_dict")
 BAD = {
     "fails": r"failed at item 4 \(FileNotFoundError: scan 4 is gone\): repair it",
     "fails_at_once": "failed at item 0 .KeyError",
@@ -231,7 +292,7 @@ def test_a_data_set_to_train_on_reads_the_same_and_its_labels(inputs, name, here
         "three_parts": [1] * 6,
         "loader_stream": [0] * 6,
         "stream": [0] * 6,
-        **dict.fromkeys(set(LABELLED) - {"pairs_of_lists"}, [0, 1, 0, 1, 2, 2]),
+        **{key: [0, 1, 0, 1, 2, 2] for key in LABELLED},
     }.get(name)
 
 
