@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from klprobe import cli
+from klprobe.cli.estimate import method_names
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, say
@@ -57,6 +58,7 @@ def run(arguments: list[str]) -> int:
     for path in paths:
         if not path.exists():
             raise InputError(f"There is no checkpoint {path}.")
+    method_names(judging.methods, "quick")
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
@@ -15,6 +14,7 @@ import tyro
 from klprobe.cli.field_help import registry
 from klprobe.cli.layout import paragraphs
 from klprobe.cli.output import answer
+from klprobe.printable import nearest
 from klprobe.types import InputError
 
 T = TypeVar("T")
@@ -47,8 +47,8 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
     for token in arguments:
         name = token.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]}?" if near else "."
+            near = nearest(name, sorted(known), cutoff=0.5)
+            hint = f", did you mean {near}?" if near else "."
             raise InputError(f"unknown flag {name}{hint} See {prog} --help.")
     raise InputError(f"{_first_section(said)} See {prog} --help.")
 

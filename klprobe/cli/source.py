@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from klprobe import registry
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.output import say
-from klprobe.cli.prior import parse_prior
+from klprobe.cli.prior import check_name, parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets import Dataset, Split, dataset
 from klprobe.files.child import Limits
@@ -26,6 +26,7 @@ from klprobe.types import InputError, Progress
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
     """Load what the flags name, say on stderr how it was understood, and find the prior that `--prior` asks for."""
+    check_name(prior)
     if source.allow_pickle:
         say(f"--allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.")
     with bar(f"reading {source.checkpoint.name}") as progress:

@@ -64,6 +64,12 @@ def find_images(folder: Path) -> Found:
     every = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
     files = [file for file in every if not any(part.startswith(HIDDEN) for part in file.relative_to(folder).parts)]
     if not files:
+        if idx := next(folder.rglob("*-idx3-ubyte*"), None):
+            root = idx.parent.parent.parent if idx.parent.name == "raw" else idx.parent.parent
+            raise InputError(
+                f"{folder} holds the files of a data set such as MNIST, and no images: give the set by its name, such as "
+                f"mnist, and --data-root {root}."
+            )
         hidden = f" but {len(every):,} hidden ones" if every else ""
         raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)}){hidden}: give a folder of images.")
     return Found(files, len(every) - len(files))
