@@ -23,6 +23,7 @@ FLAG = re.compile(r"--[a-z][\w.-]*")
 WRONG_TYPE = re.compile(
     r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\](?:\. |\.?$)"
 )
+WRONG_CHOICE = re.compile(r"[Ii]nvalid choice '(.*?)' for argument '(--\S+)'\. Expected one of (\(.*?\))")
 TYPES = {"INT": "a whole number", "FLOAT": "a number"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -78,6 +79,10 @@ def _first_section(printed: io.StringIO) -> str:
         return f"{wrong[1]} takes {TYPES.get(wrong[2], wrong[2])}; got {wrong[3]}."
     if "Required" in title:
         return f"needed and not given: {', '.join(FLAG.findall(said))}."
+    if choice := WRONG_CHOICE.match(said):
+        near = nearest(choice[1], re.findall(r"'([^']+)'", choice[3]))
+        hint = f", did you mean {near}?" if near else "."
+        return f"{choice[2]} is one of {choice[3].strip('()')}; got {choice[1]!r}{hint}"
     if "Unrecognized" in title:
         return f"not understood: {said.partition(':')[2].strip()}."
     return said.removesuffix(".") + "."

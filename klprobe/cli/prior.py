@@ -55,7 +55,10 @@ def check_name(spec: str) -> None:
     name, *rest = spec.split(":")
     if name in FILES and not any(rest):
         raise InputError(f"--prior {name} needs a file: {name}:PATH.")
-    is_file = name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS
+    is_file = name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS and (Path(spec).exists() or not rest)
+    path = spec if is_file else ":".join(rest) if name in READ_HERE else ""
+    if path and not Path(path).exists():
+        raise InputError(f"--prior {short(spec)}: {short(path)} does not exist. Give the path of a file.")
     if spec != "own" and name not in (*FILES, *PRIORS) and not is_file and not MODULE.fullmatch(spec):
         near = nearest(name, ["own", *PRIORS, *FILES])
         hint = f" Did you mean {near!r}?" if near else ""
@@ -156,6 +159,8 @@ FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "samples": _samples,
 }
 """The same for priors that come from a file."""
+READ_HERE = ("mixture", "flow", "samples")
+"""Those whose path is that of a file, and of nothing else that data can be."""
 
 
 def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:

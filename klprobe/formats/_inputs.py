@@ -15,6 +15,7 @@ from klprobe.files import npy, tables
 from klprobe.files.images import WHITE, channels_first, check_same_shape, find_images, read_levels
 from klprobe.files.remembered import MODULE
 from klprobe.formats import Request
+from klprobe.printable import short
 from klprobe.runtime.user_data import named_points
 from klprobe.training.levels import Levels, in_words, levels_of, range_check
 from klprobe.types import Check, InputError
@@ -171,7 +172,7 @@ def open_inputs(request: Request, label: str) -> Inputs:
         InputError: none named, nothing by that name, or data that cannot be used.
     """
     name = request.data
-    if name is None:
+    if not name:
         raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
     path = Path(name)
     registered = name.partition(":")[0].replace("_", "-")
@@ -187,6 +188,12 @@ def open_inputs(request: Request, label: str) -> Inputs:
     if path.exists():
         x, said = _array_file(path)
         return _from_tensor(path.name, x, request, said)
+    first, colon, settings = name.partition(":")
+    if colon and Path(first).exists():
+        raise InputError(
+            f"--data {first} takes no settings here, and {short(settings)} are some: give --gray, --rgb, --resize, --scale or "
+            "--flatten beside it."
+        )
     if MODULE.fullmatch(name):
         return _from_python(name, request)
     raise InputError(f"--data {name} does not exist: give {SOURCES}.")

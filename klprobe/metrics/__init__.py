@@ -48,6 +48,7 @@ class Score:
         net: Feature net behind it; values under different nets are not comparable.
         reason: Why there is no value, or no error.
         details: What else was found, strict-JSON values only.
+        note: What a reader of the value has to know, a sentence without its full stop; empty where there is nothing.
     """
 
     quantity: str
@@ -58,6 +59,7 @@ class Score:
     net: str | None = None
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

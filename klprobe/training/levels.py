@@ -87,8 +87,8 @@ def doubt(levels: Levels, shape: tuple[int, ...], remedy: str) -> str | None:
         return None
     if levels.low >= 0 and 0 < levels.high < DARK:
         return (
-            f"images reach only {levels.high:.3g} of white, which is nearly black: where they are 12 bits in files of 16, "
-            f"{remedy.format(4095)}"
+            f"images reach only {levels.high:.3g} of white, which is nearly black: bring white to 1, as by "
+            f"{remedy.format(4095)} where 12 bits lie in files of 16"
         )
     if (levels.low >= 0 and levels.high > 1 + SLACK) or max(-levels.low, levels.high) > SPREAD:
         said = f"{in_words(levels)} are neither in [0, 1] nor in [-1, 1] nor standardised"
