@@ -107,7 +107,7 @@ def run(arguments: list[str]) -> int:
     evidence = gather_samples(judging, device) if judging.checkpoint is None else gather(path, judging, device)
     found = measure(metrics, evidence)
     name, count = judging.samples or labels([path])[0], f"{evidence.num:,}"
-    given = f"{name}: {count} samples against {count} {evidence.held_out.split} data of {evidence.held_out.name}"
+    given = f"{name}: {count} samples against {count}{_split(evidence)} data of {_data_name(judging, evidence)}"
     if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
         raise InputError(
             "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
@@ -123,6 +123,14 @@ def run(arguments: list[str]) -> int:
         report.save(found, given, content, plots, judging.out)
         say(f"evaluation written to {judging.out}")
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
+
+
+def _split(evidence: Evidence) -> str:
+    return "" if evidence.held_out.split == "all" else f" {evidence.held_out.split}"
+
+
+def _data_name(judging: Evaluating, evidence: Evidence) -> str:
+    return str(judging.data) if judging.samples is not None else evidence.held_out.name
 
 
 def _judged(judging: Evaluating) -> Path:

@@ -227,4 +227,9 @@ def dataset(name: str) -> Dataset:
             return registry.create("datasets", f"{kind}:path={first}{colon}{settings}")
         if MODULE.fullmatch(name) and is_module(name):
             return PythonData(name)
+        if Path(first).suffix or len(Path(first).parts) > 1:
+            raise InputError(
+                f"{short(first)} does not exist: give a data set's name (klprobe data list), a .npy, .npz, .csv or .parquet file, "
+                "a folder of images, or package.module:dataset."
+            )
     return registry.create("datasets", name)

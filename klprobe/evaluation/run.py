@@ -84,6 +84,7 @@ def _rows(name: str, metric: Any, evidence: Evidence) -> list[Row]:
     found: dict[Role, tuple[Score, ...]] = {}
     for role in _roles(wanted):
         if role == "real" and compares and not evidence.compares_real:
+            evidence.notes["no data are set apart, so that none stand in the samples' place beside metrics that compare"] = None
             continue
         arguments = {argument: evidence.give(argument, role, name, compares) for argument in wanted}
         found[role] = metric.measure(**arguments)

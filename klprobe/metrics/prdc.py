@@ -70,9 +70,9 @@ class PRDC:
         if not any(zero.values()):
             return ""
         return (
-            f"prdc: {zero['samples']:,} of {samples:,} samples and {zero['data']:,} of {data:,} data have a radius of 0, for they "
-            f"have {self.k} copies or more in their own set. Nothing lies within such a radius: of samples it lowers recall, and "
-            "of data precision, density and coverage"
+            f"prdc: {zero['samples']:,} of {samples:,} samples and {zero['data']:,} of {data:,} data have a radius of 0, for "
+            f"they have {self.k} copies or more in their own set. Nothing lies within such a radius: of samples it lowers "
+            "recall, and of data precision, density and coverage"
         )
 
     def _count(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
