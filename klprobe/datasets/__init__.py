@@ -229,7 +229,7 @@ def dataset(name: str) -> Dataset:
             return PythonData(name)
         if Path(first).suffix or len(Path(first).parts) > 1:
             raise InputError(
-                f"{short(first)} does not exist: give a data set's name (klprobe data list), a .npy, .npz, .csv or .parquet file, "
+                f"{short(first)} does not exist: give a data set's name (klprobe data list), a .npy, .npz, .csv or .parquet, "
                 "a folder of images, or package.module:dataset."
             )
     return registry.create("datasets", name)
