@@ -1,4 +1,4 @@
-"""Image files to tensors: one way to find, decode, grey and resize them, for data sets and for encoders alike."""
+"""Read image files as tensors: find, decode, turn to grey and resize them, for data sets and for encoders alike."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-"""Of pillow's readers, those that the suffixes name: another one would start Ghostscript for a .png that is PostScript."""
+"""Readers of pillow that may be used; another one would start Ghostscript for a .png file that is PostScript."""
 MOST_PIXELS = 1 << 26
-"""Of one image: a sheet at 600 dots an inch has half as many. A file of some kilobytes can claim any number."""
+"""Largest number of pixels of one image, since a small file can claim any number; a page at 600 dpi has half of that."""
 LARGE = 1 << 24
-"""Pixels from which images are decoded one at a time, whatever the number of threads: bounds memory."""
+"""Number of pixels from which images are decoded one at a time, for any number of threads, which limits memory."""
 GREY_MODES = ("1", "L", "LA")
 WHITE = {torch.uint8: 255, torch.int32: 65535}
 """The level that is white in a tensor of levels, by its type."""
@@ -34,13 +34,13 @@ DIM = 32
 HIDDEN = (".", "__MACOSX", "@eaDir")
 """How files and folders begin that systems and programs keep beside images: `._a.png` of macOS, `.ipynb_checkpoints`."""
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
-"""16-bit grey levels, which pillow would cut off at 255."""
+"""Modes of 16-bit grey levels, which pillow would cut off at 255."""
 
 _one_large = threading.Lock()
 
 
 class Undecodable(InputError):
-    """One file is no image, or a damaged one."""
+    """A file is not an image, or is a damaged one."""
 
 
 class Found(NamedTuple):
@@ -56,10 +56,10 @@ class Found(NamedTuple):
 
 
 def find_images(folder: Path) -> Found:
-    """Every image below a folder, by suffix; broken links too, which do not decode, and without what is hidden.
+    """Find every image below a folder, by suffix, that is not hidden; also broken links, which cannot be decoded.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no image.
     """
     every = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
     files = [file for file in every if not any(part.startswith(HIDDEN) for part in file.relative_to(folder).parts)]
@@ -86,17 +86,17 @@ def read_image(
     box: tuple[int, int, int, int] | None = None,
     white: float | None = None,
 ) -> torch.Tensor:
-    """One image, uint8, shape (C, H, W) with C = 1 or 3; alpha and palettes are resolved, and levels of 16 bits made 8.
+    """Read one image, uint8, shape (C, H, W) with C = 1 or 3; alpha and palettes are resolved, and levels of 16 bits made 8.
 
     Args:
         file: A path, or an open file.
-        label: What errors call it.
-        gray: Make colours one grey level (ITU-R BT.601).
-        rgb: Make grey levels three equal channels.
-        size: (H, W) to resize to, bilinear and antialiased, whatever that does to the proportions.
-        expected: (H, W) that the file must have, looked at before anything is decoded.
-        box: (left, top, right, bottom) to cut out before resizing.
-        white: The level that becomes 255; by default the highest of the file's number of bits.
+        label: Name of the file, for messages.
+        gray: Whether to turn colours into grey levels (ITU-R BT.601).
+        rgb: Whether to turn grey levels into three equal channels.
+        size: Size (H, W) to resize to, bilinear and antialiased, even if the proportions change.
+        expected: Size (H, W) that the file must have, checked before anything is decoded.
+        box: Box (left, top, right, bottom) to cut out before resizing.
+        white: Level that becomes 255; by default the highest of the file's number of bits.
     Raises:
         Undecodable: no image, or a damaged one.
         InputError: not of the expected size, or of levels above white.
@@ -120,15 +120,15 @@ def read_levels(
     expected: tuple[int, int] | None = None,
     box: tuple[int, int, int, int] | None = None,
 ) -> torch.Tensor:
-    """One image as its file has it, shape (C, H, W): uint8, or int32 from 0 to 65535 where it has 16 bits a pixel.
+    """Read one image as its file has it, shape (C, H, W): uint8, or int32 from 0 to 65535 where it has 16 bits a pixel.
 
     Args:
         file: A path, or an open file.
-        label: What errors call it.
+        label: Name of the file, for messages.
         gray, rgb, size, expected, box: As in `read_image`.
     Raises:
-        Undecodable: no image, or a damaged one.
-        InputError: not of the expected size.
+        Undecodable: the file is not an image, or is damaged.
+        InputError: the image does not have the expected size.
     """
     from PIL import Image
 
@@ -159,7 +159,7 @@ def read_levels(
                 )
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # pillow's readers fail in any way at all on a damaged file
+    except Exception as error:  # pillow's readers raise many kinds of errors for a damaged file
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise Undecodable(f"{label} cannot be read as an image ({said}): remove or replace it.") from error
     pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(-1, 0).contiguous()
@@ -167,7 +167,7 @@ def read_levels(
 
 
 def _pixels(opened: Picture, gray: bool, size: tuple[int, int] | None, box: tuple[int, int, int, int] | None) -> torch.Tensor:
-    """The levels of an open image, shape (H, W) or (H, W, 3), uint8 or int32."""
+    """Read the levels of an open image, shape (H, W) or (H, W, 3), uint8 or int32."""
     from PIL import Image
 
     deep = opened.mode in DEEP_MODES
@@ -191,12 +191,12 @@ def _sixteen_bits(deep: Picture) -> NDArray[np.float32]:
 
 
 def channels_first(x: torch.Tensor) -> torch.Tensor:
-    """Images with the channels last, as most arrays have them, turned to (N, C, H, W); anything else as it is."""
+    """Turn images whose channels come last, as in most arrays, to (N, C, H, W); leave anything else as it is."""
     return x.movedim(-1, 1) if x.dim() == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3) else x
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int] | None:
-    """(H, W) of `32` or `32x24`, None of nothing; InputError, naming the flag, of anything else."""
+    """Read (H, W) from `32` or `32x24`, and None from an empty string; InputError, which names the flag, for anything else."""
     size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text or "1")
     if size is None:
         raise InputError(f"{flag} {text!r} is not a size: give 32, or 32x24 for height and width.")
@@ -207,11 +207,11 @@ FLAGS_REMEDY = "give --resize", "give --gray, or --rgb to make grey images three
 
 
 def check_same_shape(images: Sequence[torch.Tensor], names: Sequence[str], remedies: tuple[str, str] = FLAGS_REMEDY) -> None:
-    """InputError that names the first image whose shape is not that of the first, and what to do.
+    """Raise InputError, with what to do, for the first image whose shape is not that of the first.
 
     Args:
-        images, names: Of each image its levels, shape (C, H, W), and the file that it comes from.
-        remedies: What to do about several sizes, and what about grey images among colours.
+        images, names: Levels of each image, shape (C, H, W), and the name of its file.
+        remedies: Sentences that say what to do about several sizes, and about grey images among colours.
     """
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:

@@ -1,4 +1,4 @@
-"""The data that an encoder is run over: where they come from, and every step between the file and the network's input."""
+"""The data that an encoder is run over: where they come from, and every step from the file to the network's input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from klprobe.training.levels import Levels, in_words, levels_of, range_check
 from klprobe.types import Check, InputError
 
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey level: ITU-R BT.601, as pillow's mode L."""
+"""Weights of red, green and blue in a grey level, by ITU-R BT.601, as in pillow's mode L."""
 SOURCES = (
     "a data set's name (klprobe list), a .npy, .npz, .csv or .parquet of shape (N, ...), a folder of images, or "
     "package.module:dataset"
@@ -32,19 +32,19 @@ SPREAD_BYTE = 257
 
 @dataclass(frozen=True)
 class Inputs:
-    """N data points, fetched and preprocessed block by block.
+    """N data points, which are fetched and preprocessed block by block.
 
     Attributes:
-        name: What the user called them.
-        length: N.
-        fetch: (start, stop) to the points between as they are stored: uint8, or any other number taken as it is.
-        request: Which preprocessing was asked for.
-        split: Of a klprobe data set; else `unknown`.
-        notes: What was done to them that the user should know.
-        labels: Of a klprobe data set, int64, shape (N,); else None.
-        levels: Whether whole numbers are levels of images, of 16 bits where they are no bytes.
+        name: Name that the user gave.
+        length: Number of data points, N.
+        fetch: Function of (start, stop) that returns the points between as they are stored: uint8, or another numeric type.
+        request: The request, which says which preprocessing steps to take.
+        split: Split of a klprobe data set; `unknown` for other data.
+        notes: Sentences that tell the user how the data were changed.
+        labels: Labels of a klprobe data set, int64, shape (N,); None for other data.
+        levels: Whether whole numbers are levels of images, of 16 bits where they are not bytes.
         white: Number that becomes 1 by the data set's own settings; None where it has none.
-        seen: The range of the values that were given to the encoder so far, before `--range`, under `all`.
+        seen: Range of the values that the encoder was given so far, before `--range`, under the key `all`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Inputs:
         return self.length
 
     def batch(self, start: int, stop: int) -> torch.Tensor:
-        """Points `start` to `stop` as the encoder gets them, float32, shape (m, ...)."""
+        """Points `start` to `stop`, preprocessed for the encoder: float32, shape (m, ...)."""
         x = self.fetch(start, min(stop, self.length))
         white = self._white(x)
         if x.is_floating_point() and not (good := x.flatten(1).isfinite().all(1)).all():
@@ -90,7 +90,7 @@ class Inputs:
         return () if seen is None else (range_check(seen, tuple(self.fetch(0, 1).shape[1:]), self.name),)
 
     def floats(self, which: slice) -> torch.Tensor:
-        """The same for a slice without a step."""
+        """The same as `batch`, for a slice without a step."""
         return self.batch(which.start or 0, self.length if which.stop is None else which.stop)
 
     @property
@@ -99,7 +99,7 @@ class Inputs:
         return tuple(self.batch(0, 1).shape[1:])
 
     def facts(self) -> dict[str, Any]:
-        """For the report: the data and every preprocessing step, strict JSON."""
+        """Facts for the report, in strict JSON: the data and every preprocessing step."""
         sample = self.fetch(0, 1)
         return {
             "data": self.name,
@@ -111,7 +111,7 @@ class Inputs:
 
 
 def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -> torch.Tensor:
-    """Levels to [0, 1], then grey or colours, resized, range, flattened, in this order and each only when asked for.
+    """Scale levels to [0, 1], then turn to grey or colours, resize, map to the range and flatten, each only when asked for.
 
     Args:
         x: Points as stored, shape (m, ...); images are (m, C, H, W) or (m, H, W).
@@ -119,7 +119,7 @@ def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -
     Returns:
         float32, shape (m, ...).
     Raises:
-        InputError: a step that these data do not allow, and why.
+        InputError: these data do not allow a step; the message says why.
     """
     values = x.float() if white == 1 else x.float() / white if x.dtype == torch.uint8 else (x.double() / white).float()
     if request.gray or request.rgb or request.resize:
@@ -147,7 +147,7 @@ def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -
 
 
 def describe(request: Request, sample: torch.Tensor, white: float) -> list[str]:
-    """The steps of `preprocess` in words, in their order."""
+    """Describe the steps of `preprocess` in words, in their order."""
     kind = "bytes" if sample.dtype == torch.uint8 else "values"
     steps = ["values as they are" if white == 1 and kind == "values" else f"{kind} over {white:,.6g}, so that it becomes 1"]
     if white == 255 and kind == "bytes":
@@ -166,10 +166,10 @@ def describe(request: Request, sample: torch.Tensor, white: float) -> list[str]:
 
 
 def open_inputs(request: Request, label: str) -> Inputs:
-    """The data that the user names with `--data`; her own code is imported when she names it. Never give it a file's word.
+    """Open the data that the user names with `--data`, whose code may be imported; never pass a name that a file gave.
 
     Raises:
-        InputError: none named, nothing by that name, or data that cannot be used.
+        InputError: no name, nothing of that name, or data that cannot be used.
     """
     name = request.data
     if not name:
@@ -200,7 +200,7 @@ def open_inputs(request: Request, label: str) -> Inputs:
 
 
 def inputs_of(chosen: Any, request: Request) -> Inputs:
-    """The split asked for of one of klprobe's data sets.
+    """Read the requested split of one of klprobe's data sets.
 
     Raises:
         InputError: data that are missing or damaged.
@@ -229,16 +229,16 @@ def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
 
 
 def _from_tensor(name: str, x: torch.Tensor, request: Request, said: tuple[str, ...]) -> Inputs:
-    """Data in memory; images with the channels last, as most arrays have them, are turned to (C, H, W)."""
+    """Wrap data in memory; images whose channels come last, as in most arrays, are turned to (C, H, W)."""
     turned = channels_first(x)
     notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(turned.shape[1:])}",) if turned is not x else ()
     return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=(*said, *notes))
 
 
 def _folder(folder: Path, request: Request) -> Inputs:
-    """Images are decoded block by block, already gray or colours and resized when asked for, since their sizes may differ.
+    """Open a folder of images, which are decoded block by block, then turned to grey or colours and resized.
 
-    Where any of a block has 16 bits, all have: bytes are spread over the levels of 16.
+    Where any image of a block has 16 bits, all have: bytes are spread over the levels of 16 bits.
     """
     files, _ = found = find_images(folder)
     kinds: set[torch.dtype] = set()
@@ -259,7 +259,7 @@ def _folder(folder: Path, request: Request) -> Inputs:
 
 
 def _from_python(name: str, request: Request) -> Inputs:
-    """`package.module:dataset`: whatever Python object has points, or a function or class that gives one."""
+    """Import `package.module:dataset`: whatever Python object has points, or a function or class that gives one."""
     points = named_points(name, "--data")
 
     def fetch(start: int, stop: int) -> torch.Tensor:
