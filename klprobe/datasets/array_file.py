@@ -65,7 +65,8 @@ class ArrayFile(Dataset):
         if self.scale < 0:
             raise InputError(f"array-file needs scale of at least 1, the number that is made 1; got {short(self.scale)}.")
         path = self.locate()
-        names, said = _members(path), ()
+        names = _members(path)
+        said: tuple[str, ...] = ()
         apart = {"x_train", "x_test"} <= names
         if apart:
             x = _joined(path, [f"x_{part}" for part in parts(split)])

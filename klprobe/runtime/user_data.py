@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from klprobe.files.child import GB, machine_bytes
+from klprobe.files.images import GREY_MODES
 from klprobe.files.npy import as_data
 from klprobe.printable import short
 from klprobe.runtime.user_code import import_named
@@ -394,14 +395,18 @@ def _is_picture(found: Any) -> bool:
     return hasattr(found, "convert") and hasattr(found, "mode") and hasattr(found, "size")
 
 
+def _of_picture(x: Any, name: str) -> torch.Tensor:
+    """An image of pillow, shape (C, H, W): its bytes, or its levels where it has more than 8 bits."""
+    as_it_is = x.mode.startswith("I") or x.mode == "F"
+    array = np.asarray(x if as_it_is else x.convert("L" if x.mode in GREY_MODES else "RGB"))
+    levels = torch.from_numpy(as_data(array, name, least=0).copy())
+    return levels.unsqueeze(0) if levels.dim() == 2 else levels.movedim(-1, 0)
+
+
 def _point(x: Any, name: str) -> torch.Tensor:
-    """One point as a tensor; images of pillow are (C, H, W), uint8, and images with the channels last are turned."""
+    """One point as a tensor."""
     if _is_picture(x):
-        grey = x.mode in ("1", "L", "LA")
-        as_it_is = x.mode.startswith("I") or x.mode == "F"
-        array = np.asarray(x if as_it_is else x.convert("L" if grey else "RGB"))
-        tensor = torch.from_numpy(as_data(array, name, least=0).copy())
-        return tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.movedim(-1, 0)
+        return _of_picture(x, name)
     tensor = _tensor(x, name)
     if tensor is None and hasattr(x, "toarray"):
         tensor = torch.from_numpy(as_data(np.asarray(x.toarray()), name, least=0)).squeeze(0)
