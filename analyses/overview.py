@@ -20,7 +20,7 @@ Made by `python -m analyses.overview` from the records. A command without flags 
 `--preset quick` it first runs the cells that have none, on two CPU cores; `--preset paper` has the paper's sizes, which want a
 GPU (none was at hand: nothing here was run on one). `--jobs`, `--backend loky|dask|ray` and `--address` choose where cells
 run; what is recorded is not run again, and `--retry` takes up what failed. Data: `KLPROBE_DATA`; trained models are kept in
-the cache folder, or `KLPROBE_RUNS`. Time is the CPU time of the recorded cells of the quick preset, over two, on a busy machine.
+the cache folder, or `KLPROBE_RUNS`. Time is the CPU time of the quick preset's recorded cells, over two, on a busy machine.
 ± is one standard deviation over the seeds where there are several, and one standard error where there is one. Each page says
 what was made how, with errors, and where ours and the paper's differ why.
 DMVI: Rosca et al. (2018), AGAN: Rosca et al. (2017), BMS: "Best-of-many-samples" distribution matching (2020), UNIFY: Hu et

@@ -5,7 +5,9 @@ Nothing heavy is imported before a command needs it, so that `klprobe --help` an
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -47,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     kernels.choose()
     code = _run(argv)
-    heartbeat.end(code)
+    if heartbeat.any_lost():  # the farewell between processes, at the interpreter's end, would wait for the lost one
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
     return code
 
 

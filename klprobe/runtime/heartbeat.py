@@ -6,9 +6,6 @@ not, though both are silent. So every process raises a counter in the store that
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -37,15 +34,6 @@ class ProcessLost(KeyboardInterrupt):
 def any_lost() -> bool:
     """Whether another process was lost: then an exchange with it may hang for ever, the farewell included."""
     return bool(_lost)
-
-
-def end(code: int) -> None:
-    """End the process without farewell where another was lost; else do nothing."""
-    if _lost:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
 
 
 class Heartbeat:

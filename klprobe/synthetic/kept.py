@@ -27,8 +27,13 @@ class Paused(Exception):
 class Learner(Protocol):
     """A player with parameters and an optimiser."""
 
-    parameters: list[torch.Tensor]
-    optimiser: torch.optim.Optimizer
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """Tensors that it learns."""
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Optimiser of the parameters."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from klprobe.estimators._ratio import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import Record
-from klprobe.synthetic.kept import Keep, Keeper
+from klprobe.synthetic.kept import Keep, Keeper, Learner
 from klprobe.synthetic.players import Classifier, Learned, Sampler, Stop, Weights
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings
 from klprobe.types import InputError, Progress, no_progress
@@ -125,7 +125,7 @@ def minimize(
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None
-    players = {"classifier": classifier, "learned": q}
+    players: dict[str, Learner] = {"classifier": classifier, "learned": q}
     keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, rng, curve, begun)
     log_steps = settings.log_steps()
     try:
