@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from klprobe.files import npy, tables, tensor_file
+from klprobe.files.columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.formats._latents import check_names, known, latents_of
-from klprobe.formats._tables import columns_of
 from klprobe.types import InputError
 
 __all__ = ["Arrays"]
