@@ -76,6 +76,7 @@ def estimate(
     provenance: Mapping[str, Any] | None = None,
     parts: Mapping[str, slice | Classes] = MappingProxyType({}),
     marginals: bool = True,
+    checks: Sequence[Check] = (),
     progress: ProgressOf | None = None,
 ) -> Report:
     """Estimate KL[q(z)||p(z)] of a posterior and its prior by several methods; the report has brackets, in nats.
@@ -98,6 +99,7 @@ def estimate(
         parts: Latents to report by themselves too, by name: slices of the D latents, or categorical latents beside them.
         marginals: Whether to compute each latent's own KL by quadrature, and with it the total correlation: half a second
             for 10,000 points of 32 latents, and in proportion to both.
+        checks: Checks of the data behind the posterior, by whoever encoded them; the report includes them.
         progress: Function from a method's name to the function that is called with its progress.
 
     Raises:
@@ -153,8 +155,8 @@ def estimate(
         "empirical": verdict.infinite_bracket() if facts.deterministic else verdict.bracket(estimates, "empirical"),
         "population": verdict.bracket(estimates, "population"),
     }
-    checks: list[Check] = [*verdict.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks]
-    answer, advice = verdict.verdict(facts, estimates, brackets, checks)
+    found = [*verdict.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks, *checks]
+    answer, advice = verdict.verdict(facts, estimates, brackets, found)
     return Report(
         latent_dim=q.dim,
         num_points=q.num_points,
@@ -168,7 +170,7 @@ def estimate(
         brackets=brackets,
         verdict=answer,
         advice=advice,
-        checks=tuple(checks),
+        checks=tuple(found),
         not_done=tuple(not_done),
         prior_in_holes=_holes(q, prior, left_out, _generator(seed, "holes")),
         radius=radius_histogram(q, prior, _generator(seed, "radius")),

@@ -136,7 +136,7 @@ def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
         _check("mutual-information-range", "error", _information_range(facts), "0 <= mutual information <= log N"),
         _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
         _check("total-correlation", "error", _correlation(facts), "total correlation >= 0"),
-        _check("held-out-points", "warning", _trained(facts), "these are points the encoder was not trained on"),
+        _held_out(facts),
     ]
 
 
@@ -194,13 +194,27 @@ def _correlation(facts: Facts) -> str | None:
     return f"total correlation {value:.4g} +- {error:.2g} is negative"
 
 
-def _trained(facts: Facts) -> str | None:
-    if facts.trained_on == "unknown" or (facts.split != facts.trained_on and "all" not in (facts.split, facts.trained_on)):
+def trained_on_them(split: str, trained_on: str) -> bool | None:
+    """Whether points of a split are among those that an encoder was trained on; None where either is unknown."""
+    if "unknown" in (split, trained_on):
         return None
-    return (
+    return split == trained_on or "all" in (split, trained_on)
+
+
+def _held_out(facts: Facts) -> Check:
+    """The population bracket asks for points that the encoder was not trained on: three states, and unknown is one of them."""
+    trained = trained_on_them(facts.split, facts.trained_on)
+    if trained is None:
+        message = (
+            "whether the encoder was trained on these points is unknown; where it was, the population bracket says what it "
+            "does to points that it knows, and not to new ones: give points that were kept from its training"
+        )
+        return Check("held-out-points", "unknown", False, message)
+    problem = (
         f"split {facts.split!r} holds points the encoder was trained on ({facts.trained_on!r}); the population bracket "
         "asks for points it was not trained on: use --split test"
     )
+    return _check("held-out-points", "warning", problem if trained else None, "the encoder was not trained on these points")
 
 
 def verdict(

@@ -28,8 +28,9 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.clusters import in_words, with_rows
 from klprobe.distributions.posteriors import as_posterior
-from klprobe.files import npy, tensor_file
+from klprobe.files import npy, tables, tensor_file
 from klprobe.files.columns import as_groups, as_weights, check_column
+from klprobe.files.numbered_columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.formats._latents import check_names, known, latents_of
@@ -54,13 +55,20 @@ Found = tuple[dict[str, torch.Tensor], dict[str, str], Rows]
 
 @dataclass(frozen=True)
 class Arrays:
-    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, or a folder of .npy."""
+    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, a folder of .npy, .csv.
+
+    A `.npy` alone, and a table without columns of these names, is samples of q(z|x), a row a data point.
+    """
 
     def matches(self, path: Path) -> bool:
-        """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
+        """Whether this is a folder with a known `.npy`, a zip `.npz`, a safetensors with known names, a table, or one array."""
         if path.is_dir():
             return bool(known(file.stem for file in path.glob("*.npy")))
+        if path.suffix.lower() in tables.SUFFIXES:
+            return path.is_file()
         try:
+            if path.suffix.lower() == ".npy":
+                return npy.map_file(path, path.name).ndim <= 2
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
@@ -79,7 +87,8 @@ class Arrays:
                 "checkpoints with an encoder; or encode the data yourself and save what comes out."
             )
         refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
-        read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
+        kinds = {".npz": _read_npz, ".npy": _read_npy, **dict.fromkeys(tables.SUFFIXES, _read_table)}
+        read = _read_folder if path.is_dir() else kinds.get(path.suffix.lower(), _read_safetensors)
         tensors, labels, rows = read(path)
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
@@ -101,7 +110,7 @@ class Arrays:
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*latents.notes, *row_notes),
+            notes=(*_alone(path, tensors), *latents.notes, *row_notes),
             parts=latents.parts,
         )
 
@@ -122,6 +131,32 @@ def _with_rows(label: str, posterior: Distribution, rows: Rows) -> tuple[Distrib
     groups = as_groups(columns["groups"], f"{label}: 'groups'") if "groups" in rows else None
     weights = as_weights(columns["weights"], f"{label}: 'weights'") if "weights" in rows else None
     return with_rows(q, groups=groups, weights=weights), (f"{label}: {in_words(groups, weights)}",)
+
+
+def _read_npy(path: Path) -> Found:
+    """One array alone, which has no name to say what it is, is samples; a file called mean or logvar is no samples."""
+    if path.stem != "samples" and known([path.stem]):
+        raise InputError(
+            f"{path.name} is a single array called {path.stem}: give the folder with it and its like in it, or, where it is "
+            "samples of q(z|x), call it samples.npy."
+        )
+    return _choose(path, ["samples"], lambda name: _from_numpy(path, name, npy.map_file(path, path.name))), {}, {}
+
+
+def _read_table(path: Path) -> Found:
+    """Columns such as mean_0, mean_1, logvar_0, ... make tensors; columns of one kind alone are samples."""
+    found = columns_of(tables.read_table(path, path.name), known, path.name)
+    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}, {}
+
+
+def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """How an array without a name was understood."""
+    if path.suffix.lower() not in (".npy", *tables.SUFFIXES) or set(tensors) != {"samples"}:
+        return ()
+    return (
+        f"{path.name} is taken for samples of q(z|x), one row a data point, of which no density is known; where its rows are "
+        "means, give their spread beside them.",
+    )
 
 
 def _read_npz(path: Path) -> Found:

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from klprobe.estimation.report import Report, finite
+from klprobe.estimation.verdict import trained_on_them
 from klprobe.types import Bound, Bracket, Estimate, Quantity, Side, Target, Verdict
 
 TITLE = "How far is the aggregate posterior q(z) from the prior p(z)?"
@@ -212,8 +213,9 @@ def source(report: Report) -> str:
     split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
     if split != "unknown":
         parts.append(f"split {split}")
-    if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
-        parts.append("with points the encoder was trained on")
+    trained = trained_on_them(split, trained_on)
+    if trained is not None:
+        parts.append("with points the encoder was trained on" if trained else "held out from the encoder's training")
     if given.get("held"):
         parts.append(str(given["held"]))
     return ", ".join(parts)
