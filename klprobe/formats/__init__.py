@@ -24,6 +24,8 @@ from klprobe.types import Check, InputError, Progress, no_progress
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
 """Suffixes of formats whose libraries open a file only when its name is valid text."""
+LISTED = 100
+"""Entries of a folder that are looked at for checkpoints inside."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
@@ -192,7 +194,7 @@ def _missing(path: Path) -> str:
 def _unknown(path: Path) -> str:
     """Say why no format recognises the file, and what to do."""
     if path.is_dir():
-        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+        return _unknown_folder(path)
     if path.stat().st_size == 0:
         return f"{path} is empty (0 bytes): save or copy it again."
     suffix = path.suffix.lower()
@@ -218,6 +220,14 @@ def _unknown(path: Path) -> str:
         f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
         f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
     )
+
+
+def _unknown_folder(path: Path) -> str:
+    """Name the folder inside that a format knows, as the `final_model` of a training, if there is one."""
+    inside = [str(folder) for folder in sorted(path.iterdir())[:LISTED] if folder.is_dir() and _recognised(folder)]
+    if inside:
+        return f"{path} is no checkpoint, but holds some: give --checkpoint {' or '.join(inside[:3])}."
+    return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
 
 
 def _unknown_safetensors(path: Path) -> str:

@@ -7,7 +7,8 @@
 - `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
 - beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
-  uniform, or `prior_probs` (K,).
+  uniform, or `prior_probs` (K,);
+- `codes` (N, ...), whole numbers, and `codebook_size` K, in `.npz`: entries of a codebook, held against uniform use of all K.
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
 `.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. `groups` (N,), numbers or
 text, says which rows are not independent of each other, and `weights` (N,), positive, how much each counts. Other arrays are
@@ -27,12 +28,13 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.clusters import in_words, with_rows
-from klprobe.distributions.posteriors import as_posterior
+from klprobe.distributions.posteriors import SampleOnly, as_posterior
 from klprobe.files import npy, tables, tensor_file
 from klprobe.files.columns import as_groups, as_weights, check_column
 from klprobe.files.numbered_columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.formats._codes import with_codebook
 from klprobe.formats._latents import check_names, known, latents_of
 from klprobe.types import InputError
 
@@ -41,6 +43,7 @@ __all__ = ["Arrays"]
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
 LABELS = ("split", "trained_on")
+CODES, SIZE = "codes", "codebook_size"
 LABEL_BYTES = 1024
 
 OF_ROWS = ("groups", "weights")
@@ -103,6 +106,9 @@ class Arrays:
             "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
+        if set(tensors) == {CODES, SIZE}:
+            read_as = Encoded(SampleOnly(tensors[CODES].flatten(1)), split=split, trained_on=trained_on, provenance=provenance)
+            return with_codebook(read_as, tensors[CODES], int(tensors[SIZE]))
         latents = latents_of(path.name, tensors)
         posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
         return Encoded(
@@ -169,7 +175,26 @@ def _read_npz(path: Path) -> Found:
         small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
         labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
         rows = {name: npy.read_member(archive, members[name], f"{path.name}: {name!r}") for name in OF_ROWS if name in members}
+        if CODES in members and not known(members):
+            return _codes(path, members, read), labels, rows
         return _choose(path, members, read), labels, rows
+
+
+def _codes(path: Path, members: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
+    """Read entries of a codebook and its size, which no code says: entries that are never used may be its last."""
+    found = {name: read(name) for name in (CODES, SIZE) if name in members}
+    codes, size = found[CODES], found.get(SIZE)
+    if size is None or size.numel() != 1 or not float(size).is_integer():
+        raise InputError(
+            f"{path.name} holds codes, entries of a codebook, and needs its size, used entries or not: save "
+            f"numpy.savez('{path.name}', codes=codes, codebook_size=512)."
+        )
+    if not codes.dim() or not bool((codes == codes.round()).all()):
+        raise InputError(
+            f"{path.name}: codes are numbers of a codebook's entries, whole numbers of shape (N, ...); got shape "
+            f"{tuple(codes.shape)}. If they are vectors, save them as samples, or as mean for a deterministic encoder."
+        )
+    return {CODES: codes.reshape(len(codes), -1), SIZE: size.reshape(())}
 
 
 def _read_safetensors(path: Path) -> Found:
