@@ -1,4 +1,4 @@
-"""Many Gaussians on the line by the moments of the bins they fall in: the fast Gauss transform, for time linear in their number.
+"""Many Gaussians on the line by moments of the bins they fall in: the fast Gauss transform, in time linear in their number.
 
 A bin holds the means of one cell, half as wide as the smallest standard deviation of its octave, and a sixteenth of an octave
 of standard deviations. Around the bin's own Gaussian a component is a series of Hermite functions, whose coefficients are

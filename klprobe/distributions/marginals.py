@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 
 from klprobe.distributions.gaussian_bins import SERIES_ERROR, SHADES, SLOTS, Bins, Places, binned, shades_of
 from klprobe.distributions.mixture_entropy import (
@@ -26,7 +26,7 @@ from klprobe.distributions.mixture_entropy import (
     integral,
     integral_of_isolated,
 )
-from klprobe.distributions.posteriors import LOG_2PI, DiagonalGaussian, diagonal_normal
+from klprobe.distributions.posteriors import LOG_2PI, DiagonalGaussian, TorchPosterior, diagonal_normal
 from klprobe.runtime import parallel
 from klprobe.types import Posterior, Progress, no_progress
 
@@ -60,7 +60,7 @@ def dimensionwise_kl(
     """KL[q_N(z_d)||p(z_d)] of every latent, each right to `ERROR`, in time linear in N; or None and the reason.
 
     Args:
-        posterior: Diagonal Gaussians, or the answer is None.
+        posterior: Gaussians, or the answer is None.
         prior: A diagonal normal, or the answer is None.
         weights: Mass of each point, shape (N,), not negative; divided by their sum. None: all the same.
         generator: Chooses 4,096 latents where there are more. None: the same choice every time.
@@ -68,8 +68,8 @@ def dimensionwise_kl(
     Returns:
         Values in nats, NaN for a latent that is not known, and the reason where any is not.
     """
-    normal = diagonal_normal(prior)
-    if not isinstance(posterior, DiagonalGaussian):
+    normal, gaussians = diagonal_normal(prior), _gaussians(posterior)
+    if gaussians is None:
         return None, "needs the mean and standard deviation of each posterior"
     if normal is None:
         return None, "defined only for priors that factorise; this prior is no diagonal normal"
@@ -84,7 +84,7 @@ def dimensionwise_kl(
     if len(groups) < threads:
         groups = np.array_split(latents, min(threads, len(latents)))
     with ThreadPoolExecutor(threads) as pool, parallel.one_blas_thread():
-        jobs = [pool.submit(_Group(posterior, group, mass).kls, p_mean[group], p_std[group]) for group in groups]
+        jobs = [pool.submit(_Group(gaussians, group, mass).kls, p_mean[group], p_std[group]) for group in groups]
         try:
             done = 0
             for group, job in zip(groups, jobs, strict=True):
@@ -98,6 +98,14 @@ def dimensionwise_kl(
         finally:  # at Ctrl-C too: what has not begun is not waited for
             pool.shutdown(wait=False, cancel_futures=True)
     return tuple(values.tolist()), reason
+
+
+def _gaussians(posterior: Posterior) -> DiagonalGaussian | None:
+    """Gaussians with the same marginals, or None where the posterior's are no Gaussians."""
+    if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
+        tril = posterior.distribution.scale_tril
+        return DiagonalGaussian(posterior.mean, std=torch.linalg.vector_norm(tril, dim=-1, dtype=torch.float64))
+    return posterior if isinstance(posterior, DiagonalGaussian) else None
 
 
 def _chosen(dim: int, generator: torch.Generator | None) -> Index:

@@ -5,8 +5,8 @@ panels twice as wide as the octave's smallest deviation, and nowhere else; where
 density so far interpolated, which is exact to 1e-11 because nothing in it is narrower than half a panel. So no component can
 fall between two nodes, and no panel is finer than what lies in it.
 
-On each panel log q is a quadratic function, fitted at the nodes, and the log of a remainder. What the remainder's polynomial can
-do within an ellipse around the panel bounds the error of Gauss-Legendre quadrature; panels whose bound is too large are halved.
+On each panel log q is a quadratic function, fitted at the nodes, and the log of a remainder. What the remainder's polynomial
+can do within an ellipse around the panel bounds the error of Gauss-Legendre quadrature; where that is large, a panel is halved.
 Reference: Greengard and Strain (1991), The fast Gauss transform; Trefethen (2013), Approximation theory and approximation
 practice, theorem 19.3.
 """
@@ -51,7 +51,7 @@ _EVEN = X**2 - (WEIGHTS @ X**2) / 2
 
 
 class Panels(NamedTuple):
-    """A density at the nodes of panels of width 2^(level + 1), numbered from 0 on: indices ascending, values (panels, nodes)."""
+    """A density at the nodes of panels of width 2^(level + 1), counted from 0 on: ascending indices, values (panels, nodes)."""
 
     level: int
     index: Index
@@ -205,9 +205,9 @@ def _on_panels(half: Array, q: Array) -> tuple[Array, Array, Array]:
 def _ellipse_bound(unit: Array, log_unit: Array) -> Array:
     """Largest error of the mean of q log q over each panel; infinite where no ellipse is free of zeros.
 
-    q = exp(a x + b x^2) R, and q log q = q (a x + b x^2 + log r_0) + q log(R / r_0). The nodes integrate the first part exactly.
-    Where the coefficients r_i of R sum to less than r_0 on an ellipse, the second has no singularity within, and its size there
-    bounds the error.
+    q = exp(a x + b x^2) R, and q log q = q (a x + b x^2 + log r_0) + q log(R / r_0). The nodes integrate the first part
+    exactly. Where the coefficients r_i of R sum to less than r_0 on an ellipse, the second has no singularity within, and its
+    size there bounds the error.
     """
     slope = 1.5 * (log_unit @ (WEIGHTS * X))
     bend = (log_unit @ (WEIGHTS * _EVEN)) / float(WEIGHTS @ _EVEN**2)

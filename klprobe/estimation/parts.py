@@ -93,7 +93,8 @@ def marginal(posterior: Posterior, columns: slice) -> Distribution:
         return DiagonalGaussian(posterior.mean[:, columns], **{posterior.parametrization: posterior.spread[:, columns]})
     if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
         rows = posterior.distribution.scale_tril[:, columns]
-        tril = torch.linalg.cholesky(rows @ rows.mT)
+        tril = torch.linalg.qr(rows.mT).R.mT  # the square of rows would lose half of the digits
+        tril = tril * tril.diagonal(dim1=-2, dim2=-1).sign()[:, None]
         return MultivariateNormal(posterior.mean[:, columns], scale_tril=tril, validate_args=False)
     what = (
         "gives samples and no density"
