@@ -62,7 +62,8 @@ class Report:
         if self.dimensionwise_kl is None:
             document["dimensionwise_kl_reason"] = self.total_correlation.reason or "not computed"
         elif bad := [d for d, value in enumerate(self.dimensionwise_kl) if not finite(value)]:
-            document["dimensionwise_kl_reason"] = f"not finite in {len(bad)} latents, the first of them latent {bad[0]}"
+            nowhere = f"not finite in {len(bad)} latents, the first of them latent {bad[0]}"
+            document["dimensionwise_kl_reason"] = self.total_correlation.reason or nowhere
         if self.active_units is None:
             document["active_units_reason"] = self.average_kl.reason or "the posterior means are not known"
         return document

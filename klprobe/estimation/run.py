@@ -29,6 +29,7 @@ from klprobe.distributions.posteriors import (
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
+from klprobe.estimation.identities import check_identities
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
 from klprobe.runtime.provenance import commit, versions
@@ -135,7 +136,12 @@ def estimate(
         "empirical": verdict.infinite_bracket() if facts.deterministic else verdict.bracket(estimates, "empirical"),
         "population": verdict.bracket(estimates, "population"),
     }
-    checks: list[Check] = [*verdict.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks]
+    checks: list[Check] = [
+        *verdict.check_estimates(facts, estimates),
+        *check_identities(facts, estimates, dimensions, by_part),
+        *compare_parts(by_part, estimates),
+        *data_checks,
+    ]
     answer, advice = verdict.verdict(facts, estimates, brackets, checks)
     return Report(
         latent_dim=q.dim,

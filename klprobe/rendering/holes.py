@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from klprobe.estimation.holes import Draws, Holes
-from klprobe.estimation.report import as_json, plain
+from klprobe.estimation.report import as_json, finite, plain
 from klprobe.rendering import wording
 from klprobe.rendering.figures import Plot
 from klprobe.rendering.files import write_whole
@@ -69,8 +69,9 @@ def latents(holes: Holes) -> list[tuple[str, str]]:
     if holes.dimensionwise_kl is None:
         rows.append(("one latent", f"not known ({holes.dimensionwise_kl_reason})"))
     else:
-        ranked = sorted(enumerate(holes.dimensionwise_kl), key=lambda item: -item[1])
+        ranked = sorted(((d, v) for d, v in enumerate(holes.dimensionwise_kl) if finite(v)), key=lambda item: -item[1])
         rows += [(f"latent {d}", wording.number(value).value) for d, value in ranked[:SHOWN_PAIRS]]
+        rows += [("other latents", holes.dimensionwise_kl_reason)] if holes.dimensionwise_kl_reason else []
     if holes.pairs is None:
         rows.append(("two latents", f"not known ({holes.pairs_reason})"))
     else:

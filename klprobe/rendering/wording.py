@@ -220,7 +220,8 @@ def source(report: Report) -> str:
 def decomposition(report: Report) -> dict[str, str]:
     """The parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), named and printed."""
     dimensions = report.dimensionwise_kl
-    total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
+    known = dimensions is not None and all(map(finite, dimensions))
+    total = Quantity(sum(dimensions or ())) if known else Quantity(None, None, report.total_correlation.reason)
     parts = {
         "average KL": report.average_kl,
         "mutual information": report.mutual_information,
