@@ -33,7 +33,10 @@ class Report:
         checks: What had to hold, and whether it did.
         not_done: Methods that gave nothing, with the reason.
         parts: Levels, channels, categorical latents: what was also looked at by itself.
-        prior_in_holes: Share of the prior's mass where q_N's density is below its own 1 % quantile; 0.01 in a perfect match.
+        prior_in_holes: Share of the prior's mass unlike held-out codes: q_N's density is below its 1 % quantile at codes scored
+            without their own component; 0.01 in a perfect match, None where the points do not overlap.
+        prior_unlike_codes: Share of the prior's mass unlike the codes of these points, scored with their own component: what a
+            decoder that was trained on these points has not seen.
         provenance: Settings, seed, versions, commit, device, input.
     """
 
@@ -54,6 +57,7 @@ class Report:
     radius: RadiusHistogram | None = None
     parts: tuple[PartReport, ...] = ()
     prior_in_holes: Quantity = dataclasses.field(default_factory=lambda: Quantity(None, None, "not computed"))
+    prior_unlike_codes: Quantity = dataclasses.field(default_factory=lambda: Quantity(None, None, "not computed"))
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

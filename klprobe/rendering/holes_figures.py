@@ -60,7 +60,9 @@ def draw_holes(
 
 def percent(share: Quantity) -> str:
     """`4.2 ± 0.4 %`."""
-    return f"{wording.number(100 * (share.value or 0.0), 100 * (share.std_error or 0.0))} %"
+    if share.value is None:
+        return "not known"
+    return f"{wording.number(100 * share.value, 100 * (share.std_error or 0.0))} %"
 
 
 def _densities(holes: Holes, figure: Figure) -> Plot:
