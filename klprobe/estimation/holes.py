@@ -287,7 +287,7 @@ class _Scores:
         return thresholds, [float((scores < t).mean()) for t, (_, scores) in zip(thresholds, pairs, strict=True)]
 
     def errors(self, level: float) -> Array:
-        """Jackknife standard errors of the shares, leaving out each group of points with its draws and as many of the prior's."""
+        """Jackknife errors of the shares, leaving out each group of points with its draws and as many of the prior's."""
         shares = [self.shares(level, g)[1] for g in range(GROUPS)]
         return np.sqrt((GROUPS - 1) * np.var(shares, 0))
 
