@@ -19,10 +19,10 @@ CLAMPED_SHARE = 0.01
 """Share of exactly equal extreme log-variances at which they look clamped."""
 RESOLVED = 1e-14
 """Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
-SMALLEST, LARGEST = 1e-100, 1e100
+SMALLEST, LARGEST = 1e-60, 1e60
 """Smallest and largest standard deviation whose squares, and their sums over latents, stay within a float64."""
-CONDITION = 1e9
-"""Largest condition number of a Cholesky factor: up to it, rounding moves a draw by 1e-7 of a standard deviation at most."""
+CONDITION = 1e12
+"""Largest condition number of a Cholesky factor: up to it, rounding moves a draw by 1e-4 of a standard deviation at most."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
 LOOKED_AT, FEW_VALUES = 4096, 256

@@ -189,7 +189,8 @@ def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
 
 def _correlation(facts: Facts) -> str | None:
     value, error = facts.total_correlation.value, facts.total_correlation.std_error
-    if value is None or error is None or value >= -SLACK * error - 1e-3:
+    rounding = ROUNDING * abs(facts.average_kl.value or 0.0)
+    if value is None or error is None or value >= -SLACK * error - 1e-3 - rounding:
         return None
     return f"total correlation {value:.4g} +- {error:.2g} is negative"
 
