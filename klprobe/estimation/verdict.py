@@ -142,7 +142,6 @@ def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
             "no exact value or lower bound exceeds the average KL",
         ),
         _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
-        _check("total-correlation", "error", _correlation(facts), "total correlation >= 0"),
         _check("held-out-points", "warning", _trained(facts), "these are points the encoder was not trained on"),
     ]
 
@@ -185,14 +184,6 @@ def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
                 f"{facts.average_kl.value:.6g}: the samples do not follow the density they are said to have"
             )
     return None
-
-
-def _correlation(facts: Facts) -> str | None:
-    value, error = facts.total_correlation.value, facts.total_correlation.std_error
-    rounding = ROUNDING * abs(facts.average_kl.value or 0.0)
-    if value is None or error is None or value >= -SLACK * error - 1e-3 - rounding:
-        return None
-    return f"total correlation {value:.4g} +- {error:.2g} is negative"
 
 
 def _trained(facts: Facts) -> str | None:

@@ -87,3 +87,11 @@ def test_a_learned_bound_that_crosses_is_a_disagreement_and_a_proven_one_is_impo
     assert conclude(facts(), estimates(left_out=2.2))[0] == "impossible"
     proven = [Estimate("closed-form", "empirical", "upper", 1.9, 0.0)]
     assert conclude(facts(), estimates(more=proven))[0] == "impossible"
+
+
+def test_what_too_few_draws_see_is_no_contradiction():
+    """Three posteriors 6 deviations apart: of 400 draws none lies between, and the KL was 0.002 below its only latent's."""
+    draws = [Estimate("monte-carlo", "empirical", "exact", 363.235, 1.8e-5, num_samples=400)]
+    case = facts(average=363.235 + 1.0986, information=1.0986, error=1.8e-5, num_points=3)
+    assert broken(case, draws, [363.237]) == []
+    assert broken(case, draws, [363.3]) == ["latents-below-whole"]

@@ -74,7 +74,6 @@ def test_values_that_are_not_finite_enter_no_bracket():
         (facts(), [*SANDWICH, say("maf", "population", "lower", 2.2)], "methods-disagree"),
         (facts(average=1.0), SANDWICH, "impossible"),
         (facts(information=7.5), SANDWICH, "impossible"),
-        (facts(correlation=-0.5), SANDWICH, "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "upper", -0.5)], "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "none", math.nan)], "impossible"),
     ],
