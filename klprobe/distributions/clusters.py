@@ -340,7 +340,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
     counts = [np.count_nonzero(nearest <= scale * NEAREST[0]) for scale in 10.0 ** -np.arange(-1, len(NEAREST))]
     for i, within in enumerate(NEAREST):
         # apart from the rest by a gap, and no nearer scale shows most of them as well
-        if counts[i + 1] < max(GAP * counts[i], 1) or counts[i + 2 : i + 3] > [GAP * counts[i + 1]]:
+        finer = counts[i + 2] if i + 2 < len(counts) else 0
+        if counts[i + 1] < max(GAP * counts[i], 1) or finer > GAP * counts[i + 1]:
             continue
         within = min(10 * within, NEAREST[0])  # the few that lie in the tail
         some = np.flatnonzero(nearest <= within)

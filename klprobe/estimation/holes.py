@@ -187,8 +187,8 @@ def _look(
         rows = one_of_each(q, generator, "The search for holes").sort().values
         some = q.select(rows)
         _check(some, prior, num_samples, level)
-        codes, prior_draws, thresholds, shares = _look(some, prior, num_samples, level, generator, progress)
-        return dataclasses.replace(codes, points=rows[codes.points]), prior_draws, thresholds, shares
+        looked = _look(some, prior, num_samples, level, generator, progress)
+        return dataclasses.replace(looked[0], points=rows[looked[0].points]), *looked[1:]
     order = torch.arange(q.num_points)
     points = visit_evenly(order, num_samples, generator)
     z = q.sample_at(points, generator).cpu()

@@ -226,7 +226,7 @@ def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[
 
 
 def _run(
-    chosen: Sequence[tuple[str, Estimator]], posterior: Posterior, prior: Distribution, seed: int, progress: ProgressOf
+    chosen: Sequence[tuple[str, Estimator]], posterior: Any, prior: Distribution, seed: int, progress: ProgressOf
 ) -> tuple[list[Estimate], list[NotDone], bool]:
     """Run every method in turn; a method that fails or is interrupted is named, and the report goes on."""
     estimates: list[Estimate] = []
