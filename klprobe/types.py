@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Bound = Literal["exact", "lower", "upper", "none"]
 Target = Literal["empirical", "population"]
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "unknown"]
+"""Of a check that did not pass; unknown: what it asks is not known, so that it neither passed nor failed."""
 Verdict = Literal["resolved", "floor-limited", "methods-disagree", "impossible"]
 
 
@@ -51,7 +52,7 @@ class Estimate:
         quantity: Name `kl`, or a finer name when a method reports several (`nwj`, `leave-one-out`, ...).
             `mutual-information` and `average-kl` are not estimates of KL[q||p] and enter no bracket.
         target: Target of the estimate: `empirical` is KL[q_N||p] of the N points at hand; `population` is KL[q||p].
-        bound: Which side of the target's KL the expected value lies on.
+        bound: Side of the target's KL on which the expected value lies.
         value: Value in nats.
         std_error: Standard error in nats; for `empirical` given the N points, for `population` over data sets.
         num_samples: Number of draws of z (0 for a closed form).
@@ -136,6 +137,10 @@ class Posterior(Protocol):
     """
 
     has_log_prob: bool
+    weights: torch.Tensor | None
+    """Weight of each row, shape (N,), of mean 1; None: all weigh the same."""
+    groups: torch.Tensor | None
+    """Group of each row, shape (N,); None: every row is independent of the others."""
 
     @property
     def num_points(self) -> int:
@@ -171,6 +176,8 @@ class Estimator(Protocol):
 
     requires: ClassVar[frozenset[str]] = frozenset()
     """Those of `posterior-density` and `prior-density` that the method needs."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Those of `weights` and `groups` of points that the numbers and errors of the method take into account."""
     in_parallel: ClassVar[bool] = False
     """Whether several processes share its work (klprobe.runtime.parallel)."""
 

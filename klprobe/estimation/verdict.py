@@ -28,6 +28,7 @@ class Facts:
         average_kl, mutual_information, total_correlation: Quantities as in the report.
         has_density, deterministic: Whether the encoder has a density, and whether it is deterministic.
         split, trained_on: Which points these are, and which the encoder was trained on.
+        ceiling: The most mutual information that the points can show; None: log N.
     """
 
     num_points: int
@@ -38,11 +39,12 @@ class Facts:
     deterministic: bool = False
     split: str = "unknown"
     trained_on: str = "unknown"
+    ceiling: float | None = None
 
     @property
     def log_n(self) -> float:
-        """Log N, the largest mutual information that N points can show."""
-        return math.log(self.num_points)
+        """The most mutual information that N points can show: less than log N where some are copies, or weigh little."""
+        return math.log(self.num_points) if self.ceiling is None else self.ceiling
 
 
 INFINITE = "infinite: the encoder is deterministic, so q_N is N points, which p(z) gives no mass"
@@ -134,7 +136,7 @@ def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
         _check("mutual-information-range", "error", _information_range(facts), "0 <= mutual information <= log N"),
         _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
         _check("total-correlation", "error", _correlation(facts), "total correlation >= 0"),
-        _check("held-out-points", "warning", _trained(facts), "these are points the encoder was not trained on"),
+        _held_out(facts),
     ]
 
 
@@ -192,13 +194,27 @@ def _correlation(facts: Facts) -> str | None:
     return f"total correlation {value:.4g} +- {error:.2g} is negative"
 
 
-def _trained(facts: Facts) -> str | None:
-    if facts.trained_on == "unknown" or (facts.split != facts.trained_on and "all" not in (facts.split, facts.trained_on)):
+def trained_on_them(split: str, trained_on: str) -> bool | None:
+    """Whether points of a split are among those that an encoder was trained on; None where either is unknown."""
+    if "unknown" in (split, trained_on):
         return None
-    return (
+    return split == trained_on or "all" in (split, trained_on)
+
+
+def _held_out(facts: Facts) -> Check:
+    """The population bracket asks for points that the encoder was not trained on: three states, and unknown is one of them."""
+    trained = trained_on_them(facts.split, facts.trained_on)
+    if trained is None:
+        message = (
+            "whether the encoder was trained on these points is unknown; where it was, the population bracket says what it "
+            "does to points that it knows, and not to new ones: give points that were kept from its training"
+        )
+        return Check("held-out-points", "unknown", False, message)
+    problem = (
         f"split {facts.split!r} holds points the encoder was trained on ({facts.trained_on!r}); the population bracket "
         "asks for points it was not trained on: use --split test"
     )
+    return _check("held-out-points", "warning", problem if trained else None, "the encoder was not trained on these points")
 
 
 def verdict(
@@ -245,9 +261,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
     information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
+    most = _ceiling_name(facts)
     text = (
-        f"N = {facts.num_points} points cannot show more than log N = {facts.log_n:.2f} nats of mutual information, and "
-        f"{information:.2f} are used up: the empirical KL is about average KL - log N whatever the encoder is like. "
+        f"N = {facts.num_points} points cannot show more than {most} = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - {most} whatever the encoder is like. "
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)
@@ -256,6 +273,11 @@ def _ceiling(facts: Facts, population: Bracket) -> str:
             f"{facts.num_points:,} points, and at most about {_points(most)}. "
         )
     return text + "Judge the match by the population bracket."
+
+
+def _ceiling_name(facts: Facts) -> str:
+    same = math.isclose(facts.log_n, math.log(facts.num_points))
+    return "log N" if same else "the entropy of their weights, copies taken together,"
 
 
 def _points(information: float) -> str:

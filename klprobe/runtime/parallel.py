@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -101,7 +102,7 @@ def same_everywhere(digest: str, what: str) -> None:
     """Prove that all processes hold the same, before they work as one.
 
     Args:
-        digest: Of what this process holds; of one length everywhere.
+        digest: Digest of what this process holds, of the same length in every process.
         what: Its name in the message, such as "posteriors".
     Raises:
         InputError: in every process, where one differs from the first.
@@ -143,6 +144,12 @@ def one_blas_thread() -> AbstractContextManager[object]:
     The libraries are looked up once: the look-up is slow, and swallows a Ctrl-C that arrives in its midst.
     """
     return _controller().limit(limits=1, user_api="blas")
+
+
+def libraries() -> list[dict[str, Any]]:
+    """The libraries for parallel arithmetic that are loaded, with their numbers of threads."""
+    found: list[dict[str, Any]] = _controller().info()
+    return found
 
 
 @cache

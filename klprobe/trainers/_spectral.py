@@ -16,7 +16,7 @@ Activation = Literal["rectifier", "tanh"]
 
 
 class WithArchitecture(Protocol):
-    """A system with a setting `architecture`; the functions below need no more."""
+    """A system with a setting `architecture`; which is all that the functions below need."""
 
     @property
     def latent_dim(self) -> int:
@@ -24,7 +24,7 @@ class WithArchitecture(Protocol):
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer."""
+        """Number of units in each hidden layer."""
 
     @property
     def layers(self) -> int:
@@ -32,7 +32,7 @@ class WithArchitecture(Protocol):
 
     @property
     def architecture(self) -> Architecture:
-        """Which networks images get."""
+        """Kind of network for images."""
 
     @property
     def activation(self) -> Activation:
@@ -50,7 +50,7 @@ class WithArchitecture(Protocol):
 
 
 class Centred(nn.Module):
-    """From [0, 1] to [-1, 1], the papers' range: the reach of a score of known slope depends on the scale of its input."""
+    """Map [0, 1] to [-1, 1], the papers' range, since the reach of a score of known slope depends on its input's scale."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """2 x - 1."""
@@ -58,7 +58,7 @@ class Centred(nn.Module):
 
 
 def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
-    """From codes to data points: SN-GAN's standard CNN where `standard`, the other systems' network elsewhere."""
+    """Make the network from codes to data points: SN-GAN's standard CNN where `standard`, otherwise that of other systems."""
     if not standard(system, shape):
         network = system.generator(shape)
         return with_tanh(network, system.orthogonal_gain) if tanh(system, shape) else network
@@ -67,7 +67,7 @@ def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequent
 
 
 def make_judge(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
-    """From data points to one score, shape (batch, 1), spectrally normalised and without batch normalisation."""
+    """Make the network from data points to one score, shape (batch, 1), with spectral and without batch normalisation."""
     if standard(system, shape):
         network = standard_discriminator(shape)
     else:
