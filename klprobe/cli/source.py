@@ -20,7 +20,7 @@ from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
 from klprobe.training.data import Data
-from klprobe.types import Progress
+from klprobe.types import InputError, Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
@@ -37,7 +37,19 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
         return load(source.checkpoint, plain).posterior
 
-    return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if prior == "own" and encoded.no_prior:
+        raise InputError(
+            f"{source.checkpoint.name} says something of a prior of its own, and it cannot be used: {encoded.no_prior}. "
+            "Give --prior normal for N(0, I), or another, or name it: "
+            "--outputs mean=NAME,logvar=NAME,prior_mean=NAME,prior_std=NAME."
+        )
+    found = parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if encoded.prior_name:
+        own = f"against the model's own prior, {encoded.prior_name}"
+        held = own if prior == "own" else f"against --prior {prior} and not the model's own prior"
+        say(f"{held}; --prior normal takes N(0, I)" if prior == "own" else f"{held}, {encoded.prior_name}")
+        encoded = dataclasses.replace(encoded, provenance={**encoded.provenance, "held": held})
+    return encoded, found
 
 
 def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:

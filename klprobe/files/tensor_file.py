@@ -31,11 +31,13 @@ class TensorFile:
         header: Its text by name.
         names: Of its tensors.
         read: From a name to the tensor, on the CPU.
+        shape: From a name to the tensor's shape, without reading it.
     """
 
     header: dict[str, str]
     names: tuple[str, ...]
     read: Callable[[str], torch.Tensor]
+    shape: Callable[[str], tuple[int, ...]]
 
     @property
     def kind(self) -> str | None:
@@ -60,7 +62,8 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     check_plain(path, label)
     try:
         with safe_open(path, framework="pt") as file:
-            yield TensorFile(dict(file.metadata() or {}), tuple(file.keys()), file.get_tensor)
+            header, names = dict(file.metadata() or {}), tuple(file.keys())
+            yield TensorFile(header, names, file.get_tensor, lambda name: tuple(file.get_slice(name).get_shape()))
     except (InputError, FileNotFoundError):
         raise
     except (OSError, *UNREADABLE) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,8 +18,14 @@ from klprobe.files.plain import check_plain
 from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
-NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
-"""Where programs put the weights in a checkpoint that holds more: Lightning's is the first."""
+NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "callbacks", "loops")
+"""What training programs keep beside the weights, by parts of the names that they give it."""
+WRAPPERS = ("_orig_mod", "module")
+"""Names that torch.compile and DataParallel put into those of weights."""
+AVERAGES = ("ema", "swa", "shadow", "average")
+"""Parts of names of averages of weights, which lie beside the weights themselves."""
+DEEPEST = 6
+"""Containers in one another, at most."""
 LISTED = 6
 
 
@@ -97,14 +103,22 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
 
 
 def _tensors(held: Any, label: str) -> dict[str, torch.Tensor]:
-    if isinstance(held, Mapping):
-        found = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-        if found:
-            return found
-        for name in NESTED:
-            if isinstance(held.get(name), Mapping):
-                return _tensors(held[name], label)
+    found = dict(_inside(held, ""))
+    if found:
+        return found
     raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
+
+
+def _inside(held: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors by name, wherever they lie, as `model_state_dict.encoder.weight`; what belongs to training is left out."""
+    if isinstance(held, torch.Tensor):
+        yield name, held
+    elif isinstance(held, nn.Module):  # of a file that the user trusts
+        yield from ((f"{name}.{key}" if name else key, tensor) for key, tensor in held.state_dict().items())
+    elif isinstance(held, Mapping) and name.count(".") <= DEEPEST:
+        for key, inner in held.items():
+            if name or not any(word in str(key).lower() for word in NOT_WEIGHTS):
+                yield from _inside(inner, f"{name}.{key}" if name else str(key))
 
 
 def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, factory: str) -> tuple[str, list[str]]:
@@ -116,10 +130,12 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
         InputError: tensors missing or of another shape, by name.
     """
     needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    weights = _unwrapped(weights, needed)
     prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter == "."}
 
-    def serves(prefix: str) -> tuple[int, int]:
-        return sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items()), -len(prefix)
+    def serves(prefix: str) -> tuple[int, bool, int]:
+        served = sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items())
+        return served, not any(word in prefix.lower() for word in AVERAGES), -len(prefix)
 
     prefix = max(sorted(prefixes), key=serves)
     missing = [name for name in needed if prefix + name not in weights]
@@ -133,6 +149,13 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
         )
     module.load_state_dict({name: weights[prefix + name] for name in needed}, assign=True)
     return prefix, [name for name in weights if name not in {prefix + n for n in needed}]
+
+
+def _unwrapped(weights: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The weights by the names that they have without wrappers, where the network itself has none."""
+    inside = [wrapper for wrapper in WRAPPERS if not any(wrapper in name.split(".") for name in needed)]
+    bare = {".".join(part for part in name.split(".") if part not in inside): tensor for name, tensor in weights.items()}
+    return bare if len(bare) == len(weights) else weights
 
 
 def some_of(names: list[str]) -> str:

@@ -84,6 +84,10 @@ def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
     Raises:
         InputError: these data do not allow a step; the message says why.
     """
+    if not (
+        x.is_floating_point() or x.dtype in (torch.uint8, torch.bool) or request.gray or request.resize or request.value_range
+    ):
+        return x.long().flatten(1) if request.flatten else x.long()  # tokens, or whatever the encoder makes of whole numbers
     values = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     if request.gray or request.resize:
         values = _as_images(values, name)

@@ -1,22 +1,29 @@
 """Posteriors as plain arrays, so that the outputs of an encoder of any framework can be read.
 
 `.npz`, `.safetensors`, or a folder of memory-mapped `.npy` files, holding
-- `mean` (N, D) and exactly one of `logvar`, `var`, `std` (N, D): diagonal Gaussians;
+- `mean` (N, D) and exactly one of `logvar`, `var`, `std`: diagonal Gaussians; the spread may be shared, (D,) or (N, 1);
 - `samples` (N, D) alone: one draw a point of an encoder that can only be sampled;
 - `mean` (N, D) alone: a deterministic encoder;
 - `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
 - beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
-  uniform, or `prior_probs` (K,).
+  uniform, or `prior_probs` (K,);
+- beside any of these the model's own prior, `prior_mean` (D,) and `prior_logvar`, `prior_var` or `prior_std`; of K
+  components (K, D), with `prior_weights` (K,).
+Other names of the same meaning are known too, such as `mu` and `log_sigma`. An array beside the mean that may be its spread and
+whose name does not say so is asked about; others are left alone.
+
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
 `.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +31,13 @@ import torch
 from klprobe.files import npy, tensor_file
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
-from klprobe.formats._latents import check_names, known, latents_of
+from klprobe.formats._by_name import by_name
+from klprobe.formats._latents import FULL, check_names, known, latents_of
+from klprobe.formats._names import CATEGORICAL, SPREAD_ROLES, meaning
+from klprobe.formats._priors import find_prior, prior_from
+from klprobe.formats._reading import as_asked, plain, plain_role
+from klprobe.formats._returned import roles_by_level
+from klprobe.formats._tensors import SPREADS, check_scatter
 from klprobe.types import InputError
 
 __all__ = ["Arrays"]
@@ -33,8 +46,11 @@ KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
 LABELS = ("split", "trained_on")
 LABEL_BYTES = 1024
+NUMBERS = "fiu"
+"""Kinds of numpy's types that can be latents: floating and whole numbers."""
 
 Read = Callable[[str], torch.Tensor]
+Looked = TypeVar("Looked")
 
 
 @dataclass(frozen=True)
@@ -44,14 +60,14 @@ class Arrays:
     def matches(self, path: Path) -> bool:
         """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
         if path.is_dir():
-            return bool(known(file.stem for file in path.glob("*.npy")))
+            return any(_is_posterior(file.stem) for file in path.glob("*.npy"))
         try:
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
             if path.suffix.lower() == ".safetensors":
                 with tensor_file.opened(path) as file:
-                    return file.kind == KIND or (file.kind is None and bool(known(file.names)))
+                    return file.kind == KIND or (file.kind is None and any(map(_is_posterior, file.names)))
         except (OSError, InputError):
             pass
         return False
@@ -63,64 +79,165 @@ class Arrays:
                 f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: --data is for "
                 "checkpoints with an encoder; or encode the data yourself and save what comes out."
             )
-        refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
-        read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
-        tensors, labels = read(path)
+        flags = tuple(name for name in FLAGS if name != "outputs")
+        refuse_flags(request, flags, f"{path.name} holds posteriors as they are, and no encoder to run")
+        with _opened(path) as file:
+            choice = _choose(path.name, file, request.outputs)
+            tensors = {role: file.read(name) for role, name in choice.names.items()}
+            own = {role: file.read(name) for role, name in choice.prior.items()}
+            labels = file.labels()
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
             raise InputError(
                 f"{path.name} holds its points as they are ({split} split), so --split {request.split} cannot choose among "
                 f"them: save those points' posteriors to a file of their own, with split='{request.split}' beside mean."
             )
-        files = [path / f"{name}.npy" for name in tensors] if path.is_dir() else [path]
+        files = [path / f"{name}.npy" for name in choice.names.values()] if path.is_dir() else [path]
         provenance = {
             "format": "arrays",
             "file": path.name,
             "sha256": {file.name: sha256(file) for file in files},
-            "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
+            "tensors": {
+                choice.names[role]: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for role, t in tensors.items()
+            },
         }
-        latents = latents_of(path.name, tensors)
+        if {"mean", "samples"} <= set(tensors):
+            check_scatter(tensors, path.name)
+            del tensors["samples" if set(SPREAD_ROLES) & set(tensors) else "mean"]
+        latents = latents_of(path.name, {plain_role(role): plain(role, t) for role, t in tensors.items()})
+        prior = prior_from(path.name, own, latents.posterior.event_shape[0]) if own else None
         return Encoded(
             latents.posterior,
+            prior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=latents.notes,
+            notes=(*choice.notes, *latents.notes),
             parts=latents.parts,
+            prior_name=f"{', '.join(choice.prior.values())} of {path.name}" if own else "",
+            no_prior=choice.no_prior,
         )
 
 
-def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
-    """Read the tensors that make a posterior; InputError when their names make no posterior, or more than one."""
-    found = list(found)
-    check_names(path.name, found)
-    return {name: read(name) for name in known(found)}
+@dataclass(frozen=True)
+class _File:
+    """Arrays by name, none of them read before it is asked for.
+
+    Attributes:
+        shapes: Of every array of numbers, by name.
+        read: From a name to the array.
+        labels: Gives the texts beside them, `split` and `trained_on`.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Read
+    labels: Callable[[], dict[str, str]]
 
 
-def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    with opened(path, path.name) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+@dataclass(frozen=True)
+class _Choice:
+    """Role to name, of the posterior and of the model's own prior."""
 
-        def read(name: str) -> torch.Tensor:
-            return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
-
-        small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
-        labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
-        return _choose(path, members, read), labels
+    names: dict[str, str]
+    prior: dict[str, str]
+    no_prior: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    with tensor_file.opened(path, path.name) as file:
-        header, tensors = file.header, _choose(path, file.names, file.read)
-    labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
-    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
+def _choose(label: str, file: _File, asked: str | None) -> _Choice:
+    """The arrays that make a posterior; InputError when the names make none, or more than one."""
+    if asked is not None:
+        said = as_asked(file.shapes, {}, asked, label)
+        if any(half is not None for _, half in said.roles.values()):
+            raise InputError(f"--outputs {asked}: {label} holds arrays, of which none is split: save mean and spread as two.")
+        names = {role: name for role, (name, _) in said.roles.items()}
+        return _Choice(names, {role: name for role, (name, _) in said.prior.items()})
+    canonical = known(file.shapes)
+    numbered = any(name[-1].isdecimal() and not name.startswith(CATEGORICAL) for name in canonical)
+    classes = {name: name for name in canonical if name.startswith(CATEGORICAL)}
+    rest = {name: shape for name, shape in file.shapes.items() if name not in classes}
+    rows = max((shape[0] for name, shape in rest.items() if len(shape) > 1), default=0)
+    prior, no_prior = find_prior(rest, file.read, rows)
+    if numbered or len([name for name in canonical if name in (*FULL, *SPREADS)]) > 1:
+        check_names(label, canonical)
+        return _Choice({name: name for name in canonical}, prior, no_prior)
+    by_level = roles_by_level(
+        {name: torch.empty(shape, device="meta") for name, shape in rest.items() if _is_of_points(name)}, label
+    )
+    found = {role: (name, None) for role, name in by_level.items()} or by_name(rest, file.read, (), label, is_file=True)
+    if not found:
+        check_names(label, [*classes, *(name for name in file.shapes if name not in classes)])
+    names = {role: name for role, (name, _) in (found or {}).items()}
+    if any(half is not None for _, half in (found or {}).values()):
+        raise InputError(
+            f"{label}: {names['mean']} holds mean and spread side by side: save them as two arrays, mean and logvar."
+        )
+    check_names(label, [*(plain_role(role) for role in names), *classes])
+    other = [f"{name} as {role}" for role, name in names.items() if role != name]
+    return _Choice(names | classes, prior, no_prior, (f"arrays read by name: {', '.join(other)}",) if other else ())
 
 
-def _read_folder(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    def read(name: str) -> torch.Tensor:
-        return _from_numpy(path, name, npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
+def _is_posterior(name: str) -> bool:
+    """Whether the name of an array says that it is of a posterior; parameters of networks have dots in theirs."""
+    said = meaning(name)
+    return bool(known([name])) or ("." not in name and said.owner in ("", "posterior") and said.role in ("mean", "samples"))
 
-    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}
+
+def _is_of_points(name: str) -> bool:
+    return meaning(name).owner in ("", "posterior") and not meaning(name).positional
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_File]:
+    """The arrays of a folder, a `.npz` or a `.safetensors`."""
+    if path.is_dir():
+        files = {file.stem: file for file in sorted(path.glob("*.npy"))}
+        arrays = _those_of_use(files, lambda name: npy.map_file(files[name], f"{path.name}/{name}.npy"))
+        yield _File(_shapes(arrays), lambda name: _from_numpy(path, name, arrays[name]), dict)
+    elif path.suffix.lower() == ".npz":
+        with opened(path, path.name) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            layouts = _those_of_use(
+                members, lambda name: npy.layout_of(archive, members[name], f"{path.name}: tensor {name!r}")
+            )
+
+            def read(name: str) -> torch.Tensor:
+                return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
+
+            def labels() -> dict[str, str]:
+                small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
+                return {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
+
+            yield _File(_shapes(layouts), read, labels)
+    else:
+        with tensor_file.opened(path, path.name) as file:
+            header = {name: file.header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in file.header}
+            yield _File(
+                {name: file.shape(name) for name in file.names},
+                lambda name: _as_real(path, name, file.read(name)),
+                lambda: header,
+            )
+
+
+def _those_of_use(names: Iterable[str], look: Callable[[str], Looked]) -> dict[str, Looked]:
+    """What is found of each array; one that cannot be read is left alone where its name says nothing of a posterior."""
+    found: dict[str, Looked] = {}
+    for name in names:
+        try:
+            found[name] = look(name)
+        except InputError:
+            if _says_role(name):
+                raise
+    return found
+
+
+def _says_role(name: str) -> bool:
+    return bool(known([name])) or (meaning(name).role is not None and meaning(name).owner != "other")
+
+
+def _shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of arrays of numbers, and of any whose name says a role, which are refused when they are read."""
+    return {name: tuple(one.shape) for name, one in found.items() if one.dtype.kind in NUMBERS or _says_role(name)}
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray) -> torch.Tensor:

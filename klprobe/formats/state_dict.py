@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from klprobe.files.programs import wanted_by
+from klprobe.files.programs import in_type, wanted_by, working_type
 from klprobe.files.weights import fit, read_weights, some_of
 from klprobe.formats import Encoded, Request, sha256
 from klprobe.formats._encode import Encoder, encode_data
@@ -44,9 +44,11 @@ class StateDict:
         with torch.random.fork_rng():
             module = _build(request.encoder)
         prefix, leftover = fit(module, weights, path.name, request.encoder)
-        module.to(request.device).eval()
+        kind, kind_note = working_type(module)
+        module.to(request.device, kind).eval()
         encode = getattr(module, "encode", module)
-        notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
+        notes = [kind_note] if kind_note else []
+        notes += [f"weights {prefix}* given to {request.encoder}"] if prefix else []
         if leftover:
             notes.append(f"{len(leftover)} tensors of {path.name} were not used: {some_of(leftover)}")
         provenance = {
@@ -57,7 +59,7 @@ class StateDict:
             "prefix": prefix,
             "unused": leftover,
         }
-        encoder = Encoder(lambda x: encode(x.to(request.device)), path.name, wanted_by(module))
+        encoder = Encoder(lambda x: encode(in_type(x, kind).to(request.device)), path.name, wanted_by(module))
         return encode_data(encoder, request, provenance, tuple(notes))
 
 
