@@ -7,6 +7,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 WIDER = {
     "*/test_contracts.py": "what holds of every file of the folder",
+    "cli/test_faults.py": "every command whose terminal, disk or process fails",
     "cli/test_help.py": "the help texts of every command",
     "estimators/test_truth.py": "right numbers, errors and sides of every estimator",
     "trainers/test_improvement.py": "every player gets better at its part",
@@ -25,6 +26,7 @@ WIDER = {
     "formats/test_pickles.py": "no format unpickles unless it is told to",
     "formats/test_safety.py": "no format runs what a file says, by any way into the program",
     "cli/test_hostile_text.py": "every command on names and words of any kind",
+    "cli/test_own_data.py": "every command on data as users hand them over",
     "cli/test_names_in_files.py": "every command on names that a file says",
     "fuzz/*": "harmed files of every format",
     "analyses/test_items.py": "every item of every paper",

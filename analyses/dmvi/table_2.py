@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.dmvi.settings import NOISE, TABLE_2, TABLE_2_MONTE_CARLO, TABLE_3, TABLE_3_MONTE_CARLO, model
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.cells import Cell, Costs, Item, Preset, Record, Result, main, markdown, reason
 from analyses.machinery.models import look_up, probe
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.monte_carlo import MonteCarlo
@@ -52,9 +52,14 @@ def cells(preset: Preset) -> list[Cell]:
 
 def work(cell: Cell) -> Result:
     """One classifier on the points trained on, beside Monte Carlo."""
+    return probe(cell["model"], "train", methods(cell))
+
+
+def methods(cell: Cell) -> list[Any]:
+    """Monte Carlo and the classifier."""
     settings = cell["classifier"] if cell["row"] == OWN else PAPER_LIKE | cell["classifier"]
     draws = {"tiny": 20, "quick": 500, "paper": 2000}[cell["preset"]]
-    return probe(cell["model"], "train", [MonteCarlo(num_samples=draws), Classifier(**settings)])
+    return [MonteCarlo(num_samples=draws), Classifier(**settings)]
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -129,7 +134,28 @@ def _said(found: tuple[float, float] | None) -> str:
     return "none" if found is None else f"{found[0]:.4g} ± {found[1]:.2g}"
 
 
-ITEM = Item("DMVI Tables 2 and 3", HERE, "table_2.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """Mean logits by classifier, for either table, with a link to the second's page."""
+    said = []
+    for number, data in sorted({(r["cell"]["table"], r["cell"]["model"]["dataset"].partition(":")[0]) for r in rows}):
+        mine = [r for r in rows if r["cell"]["table"] == number]
+        found = [(r["cell"]["row"], look_up(r["result"], "classifier", "mean-logit", "empirical")) for r in mine]
+        said.append(f"{number}, {data}: " + "; ".join(f"{name} {kl[0]:.2f} ± {kl[1]:.2f}" for name, kl in found if kl))
+    return ". ".join(said) + ". [Table 3](dmvi/results/table_3.md)"
+
+
+ITEM = Item(
+    order=4,
+    title="DMVI Tables 2, 3",
+    paper="2.3 to 3.3 of 12.3 nats; 25812.8 with noise",
+    headline=headline,
+    folder=HERE,
+    records="table_2.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+    costs=lambda cell: Costs([cell["model"]], {"train": methods(cell)}, cell["model"]["settings"]["latent_dim"]),
+)
 
 if __name__ == "__main__":
     main(ITEM)

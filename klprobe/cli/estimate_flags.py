@@ -1,4 +1,4 @@
-"""The flags that `klprobe estimate` and `klprobe demo` share: sources, what is asked, the settings of each method."""
+"""The flags that `klprobe estimate` and `klprobe demo` share: sources, common flags, and the settings of each method."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName
 
 Bare = tyro.conf.arg(name="")
-"""A group of flags without a prefix."""
+"""Mark of a group of flags without a prefix."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the posteriors come from."""
+    """The source of the posteriors."""
 
     checkpoint: Path
     """Path of an encoder, or of arrays of mean and logvar, var or std, in one of the formats that `klprobe list` shows."""
@@ -38,27 +38,37 @@ class Source:
     """What the encoder returns, as mean,logvar or mean,_,std, where _ is ignored; by default klprobe finds out, and says what
     it found."""
     data: str | None = None
-    """Data to encode: the name of a data set, a .npy or .npz file, a folder of images, or package.module:dataset; by default
-    the data set that the checkpoint was trained on."""
+    """Data to encode: the name of a data set, a .npy, .npz, .csv or .parquet file, a folder of images, or
+    package.module:dataset; by default the data set that the checkpoint was trained on."""
     resize: str | None = None
     """Resize images to this size, bilinearly: 32, or 32x24 for height and width; by default they keep their size."""
     range: Annotated[Literal["0,1", "-1,1"] | None, tyro.conf.arg(metavar="LOW,HIGH")] = None
     """Map data in [0, 1] to this range, 0,1 or -1,1, for the encoder; by default bytes are scaled to [0, 1] and other numbers
     stay as they are. Write --range=-1,1 with the equals sign."""
+    scale: float | None = None
+    """Number that becomes 1, such as 255 or 4095: values are divided by it. By default it is 255 for bytes and 65535 for images
+    of 16 bits, and other numbers stay as they are."""
     gray: bool = False
     """Turn colour images into grey images of one channel."""
+    rgb: bool = False
+    """Turn grey images into colour images of three equal channels."""
     flatten: bool = False
     """Turn every data point into a vector."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Part of the data to encode. Bounds of the population KL need points that the encoder was not trained on: test or
     validation."""
+    groups: str | None = None
+    """Array or table with the group of each data point, as groups.npy or table.csv:donor. Points of one group, such as those of
+    one donor, video or image, are not independent: bounds and errors of the population treat whole groups as one."""
+    weights: str | None = None
+    """Array or table with the weight of each data point, as weights.npy or table.csv:weight; by default all weigh the same."""
     data_root: Path | None = None
     """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """What is asked about them, and where the answer goes."""
+    """Methods, prior and device, and where to write the answer."""
 
     methods: tuple[str, ...] = ("auto",)
     """Methods to run, by the names that `klprobe list` shows. auto runs those that suit the input best, and all runs every one

@@ -15,16 +15,17 @@ from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import choose_dataset, read_dataset
-from klprobe.datasets import has_validation
+from klprobe.datasets import dataset, has_validation, is_ours
 from klprobe.distributions.inspection import radius_histogram
 from klprobe.estimation.report import as_json
 from klprobe.evaluation.evidence import Evidence, generator_of
 from klprobe.evaluation.feature_net import FeatureNet, raw_values, read_net
 from klprobe.evaluation.judge import own_net
 from klprobe.evaluation.run import INTERRUPTED, Evaluation, choose, evaluate
+from klprobe.evaluation.samples import SamplesAlone
 from klprobe.files.child import Limits
 from klprobe.printable import visible
 from klprobe.rendering import evaluation as report
@@ -39,7 +40,7 @@ WIDTH = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judging:
-    """What is measured, on what, and where the answer goes."""
+    """Metrics and data to use, and where to write the answer."""
 
     metrics: tuple[str, ...] = ("all",)
     """Metrics to measure, by the names that `klprobe list` shows. all measures every one that the system and the data allow."""
@@ -83,37 +84,77 @@ class Judging:
     """Print the results on stdout as a JSON document, klprobe.evaluation/1, and nothing else."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluating(Judging):
+    """What is judged: a checkpoint, or samples alone."""
+
+    checkpoint: Path | None = None
+    """Checkpoint file that klprobe train wrote."""
+    samples: str | None = None
+    """Samples without the system that made them, in place of --checkpoint: a folder of images, a .npy, .npz, .csv or .parquet
+    file, or package.module:samples. Then --data is needed, and all of it is compared with, or --split of a data set of
+    klprobe's."""
+
+
 def run(arguments: list[str]) -> int:
     """Evaluate; print the table, and write it under --out."""
-    (checkpoint,), judging, configured = parse_judging(arguments, "evaluate", HELP, Judging)
+    _, judging, configured = parse_judging(arguments, "evaluate", HELP, Evaluating)
+    path = _judged(judging)
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)
     metrics = chosen(judging, configured)
-    evidence = gather(checkpoint, judging, device)
+    evidence = gather_samples(judging, device) if judging.checkpoint is None else gather(path, judging, device)
     found = measure(metrics, evidence)
-    name, count = labels([checkpoint])[0], f"{evidence.num:,}"
-    given = f"{name}: {count} samples against {count} {judging.split} data of {evidence.held_out.name}"
+    name, count = judging.samples or labels([path])[0], f"{evidence.num:,}"
+    given = f"{name}: {count} samples against {count}{_split(evidence)} data of {_data_name(judging, evidence)}"
     if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
         raise InputError(
             "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
-    content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
-    if judging.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(found, given))
-    if judging.out is not None:
+    content = report.document(found, about([path], judging, device, ["klprobe", "evaluate", *arguments]))
+
+    def write(folder: Path) -> None:
         with bar("drawing"):
             plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
-        report.save(found, given, content, plots, judging.out)
-        say(f"evaluation written to {judging.out}")
+        report.save(found, given, content, plots, folder)
+
+    give(
+        lambda: answer_json(as_json(content)) if judging.json else answer(*screen(found, given)),
+        write,
+        judging.out,
+        "evaluation",
+    )
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
-HELP = """Measure the sample quality of a trained system with every metric that it allows, with errors, beside real data.
+def _split(evidence: Evidence) -> str:
+    return "" if evidence.held_out.split == "all" else f" {evidence.held_out.split}"
+
+
+def _data_name(judging: Evaluating, evidence: Evidence) -> str:
+    return str(judging.data) if judging.samples is not None else evidence.held_out.name
+
+
+def _judged(judging: Evaluating) -> Path:
+    """Where that lies which is judged.
+
+    Raises:
+        InputError: neither a checkpoint nor samples, both, or samples without data.
+    """
+    if (judging.checkpoint is None) == (judging.samples is None):
+        given = "both" if judging.checkpoint else "neither"
+        raise InputError(f"klprobe evaluate needs --checkpoint, or --samples and --data, and got {given}.")
+    if judging.samples is not None and judging.data is None:
+        raise InputError("--samples needs --data: a folder of images, a file or a data set to compare the samples with.")
+    return Path(judging.checkpoint or judging.samples or "")
+
+
+HELP = """Measure the sample quality of a trained system, or of samples alone, with every metric that can be, beside real data.
 
 klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
+
+klprobe evaluate --samples generated --data photos --metrics fid prdc
 """
 
 
@@ -123,13 +164,13 @@ J = TypeVar("J", bound=Judging)
 def parse_judging(
     arguments: list[str], command: str, text: str, judging: type[J], *, several: bool = False
 ) -> tuple[list[Path], J, dict[str, Any]]:
-    """Checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
+    """Parse checkpoints (where several are compared), common flags, and metrics with their settings (`--fid.divisions 20`).
 
     `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
     """
     asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
     shown = registry.names("metrics") if asked is None else tuple(arguments[asked + 1 :])
-    source: list[Any] = [("checkpoint", Annotated[Path, tyro.conf.arg(help="Checkpoint file that klprobe train wrote.")])]
+    source: list[Any] = []
     if several:
         help_of = tyro.conf.arg(
             help="The checkpoints, in any format that klprobe estimate reads.",
@@ -147,17 +188,17 @@ def parse_judging(
     kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
     flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
-    return list(flags.checkpoints) if several else [flags.checkpoint], flags.judging, configured
+    return list(flags.checkpoints) if several else [], flags.judging, configured
 
 
 def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
-    """The metrics asked for, with their settings."""
+    """Choose the metrics that the flags name, with their settings."""
     names = [name for words in judging.metrics for name in words.split(",") if name]
     return {name: configured[name] for name in choose(names)}
 
 
 def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
-    """What the metrics look at: the system, its data, and a net that is made when it is needed."""
+    """Collect what the metrics use: the system, its data, and a net that is made when it is needed."""
     system = load_system(checkpoint, device)
     name, chosen = choose_dataset(judging.data, system.settings, checkpoint.name)
     more = has_validation(chosen) and judging.split != "validation"
@@ -178,6 +219,35 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
         cache=_cache(judging),
         perceptual=judging.lpips_weights,
         validation=(lambda: read_dataset(chosen, name, "validation", judging.data_root)) if more else None,
+    )
+
+
+def gather_samples(judging: Evaluating, device: str) -> Evidence:
+    """What the metrics look at where there are samples alone: all of the user's own data, or a split of a set of klprobe's."""
+    samples, name = str(judging.samples), str(judging.data)
+    given = read_dataset(dataset(samples), samples, "all", judging.data_root)
+    chosen = dataset(name)
+    if is_ours(name) and chosen.path is None:
+        held_out, training = (read_dataset(chosen, name, split, judging.data_root) for split in (judging.split, "train"))
+    else:
+        held_out, training = read_dataset(chosen, name, "all", judging.data_root), None
+    if given.shape != held_out.shape:
+        images = len(given.shape) == len(held_out.shape) == 3
+        size = "x".join(map(str, held_out.shape[1:]))
+        remedy = (
+            f"bring them to one, as a folder of images by {samples}:resize={size}, :gray or :rgb" if images else "give others"
+        )
+        raise InputError(f"{samples} has points of shape {given.shape}, but {name} of shape {held_out.shape}: {remedy}.")
+    return Evidence(
+        SamplesAlone(given),
+        held_out,
+        training,
+        chosen,
+        lambda: _net(judging, held_out if training is None else training, device),
+        num_samples=judging.num_samples,
+        seed=judging.seed,
+        cache=_cache(judging),
+        perceptual=judging.lpips_weights,
     )
 
 
@@ -214,7 +284,7 @@ def _cache(judging: Judging) -> Path:
 
 
 def about(paths: list[Path], judging: Judging, device: str, command: list[str]) -> dict[str, Any]:
-    """Where the numbers come from."""
+    """Provenance of the numbers."""
     flags = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(judging).items()}
     return {
         "input": [str(path) for path in paths],
@@ -227,20 +297,21 @@ def about(paths: list[Path], judging: Judging, device: str, command: list[str]) 
 
 
 def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
-    """Pairs of sets of points for the figures, of what the system can do, images in [0, 1]."""
+    """Make pairs of sets of points for the figures that the system allows, with images in [0, 1]."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     system, data = evidence.system, evidence.data
     count = 1000 if tuple(data.shape[1:]) == (2,) else SHOWN
     try:
         samples = evidence.samples[:count]
         found["samples"] = {"samples": samples, "held-out data": data[:count]}
-        found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
-    except InputError:  # no generator, or one that has diverged: the metrics have said so
+        which = "nearest training data" if evidence.compares_real else "nearest data"
+        found["neighbours"] = {"samples": samples, which: nearest(samples, evidence.training)}
+    except InputError:  # there is no generator, or it has diverged, which the metrics have said already
         return found
     if "encode" in system.capabilities:
-        noise = torch.Generator(system.device).manual_seed(evidence.seed)
+        rng = torch.Generator(system.device).manual_seed(evidence.seed)
         labels = evidence.labels[:count] if "labels" in system.capabilities and evidence.labels is not None else None
-        again = system.reconstruct(data[:count], labels, noise)
+        again = system.reconstruct(data[:count], labels, rng)
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return {name: {title: evidence.unit(x) for title, x in sets.items()} for name, sets in found.items()}
 
@@ -253,7 +324,7 @@ def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
 
 
 def screen(found: Evaluation, given: str) -> list[str]:
-    """The lines of one screen."""
+    """Make the lines of one screen."""
     lines = [report.TITLE, f"Given: {given}.", *(f"Feature net: {net}." for net in report.nets(found)), ""]
     lines += columns([report.COLUMNS, *report.table(found)])
     lines += ["", *textwrap.wrap(report.MEANING, WIDTH), *(f"Note: {note}." for note in found.notes)]
@@ -264,7 +335,7 @@ def screen(found: Evaluation, given: str) -> list[str]:
 
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as lines, every column as wide as its widest cell as it is shown."""
+    """Turn rows into lines, with every column as wide as its widest cell."""
     rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,50 +12,60 @@ from torch.distributions import Distribution, Independent, Normal
 from klprobe.distributions.flows import load_flow
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.distributions.priors import Cloud, UniformSphere, mixture
+from klprobe.files import tables
 from klprobe.files.npy import read_member
 from klprobe.files.remembered import MODULE, NotOurs
 from klprobe.files.zips import opened
 from klprobe.formats import load
-from klprobe.printable import LONGEST, short
+from klprobe.printable import nearest, short
 from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
-ARRAYS = (".npz", ".safetensors")
-"""Files that are taken as samples of the prior when they are named alone."""
+ARRAYS = (".npz", ".safetensors", ".npy", *tables.SUFFIXES)
+"""Suffixes of files that are read as samples of the prior when they are given without a name before."""
 
 
 def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -> Distribution:
-    """The prior that SPEC names, event shape (D,).
+    """Make the prior that SPEC names, event shape (D,).
 
     Args:
-        spec: `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
+        spec: Text `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
             `FILES` with a path after the `:`; a file of samples alone; or `package.module:prior`.
-        dim: D, the number of latents of the posterior.
-        own: The prior that came with the checkpoint; None is N(0, I).
-        encode: From the path of data, as the encoder wants them, to their posterior.
+        dim: Number of latents of the posterior, D.
+        own: Prior that came with the checkpoint; None is N(0, I).
+        encode: Function from the path of data, ready for the encoder, to their posterior.
     """
+    check_name(spec)
     name, *rest = spec.split(":")
     if spec == "own":
         return standard_normal(dim) if own is None else own
     if name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS:
         return _samples(spec, encode)
     if name in FILES:
-        path = ":".join(rest)
-        if not path:
-            raise InputError(f"--prior {name} needs a file: {name}:PATH.")
-        return FILES[name](path, encode)
-    if name not in PRIORS and MODULE.fullmatch(spec):
-        return _python(spec, dim)
+        return FILES[name](":".join(rest), encode)
     if name not in PRIORS:
-        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1) if len(name) <= LONGEST else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return _python(spec, dim)
+    return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
+
+
+def check_name(spec: str) -> None:
+    """Raise InputError unless this is a prior by name, which can be said before anything is read."""
+    name, *rest = spec.split(":")
+    if name in FILES and not any(rest):
+        raise InputError(f"--prior {name} needs a file: {name}:PATH.")
+    is_file = name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS and (Path(spec).exists() or not rest)
+    path = spec if is_file else ":".join(rest) if name in READ_HERE else ""
+    if path and not Path(path).exists():
+        raise InputError(f"--prior {short(spec)}: {short(path)} does not exist. Give the path of a file.")
+    if spec != "own" and name not in (*FILES, *PRIORS) and not is_file and not MODULE.fullmatch(spec):
+        near = nearest(name, ["own", *PRIORS, *FILES])
+        hint = f" Did you mean {near!r}?" if near else ""
         known = ", ".join((*PRIORS, *(f"{file}:PATH" for file in FILES)))
         raise InputError(
             f"--prior {short(spec)} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
         )
-    return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
 
 
 def _normal(dim: int, options: Options) -> Distribution:
@@ -77,7 +86,7 @@ def _sphere(dim: int, options: Options) -> Distribution:
 
 
 def _mixture(path: str, encode: Encode) -> Distribution:
-    """Gaussians in any file of posteriors, and in .npz their `weights`."""
+    """Mix the Gaussians in any file of posteriors, with their `weights` where an .npz has them."""
     components = _components(f"mixture:{path}", _posterior(path))
     weights = None
     if Path(path).suffix.lower() == ".npz":
@@ -91,17 +100,17 @@ def _mixture(path: str, encode: Encode) -> Distribution:
 
 
 def _vampprior(path: str, encode: Encode) -> Distribution:
-    """The posteriors of pseudo-inputs, with equal weights."""
+    """Mix the posteriors of pseudo-inputs, with equal weights."""
     return mixture(_components(f"vampprior:{path}", encode(path)))
 
 
 def _flow(path: str, encode: Encode) -> Distribution:
-    """A flow that --maf.save kept."""
+    """Read a flow that --maf.save wrote."""
     return load_flow(Path(path))
 
 
 def _samples(path: str, encode: Encode) -> Distribution:
-    """The `samples` of any file of posteriors, as a cloud without a density."""
+    """Read the `samples` of any file of posteriors, as a cloud without a density."""
     posterior = _posterior(path)
     if not isinstance(posterior, SampleOnly):
         raise InputError(
@@ -112,10 +121,10 @@ def _samples(path: str, encode: Encode) -> Distribution:
 
 
 def _posterior(path: str) -> Distribution:
-    """What a file holds, or what its encoder says of the data that it was trained on."""
+    """Read the posterior that a file holds, or that its encoder gives on the data that it was trained on."""
     try:
         return load(path).posterior
-    except NotOurs as error:  # --data gives the data of the checkpoint that is looked at, not of this one
+    except NotOurs as error:  # --data is for the checkpoint that is estimated, not for this one
         raise InputError(
             f"{error.reason}: encode those data in Python, numpy.savez('prior.npz', mean=mean, logvar=logvar), "
             "and give --prior mixture:prior.npz."
@@ -129,7 +138,7 @@ def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
 
 
 def _python(spec: str, dim: int) -> Distribution:
-    """A torch Distribution, or a function from D to one."""
+    """Import a torch Distribution, or a function from D to one."""
     found = import_named(spec, "--prior")
     if callable(found) and not isinstance(found, Distribution):
         try:
@@ -142,14 +151,16 @@ def _python(spec: str, dim: int) -> Distribution:
 
 
 PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
-"""What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
+"""Priors by name; a new one is a function here, from D and the options to a Distribution of event shape (D,)."""
 FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "mixture": _mixture,
     "vampprior": _vampprior,
     "flow": _flow,
     "samples": _samples,
 }
-"""The same for priors that come from a file."""
+"""Priors by name that come from a file."""
+READ_HERE = ("mixture", "flow", "samples")
+"""Priors whose path is that of a file, and of nothing else that data can be."""
 
 
 def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""From the flags of a source to its posteriors and its prior."""
+"""Read posteriors and prior by the flags of a source."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,36 @@ from torch.distributions import Distribution
 from klprobe import registry
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.output import say
-from klprobe.cli.prior import parse_prior
+from klprobe.cli.prior import check_name, parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets import Dataset, Split, dataset
+from klprobe.distributions.clusters import in_words, with_rows
+from klprobe.distributions.posteriors import as_posterior
 from klprobe.files.child import Limits
+from klprobe.files.columns import as_groups, as_weights, read_column
 from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
+from klprobe.printable import short
 from klprobe.training.data import Data
 from klprobe.types import InputError, Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
-    """Load what the flags name, say on stderr how it was understood, and find the prior that `--prior` asks for."""
+    """Load the posterior that the flags name, say on stderr how it was understood, and find the prior of `--prior`."""
+    check_name(prior)
     if source.allow_pickle:
         say(f"--allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.")
     with bar(f"reading {source.checkpoint.name}") as progress:
         request = _request(source, device, progress)
         encoded = load(source.checkpoint, request)
+    encoded = _with_rows(encoded, source)
     for note in encoded.notes:
         say(note)
 
     def encode(path: str) -> Distribution:
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
-        return load(source.checkpoint, plain).posterior
+        return load(source.checkpoint, dataclasses.replace(plain, scale=None, rgb=False)).posterior
 
     if prior == "own" and encoded.no_prior:
         raise InputError(
@@ -43,17 +50,42 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
             "Give --prior normal for N(0, I), or another, or name it: "
             "--outputs mean=NAME,logvar=NAME,prior_mean=NAME,prior_std=NAME."
         )
+    if "codebook" in encoded.provenance and prior != "own":
+        raise InputError(
+            f"{source.checkpoint.name} gives entries of a codebook, which no --prior of vectors speaks of: leave --prior "
+            f"{prior} away, and they are held against {encoded.prior_name}."
+        )
     found = parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
     if encoded.prior_name:
         own = f"against the model's own prior, {encoded.prior_name}"
         held = own if prior == "own" else f"against --prior {prior} and not the model's own prior"
-        say(f"{held}; --prior normal takes N(0, I)" if prior == "own" else f"{held}, {encoded.prior_name}")
+        other = "" if "codebook" in encoded.provenance else "; --prior normal takes N(0, I)"
+        say(f"{held}{other}" if prior == "own" else f"{held}, {encoded.prior_name}")
         encoded = dataclasses.replace(encoded, provenance={**encoded.provenance, "held": held})
     return encoded, found
 
 
+def _with_rows(encoded: Encoded, source: Source) -> Encoded:
+    """The posterior with the groups and weights that the flags give, in place of those in the file."""
+    if source.groups is None and source.weights is None:
+        return encoded
+    q: Any = as_posterior(encoded.posterior)
+    groups, weights = None, None
+    if source.groups is not None:
+        groups = as_groups(read_column(source.groups, "--groups", q.num_points), f"--groups {short(source.groups)}")
+    if source.weights is not None:
+        weights = as_weights(read_column(source.weights, "--weights", q.num_points), f"--weights {short(source.weights)}")
+    given = {"groups": source.groups, "weights": source.weights}
+    return dataclasses.replace(
+        encoded,
+        posterior=with_rows(q, groups=groups, weights=weights),
+        provenance={**encoded.provenance, **{name: spec for name, spec in given.items() if spec is not None}},
+        notes=(*encoded.notes, in_words(groups, weights)),
+    )
+
+
 def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:
-    """Name and data set that the user's --data gives, in her own words; else those that the file names, if klprobe has them.
+    """Choose the data set of --data and its name, or else the one that the file names if it is klprobe's own.
 
     Raises:
         InputError: there is no such data set, or the file names one that is not klprobe's own.
@@ -67,7 +99,7 @@ def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> 
 
 
 def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) -> Data:
-    """One split of a data set, called by that name; what is to be known of it is said on stderr."""
+    """Read one split of a data set, under that name, and print its notes on stderr."""
     with bar(f"reading {name}") as progress:
         data = chosen.load(split, root, progress)
     for note in data.notes:
@@ -76,8 +108,12 @@ def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) ->
 
 
 def _request(source: Source, device: str, progress: Progress) -> Request:
-    """What the flags ask of the encoder and its data."""
+    """Turn the flags into a request for the encoder and its data."""
     low, high = map(float, (source.range or "0,1").split(","))
+    if source.scale is not None and not 0 < source.scale < math.inf:
+        raise InputError(f"--scale is the number that becomes 1, and above 0; got {source.scale:g}.")
+    if source.gray and source.rgb:
+        raise InputError("--gray and --rgb contradict each other: give one of them.")
     return Request(
         source.data,
         source.split,
@@ -88,7 +124,9 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         outputs=source.outputs,
         resize=parse_size(source.resize or "", "--resize"),
         value_range=(low, high) if source.range else None,
+        scale=source.scale,
         gray=source.gray,
+        rgb=source.rgb,
         flatten=source.flatten,
         allow_pickle=source.allow_pickle,
         limits=Limits(source.file_memory, source.file_seconds),

@@ -22,7 +22,7 @@ def load_modes(name: str, split: str, centres: torch.Tensor, std: float) -> Data
     """
     xs, labels = [], []
     for part in parts(split):
-        generator = torch.Generator().manual_seed(SEEDS[part])
-        labels.append(torch.randint(len(centres), (SIZES[part],), generator=generator))
-        xs.append(centres[labels[-1]] + std * torch.randn(SIZES[part], 2, generator=generator))
+        rng = torch.Generator().manual_seed(SEEDS[part])
+        labels.append(torch.randint(len(centres), (SIZES[part],), generator=rng))
+        xs.append(centres[labels[-1]] + std * torch.randn(SIZES[part], 2, generator=rng))
     return Data(name, split, torch.cat(xs), torch.cat(labels))

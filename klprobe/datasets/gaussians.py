@@ -54,8 +54,8 @@ class Gaussians(Dataset):
         law, draws = self.distribution, []
         mean, factor = law.loc.float(), law.scale_tril.float()
         for part in parts(split):
-            generator = torch.Generator().manual_seed(2 * self.seed + SEEDS[part])
-            draws.append(mean + torch.randn(SIZES[part], self.dim, generator=generator) @ factor.T)
+            rng = torch.Generator().manual_seed(2 * self.seed + SEEDS[part])
+            draws.append(mean + torch.randn(SIZES[part], self.dim, generator=rng) @ factor.T)
         return Data(spec(self), split, torch.cat(draws))
 
     @property

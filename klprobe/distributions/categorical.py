@@ -9,10 +9,11 @@ import time
 import torch
 
 from klprobe.distributions.posteriors import ROWS_AT_ONCE
+from klprobe.distributions.statistics import clustered_mean
 from klprobe.types import Bound, Estimate, InputError, Target
 
 SUM_TOLERANCE = 1e-2
-"""A row of probabilities may miss 1 by this, which float16 does; rows are divided by their sums."""
+"""Largest difference of a row's sum from 1, which float16 needs; rows are divided by their sums."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,17 +21,17 @@ class Classes:
     """q(c|x_n) over K classes for each of N points, and p(c).
 
     Args:
-        probs: Shape (N, K), rows that sum to 1.
+        probs: Class probabilities, shape (N, K), whose rows sum to 1.
         prior: p(c), shape (K,), positive, sums to 1; None means uniform.
     Raises:
-        InputError: shapes that do not fit, a row that is no distribution (says which), a class that p rules out.
+        InputError: shapes do not fit, a row (which the message names) is not a distribution, or p gives a class probability 0.
     """
 
     probs: torch.Tensor
     prior: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Look at every row, and make its sum exactly 1."""
+        """Check every row, and make its sum exactly 1."""
         if self.probs.dim() != 2 or self.probs.shape[0] < 2 or self.probs.shape[1] < 2:
             raise InputError(
                 f"class probabilities have shape (N, K) with N and K at least 2; got {tuple(self.probs.shape)}. "
@@ -60,38 +61,50 @@ class Classes:
         assert self.prior is not None
         return self.prior.log()
 
-    def estimates(self) -> tuple[Estimate, ...]:
+    def estimates(self, weights: torch.Tensor | None = None, clusters: torch.Tensor | None = None) -> tuple[Estimate, ...]:
         """KL, average KL and mutual information: exact for the N points, bounds for the population they came from.
 
         The plug-in KL[q_N(c)||p] is on average above KL[q(c)||p], by about half its distance to the leave-one-out value,
         which is on average below; `details.plug_in_bias` says how much. I_N is on average below the population's mutual
-        information, and the leave-one-out value above. All population errors are the plug-in's delete-one jackknife.
+        information, and the leave-one-out value above. All population errors are the plug-in's delete-one jackknife. Points
+        of one cluster are left out together, by the jackknife too; of a single cluster there is nothing to leave.
 
+        Args:
+            weights: Weight of each point, shape (N,), of mean 1; None means equal ones.
+            clusters: Cluster of each point, shape (N,), counted from 0; None means that each is by itself.
         Reference: Efron and Stein (1981) for the jackknife, which errs upwards; Poole et al. (2019), section 2.
         """
         started = time.perf_counter()
         n, q = len(self.probs), self.probs.mean(0)
         average = _kl(self.probs, self.log_prior)
+        held, cost, mass = self.probs, average, torch.ones(n, dtype=torch.float64)
+        if weights is not None or clusters is not None:
+            ids, w = torch.arange(n) if clusters is None else clusters, mass if weights is None else weights
+            held, cost, mass = (_summed(w[:, None] * t, ids) for t in (held, cost[:, None], mass[:, None]))
+            cost, mass, q = cost[:, 0], mass[:, 0], held.sum(0) / n
         kl = float(_kl(q, self.log_prior))
         without, left_out = [], []
-        for w in self.probs.split(ROWS_AT_ONCE):
-            others = ((n * q - w) / (n - 1)).clamp(min=0)
+        for w, m in zip(held.split(ROWS_AT_ONCE), mass.split(ROWS_AT_ONCE), strict=True):
+            others = ((n * q - w) / (n - m)[:, None]).clamp(min=0)
             without.append(_kl(others, self.log_prior))
             left_out.append((torch.xlogy(w, others) - w * self.log_prior).sum(1))
         removed = torch.cat(without)
         error = _jackknife(removed)
-        information_error = _jackknife((average.sum() - average) / (n - 1) - removed)
-        lower, mean, average_error = (
-            float(torch.cat(left_out).mean()),
-            float(average.mean()),
-            float(average.std()) / math.sqrt(n),
-        )
+        information_error = _jackknife((cost.sum() - cost) / (n - mass) - removed)
+        lower = float(torch.cat(left_out).sum() / n)
+        mean, average_error = clustered_mean(average, weights, clusters)
         details = {"classes": self.probs.shape[1], "plug_in_bias": (kl - lower) / 2 if math.isfinite(lower) else None}
         seconds = time.perf_counter() - started
 
         def say(target: Target, bound: Bound, value: float, std_error: float, quantity: str = "kl") -> Estimate:
             return Estimate("plug-in", target, bound, value, std_error, quantity, 0, seconds, details)
 
+        if len(held) == 1:
+            return (
+                say("population", "exact", mean, average_error, "average-kl"),
+                say("empirical", "exact", mean - kl, 0.0, "mutual-information"),
+                say("empirical", "exact", kl, 0.0),
+            )
         return (
             say("population", "exact", mean, average_error, "average-kl"),
             say("empirical", "exact", mean - kl, 0.0, "mutual-information"),
@@ -103,12 +116,17 @@ class Classes:
         )
 
 
+def _summed(rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Sums of rows by cluster, shape (G, k)."""
+    return torch.zeros(int(ids.max()) + 1, rows.shape[1], dtype=torch.float64).index_add_(0, ids, rows)
+
+
 def _kl(probs: torch.Tensor, log_prior: torch.Tensor) -> torch.Tensor:
     """KL[probs||p] over the last dimension, nats; 0 log 0 = 0."""
     return (torch.xlogy(probs, probs) - probs * log_prior).sum(-1)
 
 
 def _jackknife(without: torch.Tensor) -> float:
-    """Standard error from the values that leave one point out, shape (N,)."""
+    """Jackknife standard error from the values that leave one point out, shape (N,)."""
     n = len(without)
     return math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))

@@ -8,9 +8,10 @@ evaluate at chosen points. All densities are float64 and in nats.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
@@ -18,23 +19,25 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from klprobe.runtime.randomness import from_global, seeded
 from klprobe.types import CapabilityError, InputError, Posterior
 
+Other = TypeVar("Other", bound="ConditionalDistribution")
+
 LOG_2PI = math.log(2 * math.pi)
 PRODUCT_TOLERANCE = 5e-10
 """Largest a-priori rounding error, in nats, at which squared distances are computed as a matrix product."""
 UNIT_ROUNDOFF = 2.0**-53
-"""A sum of K products is off by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
+"""A sum of K products errs by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
 DEPTH = 128
-"""Terms of a sum of products that are added up at once where all of them at once would lose too many digits."""
+"""Number of terms of a sum of products that are added at once where all of them at once would lose too many digits."""
 ROWS_AT_ONCE = 8192
-"""Rows converted to float64 at a time when a whole data set is visited: bounds memory, not results."""
+"""Number of rows converted to float64 at a time in a pass over all data, which limits memory and changes no result."""
 
 
 def exact_depth(magnitude: float, terms: int) -> int:
-    """How many terms of a sum of products to add up at once, so that it is right to `PRODUCT_TOLERANCE`: all, few, or 0.
+    """Number of terms of a sum of products to add at once for an error below `PRODUCT_TOLERANCE`: all, few, or 0.
 
     Args:
-        magnitude: What the terms' absolute values add up to at most.
-        terms: Their number. Each factor may itself be off by a rounding.
+        magnitude: Largest sum of the terms' absolute values.
+        terms: Number of terms, each factor of which may have a rounding error of its own.
     """
     for depth in (terms, min(DEPTH, terms)):
         if magnitude * (depth + math.ceil(terms / depth) + 1) * UNIT_ROUNDOFF <= PRODUCT_TOLERANCE:
@@ -43,11 +46,17 @@ def exact_depth(magnitude: float, terms: int) -> int:
 
 
 class ConditionalDistribution(Distribution):
-    """Base of klprobe's own posteriors: a Distribution whose batch is the data set."""
+    """Base class of klprobe's own posteriors: a Distribution whose batch is the data set."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_log_prob = True
+    weights: torch.Tensor | None = None
+    """Weight of each row, shape (N,), float64, of mean 1 over the data set; None: all rows weigh the same."""
+    groups: torch.Tensor | None = None
+    """Group of each row, shape (N,), int64: rows of one group are not independent; None: every row is."""
+    clusters: Any = None
+    """Groups and copies together, once `klprobe.distributions.clusters` has looked for them."""
 
     def __init__(self, num_points: int, dim: int) -> None:
         if num_points < 2:
@@ -89,12 +98,26 @@ class ConditionalDistribution(Distribution):
         """The posterior of a subset of the points, in the order of `indices`."""
         raise CapabilityError(f"{type(self).__name__} cannot be split.")
 
+    def again(self) -> Self:
+        """The same posterior as another object, whose rows can be weighed and grouped without changing this one's."""
+        return copy.copy(self)
+
+    def same_rows(self, other: Other, indices: torch.Tensor | None = None) -> Other:
+        """`other`, which has these rows, or those of `indices`, in order, with their weights and groups."""
+        for name in ("weights", "groups"):
+            given = getattr(self, name)
+            if given is not None:
+                setattr(other, name, given if indices is None else given[indices.to(given.device)])
+        if self.clusters is not None and indices is None:
+            other.clusters = self.clusters
+        return other
+
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws of every point, shape sample_shape + (N, D), from torch's global generator."""
         shape = torch.Size(sample_shape)
-        generator = from_global()
+        rng = from_global()
         indices = torch.arange(self.num_points).repeat(math.prod(shape))
-        return self.sample_at(indices, generator).reshape(*shape, self.num_points, self.dim)
+        return self.sample_at(indices, rng).reshape(*shape, self.num_points, self.dim)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """log q(z_n|x_n) of one z per point; `value` broadcasts to (..., N, D), the result is (..., N)."""
@@ -107,13 +130,13 @@ class DiagonalGaussian(ConditionalDistribution):
     """q(z|x_n) = N(mean_n, diag(std_n^2)).
 
     The spread is kept as it was given, so that arrays of a million points can stay memory-mapped; `rows` converts
-    what is asked for to float64.
+    the chosen rows to float64.
 
     Args:
-        mean: Shape (N, D).
-        logvar, var, std: Exactly one of them, shape (N, D): log-variance, variance or standard deviation.
+        mean: Means, shape (N, D).
+        logvar, var, std: Log-variances, variances or standard deviations, shape (N, D); exactly one of the three.
     Raises:
-        InputError: shapes that disagree, N < 2, none or several spreads.
+        InputError: shapes disagree, N is below 2, or there is no spread or more than one.
     """
 
     def __init__(
@@ -177,7 +200,7 @@ class DiagonalGaussian(ConditionalDistribution):
     def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_n) of every pair, shape (len(z), len(indices)).
 
-        As matrix products where their rounding error, bounded beforehand, is below 5e-10 nats, else by differences.
+        It uses matrix products where their rounding error, bounded beforehand, is below 5e-10 nats, and differences elsewhere.
         """
         mean, std = self.rows(indices)
         precision = std.reciprocal().square()
@@ -200,11 +223,12 @@ class DiagonalGaussian(ConditionalDistribution):
 
     def to(self, device: str | torch.device) -> DiagonalGaussian:
         """The same posterior with its arrays on another device."""
-        return DiagonalGaussian(self._mean.to(device), **{self.parametrization: self.spread.to(device)})
+        return self.same_rows(DiagonalGaussian(self._mean.to(device), **{self.parametrization: self.spread.to(device)}))
 
     def select(self, indices: torch.Tensor) -> DiagonalGaussian:
         """The posterior of a subset of the points, in the order of `indices`."""
-        return DiagonalGaussian(self._mean[indices], **{self.parametrization: self.spread[indices]})
+        chosen = DiagonalGaussian(self._mean[indices], **{self.parametrization: self.spread[indices]})
+        return self.same_rows(chosen, indices)
 
 
 class SampleOnly(ConditionalDistribution):
@@ -228,7 +252,7 @@ class SampleOnly(ConditionalDistribution):
 
     def select(self, indices: torch.Tensor) -> SampleOnly:
         """The samples of a subset of the points, in the order of `indices`."""
-        return SampleOnly(self.samples[indices], deterministic=self.deterministic)
+        return self.same_rows(SampleOnly(self.samples[indices], deterministic=self.deterministic), indices)
 
 
 class TorchPosterior(ConditionalDistribution):
@@ -262,7 +286,7 @@ class TorchPosterior(ConditionalDistribution):
 
     def select(self, indices: torch.Tensor) -> TorchPosterior:
         """The posterior of a subset of the points, in the order of `indices`."""
-        return TorchPosterior(take(self.distribution, indices))
+        return self.same_rows(TorchPosterior(take(self.distribution, indices)), indices)
 
 
 def as_posterior(distribution: Any) -> Posterior:
@@ -271,7 +295,7 @@ def as_posterior(distribution: Any) -> Posterior:
     A diagonal normal takes the fast path of `DiagonalGaussian`. Parameters are promoted to float64.
     Raises:
         InputError: batch and event shapes are not (N,) and (D,).
-        TypeError: not a Distribution.
+        TypeError: the argument is not a Distribution.
     """
     if isinstance(distribution, ConditionalDistribution):
         return distribution
@@ -317,7 +341,7 @@ def check_prior(posterior: Posterior, prior: Distribution) -> None:
 
 
 def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draws of p(z), shape (num_samples, D), float64, from the given generator alone."""
+    """Draw from p(z), shape (num_samples, D), float64, with the given generator alone."""
     normal = diagonal_normal(prior)
     if normal is None:
         return sample_with(prior, num_samples, generator).double()
@@ -327,18 +351,18 @@ def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generat
 
 
 def sample_with(distribution: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """`distribution.sample((num_samples,))` driven by `generator`; torch's global generators come back as they were."""
+    """Call `distribution.sample((num_samples,))` with random numbers of `generator`; torch's global ones are not changed."""
     with seeded(generator), torch.no_grad():
         return distribution.sample(torch.Size([num_samples]))
 
 
 def has_density(distribution: Distribution) -> bool:
-    """Whether log_prob can be asked for: a plain torch distribution has one; those of klprobe say so as `has_log_prob`."""
+    """Whether the distribution has a density: torch's own have one, and those of klprobe say so in `has_log_prob`."""
     return bool(getattr(distribution, "has_log_prob", True))
 
 
 def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
-    """KL[q(z|x_n)||p] of every point, shape (N,), or None when it has no closed form."""
+    """Compute KL[q(z|x_n)||p] of every point, in nats, shape (N,); None when it has no closed form."""
     normal = diagonal_normal(prior)
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
         p_mean, p_std = (t.double() for t in normal)
@@ -366,7 +390,7 @@ def take(distribution: Distribution, indices: torch.Tensor) -> Distribution:
     """The same distribution restricted to some entries of its first batch dimension.
 
     Raises:
-        InputError: a distribution whose parameters cannot be indexed; give it to `klprobe.estimate` as samples, or
+        InputError: the parameters of the distribution cannot be indexed; give it to `klprobe.estimate` as samples, or
             subclass `ConditionalDistribution` with `sample_at` and `log_prob_at`.
     """
     return _rebuild(distribution, lambda t: t[indices])
@@ -378,6 +402,20 @@ def as_double(distribution: Distribution) -> Distribution:
         return _rebuild(distribution, lambda t: t.detach().double())
     except InputError:
         return distribution
+
+
+def row_parameters(distribution: Distribution) -> list[torch.Tensor]:
+    """The tensors that make a torch distribution, which say all of each row; none where they are not known."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    with contextlib.suppress(InputError):
+        _rebuild(distribution, note)
+        return found
+    return []
 
 
 def _rebuild(distribution: Distribution, change: Any) -> Distribution:
@@ -393,7 +431,7 @@ def _rebuild(distribution: Distribution, change: Any) -> Distribution:
     if not distribution.arg_constraints:
         raise InputError(f"klprobe does not know the parameters of {kind.__name__}: subclass ConditionalDistribution.")
     names = [n for n in distribution.arg_constraints if n in distribution.__dict__]
-    if {"probs", "logits"} <= set(names):  # torch caches the second once it was asked for, and takes one only
+    if {"probs", "logits"} <= set(names):  # torch caches the second once it was used, and its constructor takes one only
         names.remove("probs")
     if isinstance(distribution, MultivariateNormal):
         return MultivariateNormal(change(distribution.loc), scale_tril=change(distribution.scale_tril), validate_args=False)

@@ -1,4 +1,4 @@
-"""From estimates to an answer: two brackets, checks of what must hold, a verdict, and advice in words."""
+"""Make an answer from estimates: two brackets, checks of what must hold, a verdict, and advice in words."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity
 
 TARGETS: tuple[Target, ...] = ("empirical", "population")
 SLACK = 4.0
-"""Standard errors by which an estimated side may miss before a check fails."""
+"""Number of standard errors by which an estimated side may miss before a check fails."""
 LEVEL = 0.95
 NEAR_CEILING = 0.5
-"""Nats below log N at which mutual information counts as being at its ceiling."""
+"""Distance to log N, in nats, below which mutual information counts as being at its ceiling."""
 MOSTLY = 0.5
-"""Share of codes cut by a bound's ceiling at which the ceiling decides, and not the KL."""
+"""Share of codes cut by a bound's ceiling from which on the ceiling decides the bound, and not the KL."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the verdict and the checks look at, beside the estimates.
+    """Facts that the verdict and the checks use, beside the estimates.
 
     Attributes:
-        num_points: N.
-        average_kl, mutual_information, total_correlation: As in the report.
-        has_density, deterministic: What kind of encoder it is.
+        num_points: Number of data points, N.
+        average_kl, mutual_information, total_correlation: Quantities as in the report.
+        has_density, deterministic: Whether the encoder has a density, and whether it is deterministic.
         split, trained_on: Which points these are, and which the encoder was trained on.
+        ceiling: The most mutual information that the points can show; None: log N.
     """
 
     num_points: int
@@ -38,26 +39,27 @@ class Facts:
     deterministic: bool = False
     split: str = "unknown"
     trained_on: str = "unknown"
+    ceiling: float | None = None
 
     @property
     def log_n(self) -> float:
-        """The most mutual information that N points can show."""
-        return math.log(self.num_points)
+        """The most mutual information that N points can show: less than log N where some are copies, or weigh little."""
+        return math.log(self.num_points) if self.ceiling is None else self.ceiling
 
 
 INFINITE = "infinite: the encoder is deterministic, so q_N is N points, which p(z) gives no mass"
 
 
 def infinite_bracket() -> Bracket:
-    """The empirical bracket of a deterministic encoder."""
+    """The empirical bracket of a deterministic encoder, whose KL is infinite."""
     return Bracket(Side(None, None, None, INFINITE), Side(None, None, None, INFINITE))
 
 
 def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
-    """[best lower, best upper] of one target, and a simultaneous 95 % interval.
+    """Make the bracket [best lower, best upper] of one target, and a simultaneous 95 % interval.
 
-    Best is by the confidence limit, not by the value, so that a noisy method does not win by luck. The interval
-    divides its 5 % over every candidate (Bonferroni), so choosing costs it nothing.
+    The best bound is chosen by its confidence limit and not by its value, so that a noisy method is not chosen by luck. The
+    interval divides its 5 % over all candidates (Bonferroni), so that it holds although the best one was chosen.
     """
     lower, low = _best(estimates, target, "lower", +1)
     upper, high = _best(estimates, target, "upper", -1)
@@ -71,7 +73,7 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
 
 
 def _best(estimates: Sequence[Estimate], target: Target, side: str, sign: int) -> tuple[Side | None, float | None]:
-    """The bound with the best confidence limit, and the best limit at a level shared by all candidates."""
+    """Find the bound with the best confidence limit, and the best limit at a level shared by all candidates."""
     fit = [e for e in _of_kl(estimates) if e.target == target and e.bound in (side, "exact") and math.isfinite(e.value)]
     fit = [e for e in fit if math.isfinite(e.std_error)]
     if not fit:
@@ -88,7 +90,7 @@ def _of_kl(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def disagreements(estimates: Sequence[Estimate]) -> list[str]:
-    """Lower bounds that lie above an upper bound of the same target by more than 4 standard errors, in words."""
+    """Name lower bounds that lie above an upper bound of the same target by more than 4 standard errors, in words."""
     found = []
     kls = [e for e in _of_kl(estimates) if math.isfinite(e.value) and math.isfinite(e.std_error)]
     for low in (e for e in kls if e.bound in ("lower", "exact")):
@@ -103,7 +105,7 @@ def disagreements(estimates: Sequence[Estimate]) -> list[str]:
 
 
 def total_correlation(estimates: Sequence[Estimate], dimensions: Sequence[float] | None, reason: str | None) -> Quantity:
-    """KL[q_N||p] less the dimension-wise KLs: how far the latents of q_N are from independent."""
+    """Compute KL[q_N||p] minus the dimension-wise KLs, which says how far the latents of q_N are from independent."""
     exact = [e for e in _of_kl(estimates) if e.target == "empirical" and e.bound == "exact"]
     if dimensions is None:
         return Quantity(None, None, reason)
@@ -113,7 +115,7 @@ def total_correlation(estimates: Sequence[Estimate], dimensions: Sequence[float]
 
 
 def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
-    """The estimate of that quantity, or None with the reason."""
+    """Find the estimate of that quantity; None with the reason where there is none."""
     for estimate in estimates:
         if estimate.quantity == name:
             return Quantity(estimate.value, estimate.std_error)
@@ -121,7 +123,7 @@ def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
 
 
 def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
-    """What must hold of any correct set of estimates, with 4 standard errors of slack where a side is estimated."""
+    """Check what must hold for any correct set of estimates, with 4 standard errors of slack where a side is estimated."""
     return [
         _check("finite-values", "error", _non_finite(estimates), "every estimate and error is a finite number"),
         _check("non-negative-kl", "error", _negative(estimates), "no exact value or upper bound lies below 0"),
@@ -134,7 +136,7 @@ def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
         _check("mutual-information-range", "error", _information_range(facts), "0 <= mutual information <= log N"),
         _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
         _check("total-correlation", "error", _correlation(facts), "total correlation >= 0"),
-        _check("held-out-points", "warning", _trained(facts), "these are points the encoder was not trained on"),
+        _held_out(facts),
     ]
 
 
@@ -171,7 +173,7 @@ def _information_range(facts: Facts) -> str | None:
 
 
 def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
-    """The draws' own mean of log q(z|x) - log p(z) must agree with the closed form; it uses the densities alone."""
+    """Check that the draws' own mean of log q(z|x) - log p(z), which uses the densities alone, agrees with the closed form."""
     for estimate in estimates:
         plain = estimate.details.get("plain_average_kl")
         if plain is None or facts.average_kl.value is None:
@@ -192,19 +194,33 @@ def _correlation(facts: Facts) -> str | None:
     return f"total correlation {value:.4g} +- {error:.2g} is negative"
 
 
-def _trained(facts: Facts) -> str | None:
-    if facts.trained_on == "unknown" or (facts.split != facts.trained_on and "all" not in (facts.split, facts.trained_on)):
+def trained_on_them(split: str, trained_on: str) -> bool | None:
+    """Whether points of a split are among those that an encoder was trained on; None where either is unknown."""
+    if "unknown" in (split, trained_on):
         return None
-    return (
+    return split == trained_on or "all" in (split, trained_on)
+
+
+def _held_out(facts: Facts) -> Check:
+    """The population bracket asks for points that the encoder was not trained on: three states, and unknown is one of them."""
+    trained = trained_on_them(facts.split, facts.trained_on)
+    if trained is None:
+        message = (
+            "whether the encoder was trained on these points is unknown; where it was, the population bracket says what it "
+            "does to points that it knows, and not to new ones: give points that were kept from its training"
+        )
+        return Check("held-out-points", "unknown", False, message)
+    problem = (
         f"split {facts.split!r} holds points the encoder was trained on ({facts.trained_on!r}); the population bracket "
         "asks for points it was not trained on: use --split test"
     )
+    return _check("held-out-points", "warning", problem if trained else None, "the encoder was not trained on these points")
 
 
 def verdict(
     facts: Facts, estimates: Sequence[Estimate], brackets: dict[str, Bracket], checks: Sequence[Check]
 ) -> tuple[Verdict, str]:
-    """The answer in one word, and in sentences a reader can act on."""
+    """Give the answer in one word, and in sentences that say what to do."""
     failed = [c for c in checks if not c.passed and c.severity == "error"]
     if failed:
         return "impossible", "Do not use these numbers: " + "; ".join(c.message for c in failed) + "."
@@ -232,7 +248,7 @@ def verdict(
 
 
 def _cut(estimates: Sequence[Estimate], low: Side) -> str:
-    """That the best lower bound says nothing of how far the KL lies above it, where its ceiling cuts most codes."""
+    """Warn that the KL may lie far above the best lower bound, where the bound's ceiling cuts most codes."""
     best = next((e.details for e in estimates if e.value == low.value and e.target == "population"), {})
     if best.get("clipped_share_q", 0.0) <= MOSTLY:
         return ""
@@ -245,9 +261,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
     information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
+    most = _ceiling_name(facts)
     text = (
-        f"N = {facts.num_points} points cannot show more than log N = {facts.log_n:.2f} nats of mutual information, and "
-        f"{information:.2f} are used up: the empirical KL is about average KL - log N whatever the encoder is like. "
+        f"N = {facts.num_points} points cannot show more than {most} = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - {most} whatever the encoder is like. "
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)
@@ -258,12 +275,17 @@ def _ceiling(facts: Facts, population: Bracket) -> str:
     return text + "Judge the match by the population bracket."
 
 
+def _ceiling_name(facts: Facts) -> str:
+    same = math.isclose(facts.log_n, math.log(facts.num_points))
+    return "log N" if same else "the entropy of their weights, copies taken together,"
+
+
 def _points(information: float) -> str:
     return f"{math.exp(information):,.0f}" if information < 16 else f"e^{information:.0f} = 10^{information / math.log(10):.0f}"
 
 
 def _with_errors(bracket: Bracket) -> str:
-    """The 95 % interval, where there is one, in brackets."""
+    """Write the 95 % interval, where there is one, in brackets."""
     low, high = bracket.interval or (None, None)
     return f" (with their errors, {low:.3g} to {high:.3g})" if low is not None and high is not None else ""
 

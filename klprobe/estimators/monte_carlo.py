@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior, general_rate
+from klprobe.distributions.clusters import all_clusters, by_weight, clusters_of
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
+from klprobe.distributions.digest import digest
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl
-from klprobe.distributions.removal import removal_losses
-from klprobe.distributions.statistics import PointMean, point_mean, visits
+from klprobe.distributions.removal import cluster_losses, cluster_weights, log_sum_outside, removal_losses
+from klprobe.distributions.statistics import PointMean, coinciding, point_mean, together, visits
+from klprobe.runtime import parallel
 from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, Estimator, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
@@ -26,11 +29,11 @@ __all__ = ["MonteCarlo"]
 
 Array = NDArray[np.float64]
 BATCH = 8192
-"""Draws evaluated together; the first batch fits the control variates that later ones use."""
+"""Number of draws evaluated together; the first batch fits the control variates that later ones use."""
 ROLE_DRAWS = 2048
-"""Draws that show how much each point serves as a mixture component."""
+"""Number of draws from which the role of each point as a mixture component is estimated."""
 SHOWN, SHOWN_BY_OTHERS, COST = range(3)
-"""What each draw gives: log q(z|x_n) - log q_N(z), the same against the leave-one-out density, log q(z|x_n) - log p(z)."""
+"""Values of each draw: log q(z|x_n) - log q_N(z), the same with the leave-one-out density, log q(z|x_n) - log p(z)."""
 KL = np.array([-1.0, 0.0, 1.0])
 INFORMATION = np.array([1.0, 0.0, 0.0])
 LEFT_OUT = np.array([0.0, -1.0, 1.0])
@@ -52,16 +55,18 @@ class MonteCarlo(Estimator):
     device: str = "cpu"
     """Device on which log q_N(z) is computed: cpu, or cuda for a GPU."""
     partial: Path | None = None
-    """File that the draws are saved to, every minute and at Ctrl-C, until the method is done; by default they are not saved."""
+    """File that the draws are saved to, every minute, at Ctrl-C and when all are made; by default they are not saved. Remove it
+    once the result is in safety; the command line does."""
     resume: bool = False
     """Continue from the draws in the file `partial`, if there are any; the result is exactly that of a run without a break."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
+    takes: ClassVar[frozenset[str]] = frozenset({"weights", "groups"})
     in_parallel: ClassVar[bool] = True
     """Several processes can share the work (klprobe.runtime.parallel)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         if self.num_samples < 4:
             raise InputError(f"monte-carlo needs at least 4 draws for an error bar; got num_samples = {self.num_samples}.")
         if self.tolerance is not None and not self.tolerance > 0:
@@ -70,7 +75,7 @@ class MonteCarlo(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """KL[q_N||p] (exact), its role as an upper bound of KL[q||p], the leave-one-out lower bound, and I_N.
+        """Estimate KL[q_N||p] (exact), which is an upper bound of KL[q||p] too, the leave-one-out lower bound, and I_N.
 
         For z drawn at point n, log q_N(z) keeps every component and the leave-one-out density drops component n.
         The empirical error is that of the draws given the N points; the population error adds the variation over data
@@ -82,22 +87,21 @@ class MonteCarlo(Estimator):
         q = as_posterior(posterior)
         check_prior(q, prior)
         draws = _Draws(q, prior, generator, self.control_variates, self.device)
-        keeper = Keeper(self.partial, _fingerprint(q, prior, generator))
+        keeper = Keeper(self.partial, _fingerprint(q, prior, generator) if self.partial is not None else {})
         if self.resume:
             draws.restore(keeper.load())
         try:
             self._draw(draws, keeper, progress)
         except KeyboardInterrupt as stop:
             keeper.save(draws.state)
-            if len(draws.points) < 4:
+            if len(draws.points) < 4 or parallel.rank_and_size()[1] > 1:  # the others may be gone, or have other draws
                 raise
             raise InterruptedEstimate(self._report(draws, time.perf_counter() - started)) from stop
-        estimates = self._report(draws, time.perf_counter() - started)
-        keeper.discard()
-        return estimates
+        keeper.save(draws.state)
+        return self._report(draws, time.perf_counter() - started)
 
     def cost(self, posterior: Posterior) -> str | None:
-        """What the run will take on the general path, in words; None for diagonal Gaussians, whose path is fast."""
+        """Say how long the run will take on the general path; None for diagonal Gaussians, whose path is fast."""
         rate = general_rate(posterior) if posterior.has_log_prob else None
         if rate is None:
             return None
@@ -108,7 +112,7 @@ class MonteCarlo(Estimator):
         )
 
     def _draw(self, draws: _Draws, keeper: Keeper, progress: Progress) -> None:
-        """Draw `num_samples` times, and on until the tolerance is met."""
+        """Draw `num_samples` times, and then until the tolerance is reached."""
         goal = max(self.num_samples, len(draws.points))
         while True:
             while len(draws.points) < goal:
@@ -124,30 +128,31 @@ class MonteCarlo(Estimator):
         n = draws.q.num_points
         kl, information, left_out = (draws.mean(target) for target in (KL, INFORMATION, LEFT_OUT))
         population = kl.conditional_variance + draws.between_variance(KL) / n
-        lower = left_out.conditional_variance + draws.role_variance() / n
         details = draws.details(self.tolerance)
 
         def say(mean: PointMean, variance: float, target: Target, bound: Bound, quantity: str = "kl") -> Estimate:
             error, count = math.sqrt(variance), len(draws.points)
             return Estimate("monte-carlo", target, bound, mean.value, error, quantity, count, seconds, details)
 
-        return (
+        found = [
             say(kl, kl.conditional_variance, "empirical", "exact"),
             say(kl, population, "population", "upper"),
-            say(left_out, lower, "population", "lower", "leave-one-out"),
             say(information, information.conditional_variance, "empirical", "exact", "mutual-information"),
-        )
+        ]
+        if not draws.one_cluster:  # else nothing is left without it
+            lower = left_out.conditional_variance + draws.role_variance() / n
+            found.insert(2, say(left_out, lower, "population", "lower", "leave-one-out"))
+        return tuple(found)
 
 
 def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
-    """What must be the same for draws to belong to this run."""
-    some = q.sample_at(torch.arange(min(8, q.num_points)), torch.Generator().manual_seed(0))
-    codes, log_p = float(some.sum()), float(prior.log_prob(some.cpu()).sum())
-    return {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "posterior": codes, "prior": log_p}
+    """Facts that must be the same for draws to belong to this run."""
+    same = {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim}
+    return {**same, "posterior and prior": digest(q, prior)[:16]}
 
 
 class _Draws:
-    """Draws made so far, and what is known of each."""
+    """Draws made so far, with the values of each."""
 
     def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool, device: str) -> None:
         self.q, self.prior, self.generator = q, prior, generator
@@ -156,6 +161,13 @@ class _Draws:
         self.device = device if there is not q else "cpu"
         self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
+        self.weights = q.weights
+        if self.weights is not None and self.controls is None:
+            self.point_kl = None  # of independent points, it varies with what it is taken from
+        self.clusters = clusters_of(q)
+        self.one_cluster = self.clusters is not None and self.clusters.count == 1
+        if self.one_cluster:
+            self.clusters = None
         self.regression: Regression | None = None
         self.noted, self.note = 1, ""
         self.pending = torch.empty(0, dtype=torch.int64)
@@ -165,15 +177,15 @@ class _Draws:
         self.first: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def extend(self, goal: int, progress: Progress) -> None:
-        """Draw one batch more towards `goal` draws."""
+        """Draw one more batch towards `goal` draws."""
         done, size = len(self.points), min(BATCH, goal - len(self.points))
-        if done >= 1.25 * self.noted:  # now and then: a mean over all draws costs more than a batch when they are many
+        if done >= 1.25 * self.noted:  # only now and then, because a mean over many draws costs more than a batch
             mean, self.noted = self.mean(KL), done
             self.note = f"{mean.value:.4g} ± {math.sqrt(mean.conditional_variance):.2g} nats"
         self._batch(size, _part_of(progress, done, size, goal, self.note))
 
     def state(self) -> dict[str, Any]:
-        """Everything that another process needs to go on as if nothing had happened."""
+        """Everything that another process needs to continue exactly as this one would."""
         kept: dict[str, Any] = {
             "points": self.points,
             "raw": self.raw,
@@ -189,7 +201,7 @@ class _Draws:
         return kept
 
     def restore(self, kept: Mapping[str, Any]) -> None:
-        """Take up where `state` was taken; nothing kept means a fresh start."""
+        """Continue from `state`; without a kept state, start afresh."""
         if not kept:
             return
         self.points, self.raw = kept["points"], kept["raw"]
@@ -206,57 +218,100 @@ class _Draws:
         before = self.generator.get_state(), self.pending
         try:
             self._evaluate(size, progress)
-        except KeyboardInterrupt:  # as if this batch had not begun
+        except KeyboardInterrupt:  # leave the draws as they were before this batch
             self.generator.set_state(before[0])
             self.pending = before[1]
             raise
 
     def _evaluate(self, size: int, progress: Progress) -> None:
         while len(self.pending) < size:
-            self.pending = torch.cat([self.pending, visits(self.q.num_points, self.generator)])
+            self.pending = torch.cat([self.pending, self._next_points(size)])
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
         own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z.cpu()).double()
         others = self.aggregate.log_sum(z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
-        log_q = torch.logaddexp(own, others) - math.log(self.q.num_points)
-        left_out = others - math.log(self.q.num_points - 1)
+        weighted = own if self.weights is None else own + self.weights[points].log()
+        log_q = torch.logaddexp(weighted, others) - math.log(self.q.num_points)
+        left_out = self._left_out(z, points, others)
         raw = torch.stack([own - log_q, own - left_out, own - log_p], 1).cpu().numpy()
         adjusted = self._adjust(raw, z, points)
         self.adjusted = Adjusted(*(np.concatenate(pair) for pair in zip(self.adjusted, adjusted, strict=True)))
         self.points, self.raw = np.concatenate([self.points, points.numpy()]), np.concatenate([self.raw, raw])
 
+    def _next_points(self, size: int) -> torch.Tensor:
+        """Rows to draw at: all, in random order, some twice; with weights, independent ones in proportion to them."""
+        if self.weights is None:
+            return visits(self.q.num_points, self.generator)
+        return by_weight(self.weights, size, self.generator)
+
+    def _left_out(self, z: torch.Tensor, points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Log-density of the mixture without the draw's own cluster: without its row alone, where that is all there is."""
+        if self.weights is None:
+            alone = others - math.log(self.q.num_points - 1)
+        else:
+            alone = others - (self.q.num_points - self.weights[points]).log()
+        if self.clusters is None:
+            return alone
+        ids = self.clusters.ids[points]
+        some = (self.clusters.sizes[ids] > 1).nonzero().flatten()
+        outside = self._log_sum_outside(z[some], ids[some])
+        left = self.q.num_points - cluster_weights(self.q, self.clusters)[ids[some]]
+        alone[some] = outside - left.log()
+        return alone
+
+    def _log_sum_outside(self, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        assert self.clusters is not None
+        return log_sum_outside(self.aggregate, self.clusters, z.to(self.device), ids).cpu()
+
     def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Adjusted:
-        """Take off what the control variates explain; log q(z|x_n) - log p(z) gives way to its exact mean."""
+        """Subtract the part that control variates explain; log q(z|x_n) - log p(z) is replaced by its exact mean."""
         adjusted = Adjusted(raw.copy(), np.zeros_like(raw))
         if self.controls is not None and np.isfinite(raw).all():
             controls, between = self.controls.at(z, points)
             if self.regression is None:
-                adjusted, self.regression = cross_fit(
-                    raw, controls, between, points.numpy(), self.q.num_points, self.controls.subsets
-                )
+                visited, total = points.numpy(), float(self.q.num_points)
+                if self.weights is not None:
+                    visited, total = np.arange(len(points)), math.inf
+                adjusted, self.regression = cross_fit(raw, controls, between, visited, total, self.controls.subsets)
             else:
                 adjusted = Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
         if self.point_kl is not None:
-            average = float(self.point_kl.mean())
+            average = float((self.point_kl if self.weights is None else self.point_kl * self.weights.to(self.point_kl)).mean())
             adjusted.residuals[:, COST] = average
             adjusted.between[:, COST] = self.point_kl[points].cpu().numpy() - average
         return adjusted
 
     def mean(self, combination: Array) -> PointMean:
-        """Mean over the points of a combination of what the draws give, control variates taken off."""
-        return point_mean(self.adjusted.residuals @ combination, self.points, self.q.num_points)
+        """Mean over the points of a combination of the draws' values, with control variates subtracted."""
+        return self._mean(self.adjusted.residuals @ combination)
+
+    def _mean(self, values: Array) -> PointMean:
+        if self.weights is None:
+            return point_mean(values, self.points, self.q.num_points)
+        return PointMean(float(values.mean()), float(values.var(ddof=1)) / len(values), math.nan)
 
     def plain_mean(self, combination: Array) -> dict[str, float]:
-        """The same without control variates, as DMVI's algorithm has it."""
-        mean = point_mean(self.raw @ combination, self.points, self.q.num_points)
+        """The same without control variates, as in DMVI's algorithm."""
+        mean = self._mean(self.raw @ combination)
         return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
 
     def between_variance(self, combination: Array) -> float:
-        """Variance over points of a point's own mean: what the controls explain of it, and the residuals' part."""
+        """N times the variance of the mean over data sets, for draws without end: of a point's own mean, where all are alone.
+
+        It is what the controls explain of it, and the residuals' part.
+        """
         explained = self.adjusted.between @ combination
-        return float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        if self.weights is None and self.clusters is None:
+            return float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        values = self.adjusted.residuals @ combination + explained
+        clusters = all_clusters(self.q)
+        few = clusters.count / max(clusters.count - 1, 1)
+        if self.weights is not None:
+            return max(few * self.q.num_points * coinciding(values, clusters.ids[self.points].numpy()), 0.0)
+        alone = float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        return max(few * (alone + together(values, self.points, clusters.ids.numpy())), alone)
 
     def role_variance(self) -> float:
         """Variance over points of a point's influence on the leave-one-out bound, as a sample and as a component.
@@ -264,12 +319,15 @@ class _Draws:
         A point's influence is a_n + r_n: its own mean a_n, and N times r_n, what the other points' leave-one-out
         log-densities lose on average without it. Products over different draws keep the draws' noise out of the
         variance of r_n; pairs of draws at one point are weighed by how often two points are one, which is 1 / N.
+        Where points come in clusters, or have weights, it is that of clusters, times N.
         """
         if self.first is None:
             raise ValueError("no draws have been made")
         z, points, others = self.first
         n, m = self.q.num_points, len(points)
         at = self.device
+        if self.weights is not None or self.clusters is not None:
+            return self._cluster_role_variance(z, points, others)
         losses = removal_losses(self.aggregate, z.to(at), points.to(at), others.to(at))
         sums = losses.sums.cpu().numpy()
         same = int((np.bincount(points.numpy()) * (np.bincount(points.numpy()) - 1)).sum())
@@ -282,8 +340,33 @@ class _Draws:
         covariance = float(((values - values.mean()) * role[points.numpy()]).mean())
         return max(self.between_variance(LEFT_OUT) + 2 * covariance + role_variance, 0.0)
 
+    def _cluster_role_variance(self, z: torch.Tensor, points: torch.Tensor, others: torch.Tensor) -> float:
+        """N times the variance of the bound over data sets of as many clusters."""
+        clusters, n, m = all_clusters(self.q), self.q.num_points, len(points)
+        ids = clusters.ids[points]
+        log_sums = others.clone()
+        some = (clusters.sizes[ids] > 1).nonzero().flatten()
+        if len(some):
+            log_sums[some] = self._log_sum_outside(z[some], ids[some])
+        losses = cluster_losses(self.aggregate, clusters, z.to(self.device), points, log_sums.to(self.device))
+        sums = losses.sums.numpy()
+        of_all = float((sums**2).sum()) - losses.squares
+        if self.weights is None:
+            counts = np.bincount(points.numpy())
+            same = int((counts * (counts - 1)).sum())
+            of_one = losses.pairs / same if same else losses.squares / m
+            products = (n - 1) * (of_all - losses.pairs) / max(m * (m - 1) - same, 1) + of_one
+        else:
+            products = n * of_all / (m * (m - 1))
+        role = n / m * sums
+        values = self.raw[:m] @ LEFT_OUT
+        covariance = float(((values - values.mean()) * role[ids.numpy()]).mean())
+        few = clusters.count / (clusters.count - 1)
+        own = self.between_variance(LEFT_OUT)
+        return max(own + few * (2 * covariance + products - float(role.sum()) ** 2 / n / clusters.count), 0.0)
+
     def details(self, tolerance: float | None) -> dict[str, Any]:
-        """What a careful reader asks of the draws."""
+        """Facts about the draws, for `details`."""
         plain, error = self.plain_mean(KL), math.sqrt(self.mean(KL).conditional_variance)
         return {
             "distinct_points": len(np.unique(self.points)),
@@ -296,12 +379,12 @@ class _Draws:
 
 
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:
-    """Report a batch's share of posteriors visited as draws done."""
+    """Make a progress function that reports the share of posteriors visited in a batch as draws done."""
     return lambda columns, total, _="": progress(done + size * columns / total, goal, note)
 
 
 def _duration(seconds: float) -> str:
-    """About how long, as people say it."""
+    """Write a duration in words, roughly."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"about {seconds / length:.0f} {unit}"

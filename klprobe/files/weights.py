@@ -1,9 +1,9 @@
-"""Weights from an untrusted file, and their place in a network."""
+"""Read weights from an untrusted file, and load them into a network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,29 +18,42 @@ from klprobe.files.plain import check_plain
 from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
-NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "callbacks", "loops")
-"""What training programs keep beside the weights, by parts of the names that they give it."""
-WRAPPERS = ("_orig_mod", "module")
-"""Names that torch.compile and DataParallel put into those of weights."""
-AVERAGES = ("ema", "swa", "shadow", "average")
-"""Parts of names of averages of weights, which lie beside the weights themselves."""
-DEEPEST = 6
-"""Containers in one another, at most."""
+NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+"""Keys under which programs store the weights in a checkpoint that holds more; Lightning's is the first."""
+NOT_WEIGHTS = re.compile(r"optim|lr_sched|callbacks|loops|hyper_parameters|hparams|scaler|rng", re.I)
+"""Keys of a checkpoint whose tensors belong to the training, as Adam's moments do."""
+COPY = re.compile(r"ema|averag|shadow|polyak|swa|target|teacher|momentum", re.I)
+"""Words in the names of a second set of weights, which follows the first."""
+DEEPEST = 4
 LISTED = 6
 
 
+class Closed:
+    """Replacement of any object that a file asks Python for: it takes every argument and state, keeps none and does nothing."""
+
+    def __new__(cls, *_: Any) -> Closed:
+        """Make one, whatever it is called with."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: Any) -> None:
+        """Keep no state."""
+
+    def __setitem__(self, *_: Any) -> None:
+        """Keep no items."""
+
+
 def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, without running anything unless `allow_pickle`.
+    """Read the tensors of a checkpoint by name, without running any code unless `allow_pickle` is set.
 
     Files that are pickles are opened by torch's restricted unpickler, which makes tensors and containers and calls nothing
     else, in a confined process.
 
     Args:
-        path: `.safetensors`, or what torch.save wrote.
+        path: Path of a `.safetensors` file, or of a file that torch.save wrote.
         limits: Memory and time that opening a pickle may take.
-        allow_pickle: Whether the file may run the code in it, in this process: the user trusts it.
+        allow_pickle: Whether the file may run the code in it, in this process, because the user trusts it.
     Raises:
-        InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
+        InputError: the file is damaged, a zip bomb, or a pickle that asks for more than tensors, which the message names.
     """
     check_plain(path, path.name)
     if path.suffix.lower() == ".safetensors":
@@ -52,30 +65,34 @@ def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> d
         return child.tensors
 
 
-def load_restricted(path: Path, harmless: Sequence[Any] = ()) -> Any:
-    """What torch.save wrote, of tensors and containers alone: nothing else is called. Only a confined process opens files so.
+def load_restricted(path: Path, harmless: Sequence[Any] = (), left_closed: Callable[[str], bool] | None = None) -> Any:
+    """Read a file of torch.save that holds tensors and containers alone; only a confined process calls this.
 
     Args:
-        path: The file.
+        path: Path of the file.
         harmless: Classes and functions that it may name beside torch's own.
+        left_closed: Which other names become a `Closed` wherever the file uses them; None is none of them.
     Raises:
-        pickle.UnpicklingError: it names something else. A damaged file raises anything at all.
+        pickle.UnpicklingError: the file names something else. A damaged file raises many kinds of errors.
     """
     if names_in(path):
         check_archive(path)
-    with torch.serialization.safe_globals(list(harmless)):
+    known = list(harmless)
+    if left_closed is not None:  # the names are read from the pickle, and nothing by these names is ever looked up
+        known += [(Closed, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if left_closed(name)]
+    with torch.serialization.safe_globals(known):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_trusted(path: Path, device: str) -> Any:
-    """What torch.save wrote, running whatever code it holds: only where the user gave --allow-pickle for this file."""
+    """Read a file of torch.save and run any code in it, only where the user gave --allow-pickle for this file."""
     if names_in(path):
         check_archive(path)
     return torch.load(path, map_location=device, weights_only=False)
 
 
 def open_weights(path: str) -> Opened:
-    """The tensors of a pickle, in a confined process."""
+    """Open the tensors of a pickle, in a confined process."""
     return Opened(tensors=_unpickled(Path(path), trusted=False))
 
 
@@ -83,6 +100,8 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
     try:
         held = load_trusted(path, "cpu") if trusted else load_restricted(path)
     except UnpicklingError as error:
+        if weights := _beside_what_stays_closed(path):
+            return weights
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks Python for {asked[1][:80]}" if asked else "is more than tensors"
         raise InputError(
@@ -92,7 +111,7 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
         ) from error
     except (InputError, OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged pickle fails in any way at all
+    except Exception as error:  # a damaged pickle raises many kinds of errors
         if "alloc" in str(error):
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -102,40 +121,65 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
     return _tensors(held, path.name)
 
 
+def _beside_what_stays_closed(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint whose hyper-parameters are objects, which stay closed; empty where it has none."""
+    try:
+        held = load_restricted(path, left_closed=lambda _: True)
+        named = [held[name] for name in NESTED if isinstance(held, Mapping) and isinstance(held.get(name), Mapping)]
+        if not named or any(isinstance(value, Closed) for value in named[0].values()):
+            return {}
+        return _tensors(held, path.name)
+    except MemoryError:
+        raise
+    except Exception:  # the reason is that of the first attempt
+        return {}
+
+
 def _tensors(held: Any, label: str) -> dict[str, torch.Tensor]:
-    found = dict(_inside(held, ""))
-    if found:
-        return found
-    raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
+    """Name the tensors of a checkpoint: of its main dictionary as they are, of others after the way there and a slash."""
+    found = _dictionaries(held, "", DEEPEST)
+    ranked = sorted((NESTED.index(first), path) for path in found if (first := path.partition(".")[0]) in NESTED)
+    main = ranked[0][1] if ranked else next(iter(found)) if len(found) == 1 else ""
+    tensors = {
+        f"{path}/{name}" if path else name: tensor
+        for path, inside in found.items()
+        if path != main and any(tensor.dim() for tensor in inside.values())
+        for name, tensor in inside.items()
+    }
+    tensors |= found.get(main, {})
+    if not tensors:
+        raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
+    return tensors
 
 
-def _inside(held: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors by name, wherever they lie, as `model_state_dict.encoder.weight`; what belongs to training is left out."""
-    if isinstance(held, torch.Tensor):
-        yield name, held
-    elif isinstance(held, nn.Module):  # of a file that the user trusts
-        yield from ((f"{name}.{key}" if name else key, tensor) for key, tensor in held.state_dict().items())
-    elif isinstance(held, Mapping) and name.count(".") <= DEEPEST:
-        for key, inner in held.items():
-            if name or not any(word in str(key).lower() for word in NOT_WEIGHTS):
-                yield from _inside(inner, f"{name}.{key}" if name else str(key))
+def _dictionaries(held: Any, path: str, depth: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Find the dictionaries in a checkpoint that hold tensors, by the way to them, as `ema` or `model.state_dict`."""
+    if not isinstance(held, Mapping) or depth == 0:
+        return {}
+    inside = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    found = {path: inside} if inside else {}
+    for name, value in held.items():
+        if not NOT_WEIGHTS.search(str(name)):
+            found |= _dictionaries(value, f"{path}.{name}" if path else str(name), depth - 1)
+    return found
 
 
 def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, factory: str) -> tuple[str, list[str]]:
     """Load the weights below the prefix that serves the module best.
 
-    Returns:
-        The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the names left over.
-    Raises:
-        InputError: tensors missing or of another shape, by name.
-    """
-    needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
-    weights = _unwrapped(weights, needed)
-    prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter == "."}
+    Where several sets of weights fit, those are taken that are no copy of others by their names (`ema`, `target`).
 
-    def serves(prefix: str) -> tuple[int, bool, int]:
-        served = sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items())
-        return served, not any(word in prefix.lower() for word in AVERAGES), -len(prefix)
+    Returns:
+        The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the unused names.
+    Raises:
+        InputError: tensors are missing or have another shape, or several sets of weights fit; the message names them.
+    """
+    weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # torch.compile adds it
+    needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter in "./"}
+
+    def serves(prefix: str) -> tuple[int, int]:
+        return sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items()), -len(prefix)
 
     prefix = max(sorted(prefixes), key=serves)
     missing = [name for name in needed if prefix + name not in weights]
@@ -147,17 +191,39 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
         raise InputError(
             f"{label} does not fit {factory}: {why}. The file holds {some_of(list(weights))}; change the factory, or its sizes."
         )
+    prefix = _the_one(prefix, [other for other in prefixes if serves(other)[0] == len(needed)], needed, weights, label, factory)
     module.load_state_dict({name: weights[prefix + name] for name in needed}, assign=True)
     return prefix, [name for name in weights if name not in {prefix + n for n in needed}]
 
 
-def _unwrapped(weights: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The weights by the names that they have without wrappers, where the network itself has none."""
-    inside = [wrapper for wrapper in WRAPPERS if not any(wrapper in name.split(".") for name in needed)]
-    bare = {".".join(part for part in name.split(".") if part not in inside): tensor for name, tensor in weights.items()}
-    return bare if len(bare) == len(weights) else weights
+def _the_one(
+    best: str, fitting: list[str], needed: Mapping[str, Any], weights: Mapping[str, torch.Tensor], label: str, factory: str
+) -> str:
+    """Choose among prefixes whose weights all fit: none at all, else the only one of the main weights that is no copy."""
+    differ = [best] + [
+        other
+        for other in sorted(fitting)
+        if other != best and any(not torch.equal(weights[other + n], weights[best + n]) for n in needed)
+    ]
+    if len(differ) == 1 or "" in differ:
+        return best if len(differ) == 1 else ""
+    mains = [prefix for prefix in differ if "/" not in prefix] or differ
+    originals = [prefix for prefix in mains if not COPY.search(prefix)]
+    if len(originals) == 1:
+        return originals[0]
+    raise InputError(
+        f"{label} holds {len(differ)} sets of weights that fit {factory}: {some_of([f'{prefix}*' for prefix in differ])}. Save "
+        "the one that is meant alone, torch.save(module.state_dict(), 'weights.pt')."
+    )
+
+
+def copies_of(prefix: str, leftover: Sequence[str], needed: Sequence[str]) -> list[str]:
+    """List other prefixes among the unused names that hold every tensor that the network needs, as an `ema.` does."""
+    unused = set(leftover)
+    ends = {name[: -len(needed[0])] for name in leftover if needed and name.endswith(needed[0])}
+    return sorted(end for end in ends if end != prefix and all(end + name in unused for name in needed))
 
 
 def some_of(names: list[str]) -> str:
-    """The first few of many names, and how many more there are."""
+    """List the first few of many names, and say how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

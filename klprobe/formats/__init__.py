@@ -19,17 +19,19 @@ from klprobe.files.archive import names_in
 from klprobe.files.child import Limits
 from klprobe.files.plain import check_plain
 from klprobe.printable import LONGEST, short
-from klprobe.types import InputError, Progress, no_progress
+from klprobe.types import Check, InputError, Progress, no_progress
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
 """Suffixes of formats whose libraries open a file only when its name is valid text."""
+LISTED = 100
+"""Entries of a folder that are looked at for checkpoints inside."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for beside the path.
+    """A request of the user, beside the path.
 
     Attributes:
         data: Data to encode, as the user named them; None means the data set of klprobe that the checkpoint names.
@@ -42,7 +44,9 @@ class Request:
             out.
         resize: Height and width to which images are resized, bilinearly.
         value_range: Range to which bytes, or numbers in [0, 1], are mapped.
+        scale: Number that becomes 1; None means 255 for bytes, 65535 for images of 16 bits, and 1 for all others.
         gray: Whether colour images become grey images of one channel.
+        rgb: Whether grey images become colour images of three equal channels.
         flatten: Whether each data point becomes a vector.
         allow_pickle: Whether the file may run the code in it, because the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
@@ -57,14 +61,16 @@ class Request:
     outputs: str | None = None
     resize: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
+    scale: float | None = None
     gray: bool = False
+    rgb: bool = False
     flatten: bool = False
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
-FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
+FLAGS |= {"scale": "--scale", "gray": "--gray", "rgb": "--rgb", "flatten": "--flatten"}
 
 
 def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
@@ -76,18 +82,19 @@ def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a checkpoint gives: the conditionals of a data set, and where they come from.
+    """The content of a checkpoint: the conditionals of a data set, and their provenance.
 
     Attributes:
         posterior: klprobe's own or any torch Distribution, batch shape (N,), event shape (D,).
         prior: Distribution of event shape (D,); None when the file has no prior, and N(0, I) is meant.
-        split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
+        split: Split of the posterior's points: `train`, `test`, `all` or `unknown`.
         trained_on: Split that the encoder was trained on, or `unknown`.
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
-        no_prior: Why the model's own prior, of which the file says something, cannot be used; else empty.
         prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
+        no_prior: Why the model's own prior, of which the file says something, cannot be used; else empty.
+        checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
     posterior: Distribution
@@ -99,6 +106,7 @@ class Encoded:
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
     prior_name: str = ""
     no_prior: str = ""
+    checks: tuple[Check, ...] = ()
 
 
 class Format(Protocol):
@@ -188,7 +196,7 @@ def _missing(path: Path) -> str:
 def _unknown(path: Path) -> str:
     """Say why no format recognises the file, and what to do."""
     if path.is_dir():
-        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+        return _unknown_folder(path)
     if path.stat().st_size == 0:
         return f"{path} is empty (0 bytes): save or copy it again."
     suffix = path.suffix.lower()
@@ -202,7 +210,10 @@ def _unknown(path: Path) -> str:
             "--allow-pickle."
         )
     if suffix == ".npy":
-        return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
+        return (
+            f"{path} is no array of shape (N, D), which would be samples: put mean.npy beside logvar.npy into a folder, and "
+            "give the folder."
+        )
     if suffix == ".npz":
         return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
     if suffix == ".safetensors":
@@ -211,6 +222,14 @@ def _unknown(path: Path) -> str:
         f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
         f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
     )
+
+
+def _unknown_folder(path: Path) -> str:
+    """Name the folder inside that a format knows, as the `final_model` of a training, if there is one."""
+    inside = [str(folder) for folder in sorted(path.iterdir())[:LISTED] if folder.is_dir() and _recognised(folder)]
+    if inside:
+        return f"{path} is no checkpoint, but holds some: give --checkpoint {' or '.join(inside[:3])}."
+    return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
 
 
 def _unknown_safetensors(path: Path) -> str:

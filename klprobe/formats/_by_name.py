@@ -59,7 +59,7 @@ def by_name(
     asks = _Asks(label, shapes, is_file=is_file)
     if mean and spread:
         roles: dict[str, tuple[str, int | None]] = {"mean": (mean, None), spread[0]: (spread[1], None)}
-        fit = [name for name in drawn if shapes[name] == shapes[mean]]
+        fit = [name for name in drawn if shapes[name] == shapes[mean] and not is_file]
         return roles | {"samples": (fit[0], None)} if len(fit) == 1 else roles
     if spread:
         if drawn and not is_file and not [name for name in unread if shapes[name] == shapes[drawn[0]]]:
@@ -102,8 +102,8 @@ class _Asks:
         beside = f" beside {', '.join(map(self._shown, others[:4]))}" if others else ""
         example = (others or ["NAME"])[0][:60]
         return InputError(
-            f"{self.label} {self.verb} {self._shown(spread[1])}{beside}, and needs a mean, which no name says: {self.call} "
-            f"mean, or say --outputs mean={example},{spread[0]}={spread[1][:60]}."
+            f"{self.label} {self.verb} {self._shown(spread[1])}{beside}, and klprobe needs a mean, which no name says: "
+            f"{self.call} mean, or say --outputs mean={example},{spread[0]}={spread[1][:60]}."
         )
 
     def two(self, names: list[str]) -> InputError:

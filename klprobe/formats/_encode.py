@@ -78,7 +78,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     facts = inputs.facts()
     found = encode_points(encoder, inputs, request)
     shape = tuple(facts["input_shape"])
-    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
+    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}; {inputs.range_note}"
     said = (*notes, *inputs.notes, data_note, found.reading.note, found.note, *found.latents.notes)
     return Encoded(
         found.posterior,
@@ -89,6 +89,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
         parts=found.latents.parts,
         prior_name="" if found.prior is None else f"{kind_of(found.prior)} as its encoder returns it",
         no_prior=found.no_prior,
+        checks=inputs.checks,
     )
 
 

@@ -48,10 +48,11 @@ POSTERIOR = _set(
 )
 OTHER = _set(
     "x px xhat dec decoder decoded recon recons reconstruction reconstructions reconstructed rec obs observation "
-    "observations likelihood gen generator generated generation target targets label labels y yhat class classes category "
-    "input inputs data image images loss losses elbo kl kld kls nll bce mse reg logprob logprobs logpz logqz ll hidden "
-    "hiddens feature features context attention attn mask masks weight weights index indices idx id ids split length lengths "
-    "len epoch epochs step steps seed umap tsne pca time times batch cond condition conditions noise eps epsilon grad running"
+    "observations likelihood gen generator generated generation target targets label labels group groups y yhat class classes "
+    "category input inputs data image images loss losses elbo kl kld kls nll bce mse reg logprob logprobs logpz logqz ll "
+    "hidden hiddens feature features context attention attn mask masks weight weights index indices idx id ids split length "
+    "lengths len epoch epochs step steps seed umap tsne pca time times batch cond condition conditions noise eps epsilon grad "
+    "running"
 )
 """Words of what is no latent's distribution: such an output is left alone, and is never asked about."""
 GENERATED = _set(

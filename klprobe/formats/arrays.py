@@ -10,15 +10,19 @@
   uniform, or `prior_probs` (K,);
 - beside any of these the model's own prior, `prior_mean` (D,) and `prior_logvar`, `prior_var` or `prior_std`; of K
   components (K, D), with `prior_weights` (K,).
+- `codes` (N, ...), whole numbers, and `codebook_size` K, in `.npz`: entries of a codebook, held against uniform use of all K.
+
 Other names of the same meaning are known too, such as `mu` and `log_sigma`. An array beside the mean that may be its spread and
 whose name does not say so is asked about; others are left alone.
 
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
-`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are ignored.
+`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. `groups` (N,), numbers or
+text, says which rows are not independent of each other, and `weights` (N,), positive, how much each counts.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +31,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
 
-from klprobe.files import npy, tensor_file
+from klprobe.distributions.clusters import in_words, with_rows
+from klprobe.distributions.posteriors import SampleOnly, as_posterior
+from klprobe.files import npy, tables, tensor_file
+from klprobe.files.columns import as_groups, as_weights, check_column
+from klprobe.files.numbered_columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.formats._by_name import by_name
+from klprobe.formats._codes import with_codebook
 from klprobe.formats._latents import FULL, check_names, known, latents_of
 from klprobe.formats._names import CATEGORICAL, SPREAD_ROLES, meaning
 from klprobe.formats._priors import find_prior, prior_from
@@ -45,9 +56,15 @@ __all__ = ["Arrays"]
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
 LABELS = ("split", "trained_on")
+CODES, SIZE = "codes", "codebook_size"
 LABEL_BYTES = 1024
 NUMBERS = "fiu"
 """Kinds of numpy's types that can be latents: floating and whole numbers."""
+
+OF_ROWS = ("groups", "weights")
+"""Arrays with one value for each row."""
+Rows = dict[str, NDArray[Any]]
+"""Those of `OF_ROWS` that a file holds."""
 
 Read = Callable[[str], torch.Tensor]
 Looked = TypeVar("Looked")
@@ -55,13 +72,20 @@ Looked = TypeVar("Looked")
 
 @dataclass(frozen=True)
 class Arrays:
-    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, or a folder of .npy."""
+    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, a folder of .npy, .csv.
+
+    A `.npy` alone, and a table without columns of these names, is samples of q(z|x), a row a data point.
+    """
 
     def matches(self, path: Path) -> bool:
-        """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
+        """Whether this is a folder with a known `.npy`, a zip `.npz`, a safetensors with known names, a table, or one array."""
         if path.is_dir():
             return any(_is_posterior(file.stem) for file in path.glob("*.npy"))
+        if path.suffix.lower() in tables.SUFFIXES:
+            return path.is_file()
         try:
+            if path.suffix.lower() == ".npy":
+                return npy.map_file(path, path.name).ndim <= 2
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
@@ -85,7 +109,7 @@ class Arrays:
             choice = _choose(path.name, file, request.outputs)
             tensors = {role: file.read(name) for role, name in choice.names.items()}
             own = {role: file.read(name) for role, name in choice.prior.items()}
-            labels = file.labels()
+            labels, rows = file.labels(), file.rows()
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
             raise InputError(
@@ -101,18 +125,22 @@ class Arrays:
                 choice.names[role]: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for role, t in tensors.items()
             },
         }
-        if {"mean", "samples"} <= set(tensors):
+        if set(tensors) == {CODES, SIZE}:
+            read_as = Encoded(SampleOnly(tensors[CODES].flatten(1)), split=split, trained_on=trained_on, provenance=provenance)
+            return with_codebook(read_as, tensors[CODES], int(tensors[SIZE]))
+        if {"mean", "samples"} <= set(tensors):  # by --outputs: as those of an encoder
             check_scatter(tensors, path.name)
             del tensors["samples" if set(SPREAD_ROLES) & set(tensors) else "mean"]
         latents = latents_of(path.name, {plain_role(role): plain(role, t) for role, t in tensors.items()})
         prior = prior_from(path.name, own, latents.posterior.event_shape[0]) if own else None
+        posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
         return Encoded(
-            latents.posterior,
+            posterior,
             prior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*choice.notes, *latents.notes),
+            notes=(*choice.notes, *_alone(path, tensors), *latents.notes, *row_notes),
             parts=latents.parts,
             prior_name=f"{', '.join(choice.prior.values())} of {path.name}" if own else "",
             no_prior=choice.no_prior,
@@ -127,11 +155,13 @@ class _File:
         shapes: Of every array of numbers, by name.
         read: From a name to the array.
         labels: Gives the texts beside them, `split` and `trained_on`.
+        rows: Gives the arrays with one value for each row, `groups` and `weights`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     read: Read
-    labels: Callable[[], dict[str, str]]
+    labels: Callable[[], dict[str, str]] = dict
+    rows: Callable[[], Rows] = dict
 
 
 @dataclass(frozen=True)
@@ -153,9 +183,11 @@ def _choose(label: str, file: _File, asked: str | None) -> _Choice:
         names = {role: name for role, (name, _) in said.roles.items()}
         return _Choice(names, {role: name for role, (name, _) in said.prior.items()})
     canonical = known(file.shapes)
+    if CODES in file.shapes and not canonical and SIZE in file.shapes:
+        return _Choice({CODES: CODES, SIZE: SIZE}, {})
     numbered = any(name[-1].isdecimal() and not name.startswith(CATEGORICAL) for name in canonical)
     classes = {name: name for name in canonical if name.startswith(CATEGORICAL)}
-    rest = {name: shape for name, shape in file.shapes.items() if name not in classes}
+    rest = {name: shape for name, shape in file.shapes.items() if name not in classes and name not in OF_ROWS}
     rows = max((shape[0] for name, shape in rest.items() if len(shape) > 1), default=0)
     prior, no_prior = find_prior(rest, file.read, rows)
     if numbered or len([name for name in canonical if name in (*FULL, *SPREADS)]) > 1:
@@ -187,28 +219,54 @@ def _is_of_points(name: str) -> bool:
     return meaning(name).owner in ("", "posterior") and not meaning(name).positional
 
 
+def _with_rows(label: str, posterior: Distribution, rows: Rows) -> tuple[Distribution, tuple[str, ...]]:
+    """The posterior with the groups and weights of its rows, and what they are in words."""
+    if not rows:
+        return posterior, ()
+    q: Any = as_posterior(posterior)
+    columns = {name: check_column(values, f"{label}: {name!r}", q.num_points) for name, values in rows.items()}
+    groups = as_groups(columns["groups"], f"{label}: 'groups'") if "groups" in rows else None
+    weights = as_weights(columns["weights"], f"{label}: 'weights'") if "weights" in rows else None
+    return with_rows(q, groups=groups, weights=weights), (f"{label}: {in_words(groups, weights)}",)
+
+
+def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """How an array without a name was understood."""
+    if path.suffix.lower() not in (".npy", *tables.SUFFIXES) or set(tensors) != {"samples"}:
+        return ()
+    return (
+        f"{path.name} is taken for samples of q(z|x), one row a data point, of which no density is known; where its rows are "
+        "means, give their spread beside them.",
+    )
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[_File]:
-    """The arrays of a folder, a `.npz` or a `.safetensors`."""
+    """The arrays of a folder, a `.npz`, a `.safetensors`, a table, or the one of a `.npy`."""
+    kind = path.suffix.lower()
     if path.is_dir():
         files = {file.stem: file for file in sorted(path.glob("*.npy"))}
         arrays = _those_of_use(files, lambda name: npy.map_file(files[name], f"{path.name}/{name}.npy"))
-        yield _File(_shapes(arrays), lambda name: _from_numpy(path, name, arrays[name]), dict)
-    elif path.suffix.lower() == ".npz":
+        yield _File(_shapes(arrays), lambda name: _from_numpy(path, name, arrays[name]), rows=lambda: _rows_in(path))
+    elif kind == ".npz":
         with opened(path, path.name) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            layouts = _those_of_use(
-                members, lambda name: npy.layout_of(archive, members[name], f"{path.name}: tensor {name!r}")
+            yield _npz(path, archive)
+    elif kind == ".npy":
+        if path.stem != "samples" and known([path.stem]):
+            raise InputError(
+                f"{path.name} is a single array called {path.stem}: give the folder with it and its like in it, or, where it "
+                "is samples of q(z|x), call it samples.npy."
             )
-
-            def read(name: str) -> torch.Tensor:
-                return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
-
-            def labels() -> dict[str, str]:
-                small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
-                return {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
-
-            yield _File(_shapes(layouts), read, labels)
+        array = npy.map_file(path, path.name)
+        yield _File({"samples": array.shape}, lambda name: _from_numpy(path, name, array))
+    elif kind in tables.SUFFIXES:
+        found = columns_of(
+            tables.read_table(path, path.name), lambda names: [name for name in names if _says_role(name)], path.name
+        )
+        if len({values.shape for name, values in found.items() if not name.startswith(CATEGORICAL)}) > 1:
+            listed = ", ".join(f"{name} {values.shape}" for name, values in found.items())
+            raise InputError(f"{path.name}: shapes disagree: {listed}. There must be one column of each for every latent.")
+        yield _File({name: values.shape for name, values in found.items()}, lambda name: torch.from_numpy(found[name]))
     else:
         with tensor_file.opened(path, path.name) as file:
             header = {name: file.header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in file.header}
@@ -216,7 +274,51 @@ def _opened(path: Path) -> Iterator[_File]:
                 {name: file.shape(name) for name in file.names},
                 lambda name: _as_real(path, name, file.read(name)),
                 lambda: header,
+                lambda: {name: file.read(name).double().numpy() for name in OF_ROWS if name in file.names},
             )
+
+
+def _npz(path: Path, archive: zipfile.ZipFile) -> _File:
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    layouts = _those_of_use(members, lambda name: npy.layout_of(archive, members[name], f"{path.name}: tensor {name!r}"))
+
+    def read(name: str) -> torch.Tensor:
+        return _from_numpy(path, name, npy.read_member(archive, members[name], f"{path.name}: tensor {name!r}"))
+
+    def labels() -> dict[str, str]:
+        small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
+        return {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
+
+    def rows() -> Rows:
+        there = [name for name in OF_ROWS if name in members]
+        return {name: npy.read_member(archive, members[name], f"{path.name}: {name!r}") for name in there}
+
+    if CODES in members and not known(members):
+        codes = _codes(path, members, read)
+        return _File({name: tuple(tensor.shape) for name, tensor in codes.items()}, codes.__getitem__, labels, rows)
+    return _File(_shapes(layouts), read, labels, rows)
+
+
+def _codes(path: Path, members: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
+    """Read entries of a codebook and its size, which no code says: entries that are never used may be its last."""
+    found = {name: read(name) for name in (CODES, SIZE) if name in members}
+    codes, size = found[CODES], found.get(SIZE)
+    if size is None or size.numel() != 1 or not float(size).is_integer():
+        raise InputError(
+            f"{path.name} holds codes, entries of a codebook, and needs its size, used entries or not: save "
+            f"numpy.savez('{path.name}', codes=codes, codebook_size=512)."
+        )
+    if not codes.dim() or not bool((codes == codes.round()).all()):
+        raise InputError(
+            f"{path.name}: codes are numbers of a codebook's entries, whole numbers of shape (N, ...); got shape "
+            f"{tuple(codes.shape)}. If they are vectors, save them as samples, or as mean for a deterministic encoder."
+        )
+    return {CODES: codes.reshape(len(codes), -1), SIZE: size.reshape(())}
+
+
+def _rows_in(path: Path) -> Rows:
+    there = [name for name in OF_ROWS if (path / f"{name}.npy").exists()]
+    return {name: np.asarray(npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy")) for name in there}
 
 
 def _those_of_use(names: Iterable[str], look: Callable[[str], Looked]) -> dict[str, Looked]:

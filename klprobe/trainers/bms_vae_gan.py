@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._best_of_many import check_draws, draw_many, weight
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
-from klprobe.trainers._spectral import Architecture, make_generator, make_judge
+from klprobe.trainers._spectral import Activation, Architecture, make_generator, make_judge
 from klprobe.training.data import Batch
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import best_match, fake_loss, hinge_fake, hinge_real, real_loss, reverse_kl
@@ -52,6 +52,11 @@ class BMSVAEGAN(System):
     """Networks for images. standard is the CNN of SN-GAN; dcgan has the networks of the other systems, of DMVI for 28 pixels
     and of DCGAN for 32 and 64; auto is standard where the side is a multiple of 8 (BMS Table 6 has both, its CelebA the
     latter)."""
+    activation: Activation = "rectifier"
+    """Hidden units of generator and discriminator, for data that are vectors: rectifier has ReLUs and leaky ones; tanh has tanh
+    units, and orthogonal initial weights (as on the 2-D toys of Metz et al. 2017, appendix A)."""
+    orthogonal_gain: float = 1.4
+    """Gain of the orthogonal initial weights that come with tanh units (ours: Metz et al. give none)."""
     adversarial_weight: float = 1.0
     """Weight alpha of the least real reconstruction (ours: BMS gives no value)."""
     reconstruction_weight: float | None = None
@@ -96,8 +101,8 @@ class BMSVAEGAN(System):
         encoder, generate = networks["encoder"], networks["generator"]
         log_ratio, judge_code = networks["discriminator"], networks["code_discriminator"]
 
-        def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_many(self, encoder, batch.x, self.draws, noise)
+        def autoencoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_many(self, encoder, batch.x, self.draws, rng)
             flat = generate(z.flatten(0, 1))
             least_real = log_ratio(flat).unflatten(0, z.shape[:2]).amin(0).mean()
             reconstruction = best_match(batch.x, flat.unflatten(0, z.shape[:2]))
@@ -105,19 +110,19 @@ class BMSVAEGAN(System):
             pull = weight(self.reconstruction_weight, batch.x)
             total = pull * reconstruction - self.adversarial_weight * least_real + marginal
             if self.sample_weight:
-                total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), noise))).mean()
+                total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), rng))).mean()
             logged = {"reconstruction": reconstruction, "least_real": least_real, "marginal_kl": marginal}
             return total, {name: value.detach() for name, value in logged.items()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                sample = generate(self.prior(len(batch.x), noise))
+                sample = generate(self.prior(len(batch.x), rng))
             real = hinge_real(log_ratio(batch.x), self.data_target)
             return real + hinge_fake(log_ratio(sample), self.sample_target), {}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge_code(self.prior(len(z), noise))) + fake_loss(judge_code(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge_code(self.prior(len(z), rng))) + fake_loss(judge_code(z)), {}
 
         return (
             Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr)),

@@ -213,6 +213,22 @@ def spectral(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
+def with_tanh(network: nn.Sequential, gain: float) -> nn.Sequential:
+    """The same dense network with tanh units, and orthogonal initial weights times a gain, without offsets.
+
+    That is how generators and discriminators of 2-D toys are often set up (Metz et al. 2017, Unrolled Generative Adversarial
+    Networks, appendix A).
+    """
+    for index, layer in enumerate(network):
+        if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+            network[index] = nn.Tanh()
+        elif isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
 def classifier_trunk(channels: int) -> nn.Sequential:
     """AGAN Table 5 without its linear layer: images (batch, channels, H, W) to 512 features each.
 
@@ -225,16 +241,16 @@ def classifier_trunk(channels: int) -> nn.Sequential:
 
 
 class JointDiscriminator(nn.Module):
-    """From pairs of data and codes to one logit: features of each, side by side, and a head (DMVI Table 8).
+    """Network from pairs of data and codes to one logit: features of each, side by side, and a head (DMVI Table 8).
 
     Images: the features of data are 4 x 4 maps, those of codes are repeated over them; then convolutions 3 x 3 and 2 x 2
     without padding, which leave one pixel, and a linear layer. The table does not say how a vector is convolved: this
     reading is ours, and the only one in which its sizes come out even. Vectors: one hidden layer as head (ours).
 
     Args:
-        shape, latent_dim: Of the data and of the codes.
-        width, layers: Of the data's features and the head; MLP only.
-        code_width, code_layers: Of the codes' features.
+        shape, latent_dim: Shape of the data, and number of latents.
+        width, layers: Units and number of the layers of the data's features and of the head; MLP only.
+        code_width, code_layers: Units and number of the layers of the codes' features.
         head_maps: Feature maps of the head, 512 or 1024 in Table 8; images only.
     """
 
