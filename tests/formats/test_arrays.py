@@ -318,7 +318,7 @@ def test_an_archive_with_a_name_twice_or_an_unusual_packing_is_refused(tmp_path)
 
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "00", "-1"])
 def test_a_level_whose_number_is_none_is_no_level(tmp_path, number):
-    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 2)}, tmp_path / "q.safetensors")
+    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 3)}, tmp_path / "q.safetensors")
     assert load(tmp_path / "q.safetensors").posterior.event_shape == (2,)
 
 
