@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "Compare the KL and the sample quality of several checkpoints: klprobe compare PATH PATH",
     "synthetic": "Test a classifier on Gaussians whose KL is known: klprobe synthetic estimate, or minimize",
     "data": "List, download or show data sets: klprobe data list, or fetch NAME, or show NAME",
+    "selftest": "Hold this machine's kernels, threads and GPU against known KLs; needs no flags and no network.",
     "list": "List the methods, systems, data sets, checkpoint formats and metrics, one line each.",
 }
 MORE = {"klprobe COMMAND --help": "show the flags of a command", "klprobe --version": "show the version"}

@@ -10,21 +10,23 @@ from typing import ClassVar
 import torch
 from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import all_clusters, by_weight, clusters_of, entropy
 from klprobe.distributions.posteriors import as_posterior, check_prior, conditional_kl
-from klprobe.distributions.statistics import point_mean, visits
-from klprobe.types import Bound, Estimate, Estimator, Progress, Target, no_progress
+from klprobe.distributions.statistics import clustered_mean, coinciding, point_mean, together, visits
+from klprobe.types import Bound, Estimate, Estimator, Posterior, Progress, Target, no_progress
 
 __all__ = ["ClosedForm"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Estimator):
-    """Average KL over all points, and the bounds that 0 <= I_N <= log N gives."""
+    """Average KL over all points, and the bounds that 0 <= I_N <= log N gives, or, with weights, their entropy."""
 
     num_samples: int = 20_000
     """Number of draws of z, used where KL[q(z|x)||p] has no closed form."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
+    takes: ClassVar[frozenset[str]] = frozenset({"weights", "groups"})
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
@@ -39,18 +41,15 @@ class ClosedForm(Estimator):
         q = as_posterior(posterior)
         check_prior(q, prior)
         n, draws = q.num_points, 0
+        most = math.log(n) if q.weights is None else entropy(q.weights)
         exact = conditional_kl(q, prior)
         if exact is not None:
-            value, given_points = float(exact.mean()), 0.0
-            over_points = float(exact.std()) / math.sqrt(n)
+            found = clusters_of(q)
+            value, over_points = clustered_mean(exact, q.weights, None if found is None else found.ids)
+            given_points = 0.0
         else:
-            order = torch.cat([visits(n, generator) for _ in range(math.ceil(self.num_samples / n))])
-            points, draws = order[: self.num_samples], self.num_samples
-            z = q.sample_at(points, generator)
-            differences = q.log_prob_at(z, points) - prior.log_prob(z).double()
-            mean = point_mean(differences.cpu().numpy(), points.numpy(), n)
-            value, given_points = mean.value, math.sqrt(mean.conditional_variance)
-            over_points = math.sqrt(mean.conditional_variance + mean.between_variance / n)
+            draws = self.num_samples
+            value, given_points, over_points = _by_draws(q, prior, draws, generator)
         details = {"closed_form": exact is not None}
         seconds = time.perf_counter() - started
 
@@ -60,6 +59,29 @@ class ClosedForm(Estimator):
         return (
             say("population", "exact", value, over_points, "average-kl"),
             say("empirical", "upper", value, given_points),
-            say("empirical", "lower", value - math.log(n), given_points),
+            say("empirical", "lower", value - most, given_points),
             say("population", "upper", value, over_points),
         )
+
+
+def _by_draws(q: Posterior, prior: Distribution, draws: int, generator: torch.Generator) -> tuple[float, float, float]:
+    """The average KL, its error given the points, and its error over data sets."""
+    n = q.num_points
+    if q.weights is None:
+        points = torch.cat([visits(n, generator) for _ in range(math.ceil(draws / n))])[:draws]
+    else:
+        points = by_weight(q.weights, draws, generator)
+    z = q.sample_at(points, generator)
+    values, visited = (q.log_prob_at(z, points) - prior.log_prob(z).double()).cpu().numpy(), points.numpy()
+    clusters = all_clusters(q)
+    few = clusters.count / max(clusters.count - 1, 1)
+    if q.weights is not None:
+        given_points = float(values.var(ddof=1)) / draws
+        over_points = given_points + max(few * coinciding(values, clusters.ids.numpy()[visited]), 0.0)
+        return float(values.mean()), math.sqrt(given_points), math.sqrt(over_points)
+    mean = point_mean(values, visited, n)
+    between = mean.between_variance
+    if not clusters.alone:
+        between = max(few * (between + together(values, visited, clusters.ids.numpy())), between)
+    over_points = mean.conditional_variance + between / n
+    return mean.value, math.sqrt(mean.conditional_variance), math.sqrt(over_points)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import one_of_each
 from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
@@ -39,6 +40,7 @@ class Knn(Estimator):
     """Largest number of codes of q, and of p, with one code for each data point."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that give no answer."""
@@ -54,9 +56,9 @@ class Knn(Estimator):
         """Estimate KL[q||p] from distances of q's codes to their nearest neighbours among q's other codes and among p's.
 
         Nothing is fitted, so all data points are used: each gives one code (two codes of a point would be each other's
-        neighbours), and no code is its own neighbour. The estimate is consistent, but converges slowly with many latents:
-        balls that hold k codes are then as wide as the cloud, and the answer is too small. Codes are whitened by the
-        pooled moments, which does not change the KL and makes distances comparable.
+        neighbours), each group or set of copies one, and no code is its own neighbour. The estimate is consistent, but
+        converges slowly with many latents: balls that hold k codes are then as wide as the cloud, and the answer is too
+        small. Codes are whitened by the pooled moments, which does not change the KL and makes distances comparable.
 
         Returns:
             One estimate of the population's KL. Its error does not include the bias.
@@ -68,7 +70,7 @@ class Knn(Estimator):
         started = time.perf_counter()
         q = as_posterior(posterior)
         check_prior(q, prior)
-        z_q = q.sample_at(torch.randperm(q.num_points, generator=generator)[: self.num_samples], generator)
+        z_q = q.sample_at(one_of_each(q, generator, METHOD)[: self.num_samples], generator)
         if isinstance(prior, Cloud):
             z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
         else:
@@ -77,7 +79,8 @@ class Knn(Estimator):
             raise InputError(
                 f"{METHOD} needs at least {4 * self.neighbours + 4} codes of q, and of p, for its {self.neighbours} "
                 "neighbours; "
-                f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
+                f"got {len(z_q)} of q, where points that coincide or are of one group give one, and {len(z_p)} of p: lower "
+                f"--{METHOD}.neighbours."
             )
         whitening = Whitening.of(torch.cat([z_q, z_p]))
         u_q, u_p = (whitening.white(z).cpu().numpy() for z in (z_q, z_p))

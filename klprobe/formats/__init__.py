@@ -24,6 +24,8 @@ from klprobe.types import Check, InputError, Progress, no_progress
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
 """Suffixes of formats whose libraries open a file only when its name is valid text."""
+LISTED = 100
+"""Entries of a folder that are looked at for checkpoints inside."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
@@ -90,6 +92,7 @@ class Encoded:
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
+        prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
         checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
@@ -100,6 +103,7 @@ class Encoded:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
+    prior_name: str = ""
     checks: tuple[Check, ...] = ()
 
 
@@ -190,7 +194,7 @@ def _missing(path: Path) -> str:
 def _unknown(path: Path) -> str:
     """Say why no format recognises the file, and what to do."""
     if path.is_dir():
-        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+        return _unknown_folder(path)
     if path.stat().st_size == 0:
         return f"{path} is empty (0 bytes): save or copy it again."
     suffix = path.suffix.lower()
@@ -216,6 +220,14 @@ def _unknown(path: Path) -> str:
         f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
         f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
     )
+
+
+def _unknown_folder(path: Path) -> str:
+    """Name the folder inside that a format knows, as the `final_model` of a training, if there is one."""
+    inside = [str(folder) for folder in sorted(path.iterdir())[:LISTED] if folder.is_dir() and _recognised(folder)]
+    if inside:
+        return f"{path} is no checkpoint, but holds some: give --checkpoint {' or '.join(inside[:3])}."
+    return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
 
 
 def _unknown_safetensors(path: Path) -> str:

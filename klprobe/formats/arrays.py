@@ -7,9 +7,12 @@
 - `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
 - beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
-  uniform, or `prior_probs` (K,).
+  uniform, or `prior_probs` (K,);
+- `codes` (N, ...), whole numbers, and `codebook_size` K, in `.npz`: entries of a codebook, held against uniform use of all K.
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
-`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are ignored.
+`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. `groups` (N,), numbers or
+text, says which rows are not independent of each other, and `weights` (N,), positive, how much each counts. Other arrays are
+ignored.
 """
 
 from __future__ import annotations
@@ -17,14 +20,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import in_words, with_rows
+from klprobe.distributions.posteriors import SampleOnly, as_posterior
 from klprobe.files import npy, tables, tensor_file
-from klprobe.files.columns import columns_of
+from klprobe.files.columns import as_groups, as_weights, check_column
+from klprobe.files.numbered_columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.formats._codes import with_codebook
 from klprobe.formats._latents import check_names, known, latents_of
 from klprobe.types import InputError
 
@@ -33,9 +43,17 @@ __all__ = ["Arrays"]
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
 LABELS = ("split", "trained_on")
+CODES, SIZE = "codes", "codebook_size"
 LABEL_BYTES = 1024
 
+OF_ROWS = ("groups", "weights")
+"""Arrays with one value for each row."""
+
 Read = Callable[[str], torch.Tensor]
+Rows = dict[str, NDArray[Any]]
+"""Those of `OF_ROWS` that a file holds."""
+Found = tuple[dict[str, torch.Tensor], dict[str, str], Rows]
+"""Tensors of the posterior, labels of the split, values of rows."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,7 @@ class Arrays:
         refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
         kinds = {".npz": _read_npz, ".npy": _read_npy, **dict.fromkeys(tables.SUFFIXES, _read_table)}
         read = _read_folder if path.is_dir() else kinds.get(path.suffix.lower(), _read_safetensors)
-        tensors, labels = read(path)
+        tensors, labels, rows = read(path)
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
             raise InputError(
@@ -88,13 +106,17 @@ class Arrays:
             "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
+        if set(tensors) == {CODES, SIZE}:
+            read_as = Encoded(SampleOnly(tensors[CODES].flatten(1)), split=split, trained_on=trained_on, provenance=provenance)
+            return with_codebook(read_as, tensors[CODES], int(tensors[SIZE]))
         latents = latents_of(path.name, tensors)
+        posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
         return Encoded(
-            latents.posterior,
+            posterior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*_alone(path, tensors), *latents.notes),
+            notes=(*_alone(path, tensors), *latents.notes, *row_notes),
             parts=latents.parts,
         )
 
@@ -106,20 +128,31 @@ def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Ten
     return {name: read(name) for name in known(found)}
 
 
-def _read_npy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _with_rows(label: str, posterior: Distribution, rows: Rows) -> tuple[Distribution, tuple[str, ...]]:
+    """The posterior with the groups and weights of its rows, and what they are in words."""
+    if not rows:
+        return posterior, ()
+    q: Any = as_posterior(posterior)
+    columns = {name: check_column(values, f"{label}: {name!r}", q.num_points) for name, values in rows.items()}
+    groups = as_groups(columns["groups"], f"{label}: 'groups'") if "groups" in rows else None
+    weights = as_weights(columns["weights"], f"{label}: 'weights'") if "weights" in rows else None
+    return with_rows(q, groups=groups, weights=weights), (f"{label}: {in_words(groups, weights)}",)
+
+
+def _read_npy(path: Path) -> Found:
     """One array alone, which has no name to say what it is, is samples; a file called mean or logvar is no samples."""
     if path.stem != "samples" and known([path.stem]):
         raise InputError(
             f"{path.name} is a single array called {path.stem}: give the folder with it and its like in it, or, where it is "
             "samples of q(z|x), call it samples.npy."
         )
-    return _choose(path, ["samples"], lambda name: _from_numpy(path, name, npy.map_file(path, path.name))), {}
+    return _choose(path, ["samples"], lambda name: _from_numpy(path, name, npy.map_file(path, path.name))), {}, {}
 
 
-def _read_table(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_table(path: Path) -> Found:
     """Columns such as mean_0, mean_1, logvar_0, ... make tensors; columns of one kind alone are samples."""
     found = columns_of(tables.read_table(path, path.name), known, path.name)
-    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}
+    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}, {}
 
 
 def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
@@ -132,7 +165,7 @@ def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
     )
 
 
-def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_npz(path: Path) -> Found:
     with opened(path, path.name) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -141,21 +174,47 @@ def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
         small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
         labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
-        return _choose(path, members, read), labels
+        rows = {name: npy.read_member(archive, members[name], f"{path.name}: {name!r}") for name in OF_ROWS if name in members}
+        if CODES in members and not known(members):
+            return _codes(path, members, read), labels, rows
+        return _choose(path, members, read), labels, rows
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _codes(path: Path, members: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
+    """Read entries of a codebook and its size, which no code says: entries that are never used may be its last."""
+    found = {name: read(name) for name in (CODES, SIZE) if name in members}
+    codes, size = found[CODES], found.get(SIZE)
+    if size is None or size.numel() != 1 or not float(size).is_integer():
+        raise InputError(
+            f"{path.name} holds codes, entries of a codebook, and needs its size, used entries or not: save "
+            f"numpy.savez('{path.name}', codes=codes, codebook_size=512)."
+        )
+    if not codes.dim() or not bool((codes == codes.round()).all()):
+        raise InputError(
+            f"{path.name}: codes are numbers of a codebook's entries, whole numbers of shape (N, ...); got shape "
+            f"{tuple(codes.shape)}. If they are vectors, save them as samples, or as mean for a deterministic encoder."
+        )
+    return {CODES: codes.reshape(len(codes), -1), SIZE: size.reshape(())}
+
+
+def _read_safetensors(path: Path) -> Found:
     with tensor_file.opened(path, path.name) as file:
         header, tensors = file.header, _choose(path, file.names, file.read)
+        rows = {name: file.read(name).double().numpy() for name in OF_ROWS if name in file.names}
     labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
-    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
+    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels, rows
 
 
-def _read_folder(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_folder(path: Path) -> Found:
     def read(name: str) -> torch.Tensor:
         return _from_numpy(path, name, npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
 
-    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}
+    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}, _rows_in(path)
+
+
+def _rows_in(path: Path) -> Rows:
+    there = [name for name in OF_ROWS if (path / f"{name}.npy").exists()]
+    return {name: np.asarray(npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy")) for name in there}
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray) -> torch.Tensor:

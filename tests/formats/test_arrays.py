@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import struct
 import tracemalloc
@@ -14,6 +15,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from klprobe.cli import main
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
 from klprobe.files import npy
 from klprobe.formats import Request, _tensors, arrays, load
@@ -423,3 +425,37 @@ def test_a_table_that_may_be_mean_and_spread_by_other_names_is_refused(tmp_path)
     refused(table(mean_0=MEAN[:, 0], mean_1=MEAN[:, 1], std_0=MEAN[:, 0] ** 2), "std", "shape")
     np.save(tmp_path / "logvar.npy", LOGVAR)
     refused(tmp_path / "logvar.npy", "single array called logvar")
+
+
+def test_entries_of_a_codebook_are_held_against_uniform_use(tmp_path, capsys):
+    codes = np.array([[0, 1], [0, 1], [0, 3], [0, 1]], dtype=np.int32)
+    np.savez(tmp_path / "codes.npz", codes=codes.reshape(4, 2, 1), codebook_size=8, split="test")
+    encoded = load(tmp_path / "codes.npz")
+    usage = encoded.provenance["codebook"]
+    entropy = 0.5 * math.log(2) + 3 / 8 * math.log(8 / 3) + 1 / 8 * math.log(8)
+    assert (usage["used"], usage["dead"], usage["places"]) == (3, 5, 2)
+    assert usage["kl_to_uniform"] == pytest.approx(math.log(8) - entropy, rel=1e-12)
+    assert encoded.split == "test"
+    command = ["estimate", "--checkpoint", str(tmp_path / "codes.npz"), "--methods", "monte-carlo", "--num-samples", "100"]
+    assert main(command) == 0
+    assert "3 are used and 5 are dead" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"codes": np.zeros((4, 2), int)}, "needs its size"),
+        ({"codes": np.zeros((4, 2), int), "codebook_size": 1.5}, "needs its size"),
+        ({"codes": np.full((4, 2), 0.5), "codebook_size": 8}, "whole numbers"),
+        ({"codes": np.full((4, 2), 8), "codebook_size": 8}, "numbered 0 to 7, but codes reach from 8 to 8"),
+    ],
+)
+def test_codes_that_say_too_little_are_refused(arrays, words, tmp_path):
+    np.savez(tmp_path / "codes.npz", **arrays)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / "codes.npz")
+
+
+def test_codes_beside_a_posterior_are_other_arrays_and_left_alone(tmp_path):
+    np.savez(tmp_path / "q.npz", mean=np.zeros((4, 2)), std=np.ones((4, 2)), codes=np.zeros((4, 2), int))
+    assert "codebook" not in load(tmp_path / "q.npz").provenance
