@@ -151,8 +151,10 @@ def _read_npy(path: Path) -> Found:
 
 def _read_table(path: Path) -> Found:
     """Columns such as mean_0, mean_1, logvar_0, ... make tensors; columns of one kind alone are samples."""
-    found = columns_of(tables.read_table(path, path.name), known, path.name)
-    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}, {}
+    table = tables.read_table(path, path.name)
+    rows = {name: table.values[:, table.names.index(name)] for name in OF_ROWS if name in table.names}
+    found = columns_of(table.without(rows), known, path.name)
+    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}, rows
 
 
 def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
