@@ -35,11 +35,13 @@ class TensorFile:
         header: Texts of the header by name.
         names: Names of the tensors.
         read: Function from a name to the tensor, on the CPU.
+        shape: Function from a name to the tensor's shape, which does not read it.
     """
 
     header: dict[str, str]
     names: tuple[str, ...]
     read: Callable[[str], torch.Tensor]
+    shape: Callable[[str], tuple[int, ...]]
 
     @property
     def kind(self) -> str | None:
@@ -64,9 +66,9 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     check_plain(path, label)
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
+            header, names = dict(file.metadata() or {}), tuple(file.keys())
             _check_version(header, label or str(path))
-            yield TensorFile(header, tuple(file.keys()), file.get_tensor)
+            yield TensorFile(header, names, file.get_tensor, lambda name: tuple(file.get_slice(name).get_shape()))
     except (InputError, FileNotFoundError):
         raise
     except (OSError, *UNREADABLE) as error:

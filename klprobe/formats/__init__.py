@@ -95,6 +95,7 @@ class Encoded:
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
         prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
+        no_prior: Why the model's own prior, of which the file says something, cannot be used; else empty.
         checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
@@ -106,6 +107,7 @@ class Encoded:
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
     prior_name: str = ""
+    no_prior: str = ""
     checks: tuple[Check, ...] = ()
 
 

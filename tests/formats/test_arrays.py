@@ -318,7 +318,7 @@ def test_an_archive_with_a_name_twice_or_an_unusual_packing_is_refused(tmp_path)
 
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "00", "-1"])
 def test_a_level_whose_number_is_none_is_no_level(tmp_path, number):
-    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 2)}, tmp_path / "q.safetensors")
+    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 3)}, tmp_path / "q.safetensors")
     assert load(tmp_path / "q.safetensors").posterior.event_shape == (2,)
 
 
@@ -486,3 +486,12 @@ def test_codes_that_say_too_little_are_refused(arrays, words, tmp_path):
 def test_codes_beside_a_posterior_are_other_arrays_and_left_alone(tmp_path):
     np.savez(tmp_path / "q.npz", mean=np.zeros((4, 2)), std=np.ones((4, 2)), codes=np.zeros((4, 2), int))
     assert "codebook" not in load(tmp_path / "q.npz").provenance
+
+
+def test_columns_of_groups_and_weights_are_no_latents(tmp_path):
+    z = pd.DataFrame(MEAN[:, :2], columns=["z0", "z1"]).assign(weights=2.0, groups=np.arange(12) // 2)
+    z.to_csv(tmp_path / "z.csv", index=False)
+    assert load(tmp_path / "z.csv").posterior.event_shape == (2,)
+    q = pd.DataFrame({"mean": MEAN[:, 0], "std": np.ones(12), "groups": np.arange(12) // 2})
+    q.to_csv(tmp_path / "q.csv", index=False)
+    assert any("groups" in note for note in load(tmp_path / "q.csv").notes)
