@@ -7,12 +7,14 @@ from scipy import integrate, optimize, stats
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe.distributions.aggregate import AggregatePosterior
+from klprobe.distributions.clusters import with_rows
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import UniformSphere
 from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimation.holes import GROUPS, find_holes
 from klprobe.estimation.run import estimate, generator_of
 from klprobe.types import CapabilityError, InputError
+from tests.brute import kl_on_the_line
 
 
 def seeded(seed=0):
@@ -34,7 +36,7 @@ def scaled_gaussian(dim, num_points, std, scale, seed=0):
 def shares_alone(monkeypatch):
     """Leave out what takes time and is tested elsewhere."""
     for name in ("dimensionwise_kl", "pairwise_kl"):
-        monkeypatch.setattr(f"klprobe.estimation.holes.{name}", lambda *_: (None, "not needed"))
+        monkeypatch.setattr(f"klprobe.estimation.holes.{name}", lambda *_, **__: (None, "not needed"))
 
 
 @pytest.mark.usefixtures("shares_alone")
@@ -206,3 +208,34 @@ def test_a_report_of_the_kl_has_the_same_shares():
     holes = find_holes(problem.posterior, problem.prior, generator=generator_of(3, "holes"))
     report = estimate(problem.posterior, problem.prior, methods=["closed-form"], seed=3)
     assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
+
+
+def test_weights_count_in_draws_scores_and_latents():
+    generator = seeded(0)
+    mean = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    weights = 0.1 + torch.rand(60, generator=generator, dtype=torch.float64)
+    weights[0] = 40.0
+    q = with_rows(
+        DiagonalGaussian(mean, std=0.3 + torch.rand(60, 3, generator=generator, dtype=torch.float64)), weights=weights
+    )
+    holes = find_holes(q, standard_normal(3), num_samples=400, generator=generator)
+    points = holes.codes.points
+    assert 0.4 < float((points == 0).double().mean()) < 0.7  # 40 of about 76
+    matrix = q.log_prob_matrix(holes.codes.z, torch.arange(60)) + weights.log()
+    every = matrix.logsumexp(1) - weights.sum().log()
+    assert holes.trained_threshold == pytest.approx(float(every.quantile(0.01)))
+    matrix[torch.arange(400), points] = -math.inf
+    torch.testing.assert_close(
+        holes.codes.log_q, matrix.logsumexp(1) - (weights.sum() - weights[points]).log(), rtol=1e-9, atol=1e-9
+    )
+    share = (weights / weights.sum()).numpy()
+    std = q.rows(slice(None))[1]
+    for d in range(3):
+        truth = kl_on_the_line(mean[:, d].numpy(), std[:, d].numpy(), weight=share)
+        assert holes.dimensionwise_kl[d] == pytest.approx(truth, abs=1e-5)
+
+
+def test_points_in_groups_are_refused():
+    q = with_rows(DiagonalGaussian(torch.zeros(60, 2), std=torch.ones(60, 2)), groups=torch.arange(60) // 2)
+    with pytest.raises(InputError, match="groups"):
+        find_holes(q, standard_normal(2), generator=seeded())

@@ -164,7 +164,8 @@ def hold(case, seed):
             raise
         return "refused"
     assert report.not_done == ()
-    assert (report.latent_dim, report.num_points, report.log_n) == (d, n, pytest.approx(math.log(n)))
+    assert (report.latent_dim, report.num_points) == (d, n)
+    hold_ceiling(case, report)
     assert report.verdict not in ("impossible", "methods-disagree"), report.advice
     kls = average_kls(case)
     average, scale = kls.mean(), np.abs(kls).max()
@@ -197,6 +198,15 @@ def hold(case, seed):
     assert mass.max() > 0.99
     hold_holes(case, report, seed)
     return "held"
+
+
+def hold_ceiling(case, report):
+    """log N, where copies count as one: exact ones are known here, those but for rounding are a guess of the package's."""
+    n = len(case.mean)
+    _, counts = np.unique(np.concatenate([case.mean, case.tril.reshape(n, -1)], 1), axis=0, return_counts=True)
+    assert report.log_n <= -(counts / n * np.log(counts / n)).sum() + 1e-9
+    if len(counts) == n and case.std.max() < 1e3 * case.std.min() and np.ptp(case.mean) > 1e-3:
+        assert report.log_n == pytest.approx(math.log(n)) or report.mutual_information.value < report.log_n + 0.1
 
 
 def hold_dimensions(case, report, exact, seed):
