@@ -235,7 +235,19 @@ def test_weights_count_in_draws_scores_and_latents():
         assert holes.dimensionwise_kl[d] == pytest.approx(truth, abs=1e-5)
 
 
-def test_points_in_groups_are_refused():
-    q = with_rows(DiagonalGaussian(torch.zeros(60, 2), std=torch.ones(60, 2)), groups=torch.arange(60) // 2)
-    with pytest.raises(InputError, match="groups"):
-        find_holes(q, standard_normal(2), generator=seeded())
+def test_copies_of_points_neither_make_nor_hide_holes():
+    """A point's copy would make its code look at home, and raise the threshold until all of the prior lies in holes."""
+    problem = linear_gaussian_encoder(3, 300, 0.2, generator=seeded(), spread=(1.0, 1.0))
+    mean, std = problem.posterior.rows(slice(None))
+    twice = DiagonalGaussian(torch.cat([mean, mean]), std=torch.cat([std, std]))
+    once, found = (find_holes(q, standard_normal(3), num_samples=500, generator=seeded()) for q in (problem.posterior, twice))
+    assert abs(found.share.value - once.share.value) <= 4 * math.hypot(found.share.std_error, once.share.std_error)
+    assert found.share.value < 0.1
+    assert 300 < int(found.codes.points.max()) < 600
+
+
+def test_points_with_weights_and_copies_are_refused_in_words():
+    problem = linear_gaussian_encoder(2, 100, 0.5, generator=seeded())
+    q = problem.posterior.select(torch.arange(150) % 100)
+    with pytest.raises(InputError, match="leave the weights away"):
+        find_holes(with_rows(q, weights=torch.arange(1.0, 151.0)), standard_normal(2), generator=seeded())

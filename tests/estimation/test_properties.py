@@ -281,6 +281,8 @@ def hold_holes(case, report, seed):
         return
     holes = find_holes(case.posterior, case.prior, generator=generator_of(seed, "holes"))
     assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
+    if report.log_n < math.log(len(case.mean)) - 1e-9:
+        return  # of copies, one each is looked at, and which is the package's choice
     matrix = log_matrix(holes.codes.z.numpy(), case)
     own, n = holes.codes.points.numpy(), len(case.mean)
     every = log_sum(matrix) - math.log(n)
