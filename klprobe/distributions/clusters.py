@@ -198,7 +198,7 @@ def by_weight(weights: torch.Tensor, count: int, generator: torch.Generator) -> 
 def entropy(weights: torch.Tensor) -> float:
     """Entropy of the weights divided by their sum, in nats."""
     share = weights / weights.sum()
-    return -float(torch.xlogy(share, share).sum())
+    return 0.0 - float(torch.xlogy(share, share).sum())  # 0, and not -0
 
 
 def most_information(posterior: Posterior) -> float:
@@ -223,7 +223,7 @@ def row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
         for k, tensor in enumerate(columns):
-            bits = tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous().numpy().view(np.uint64)
+            bits = (tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous() + 0.0).numpy().view(np.uint64)
             keys = np.random.default_rng(k).integers(1, 2**63, bits.shape[1], np.uint64) | np.uint64(1)
             mixed = (bits ^ (bits >> np.uint64(29))) * keys
             total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
