@@ -11,18 +11,6 @@ import pytest
 
 FITTED = ["classifier", "gaussianized", "gmm", "maf", "lstm", "telescoping", "denoising"]
 METHODS = ["closed-form", "monte-carlo", "knn", "least-squares", *FITTED]
-    "closed-form",
-    "monte-carlo",
-    "classifier",
-    "gaussianized",
-    "gmm",
-    "maf",
-    "lstm",
-    "knn",
-    "least-squares",
-    "telescoping",
-    "denoising",
-]
 SHORT = [f"--{name}.steps=8" for name in FITTED]
 EXACT = ("closed-form", "monte-carlo", "knn")
 MAY_DIFFER = ("seconds", "fit_seconds")
