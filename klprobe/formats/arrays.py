@@ -85,7 +85,7 @@ class Arrays:
             return path.is_file()
         try:
             if path.suffix.lower() == ".npy":
-                return npy.map_file(path, path.name).ndim <= 2
+                return len(npy.file_layout(path, path.name).shape) <= 2
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
@@ -97,7 +97,7 @@ class Arrays:
         return False
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Read and check the arrays; memory-mapped arrays stay memory-mapped."""
+        """Read and check the arrays; a `.npy` that is large beside the memory stays on disk."""
         if request.data is not None:
             raise InputError(
                 f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: --data is for "
@@ -246,8 +246,12 @@ def _opened(path: Path) -> Iterator[_File]:
     kind = path.suffix.lower()
     if path.is_dir():
         files = {file.stem: file for file in sorted(path.glob("*.npy"))}
-        arrays = _those_of_use(files, lambda name: npy.map_file(files[name], f"{path.name}/{name}.npy"))
-        yield _File(_shapes(arrays), lambda name: _from_numpy(path, name, arrays[name]), rows=lambda: _rows_in(path))
+        layouts = _those_of_use(files, lambda name: npy.file_layout(files[name], f"{path.name}/{name}.npy"))
+        yield _File(
+            _shapes(layouts),
+            lambda name: _from_numpy(path, name, npy.read_file(files[name], f"{path.name}/{name}.npy")),
+            rows=lambda: _rows_in(path),
+        )
     elif kind == ".npz":
         with opened(path, path.name) as archive:
             yield _npz(path, archive)
@@ -257,8 +261,8 @@ def _opened(path: Path) -> Iterator[_File]:
                 f"{path.name} is a single array called {path.stem}: give the folder with it and its like in it, or, where it "
                 "is samples of q(z|x), call it samples.npy."
             )
-        array = npy.map_file(path, path.name)
-        yield _File({"samples": array.shape}, lambda name: _from_numpy(path, name, array))
+        shape = npy.file_layout(path, path.name).shape
+        yield _File({"samples": shape}, lambda name: _from_numpy(path, name, npy.read_file(path, path.name)))
     elif kind in tables.SUFFIXES:
         table = tables.read_table(path, path.name)
         of_rows = {name: table.values[:, table.names.index(name)] for name in OF_ROWS if name in table.names}
@@ -319,7 +323,7 @@ def _codes(path: Path, members: Iterable[str], read: Read) -> dict[str, torch.Te
 
 def _rows_in(path: Path) -> Rows:
     there = [name for name in OF_ROWS if (path / f"{name}.npy").exists()]
-    return {name: np.asarray(npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy")) for name in there}
+    return {name: npy.read_file(path / f"{name}.npy", f"{path.name}/{name}.npy") for name in there}
 
 
 def _those_of_use(names: Iterable[str], look: Callable[[str], Looked]) -> dict[str, Looked]:
