@@ -119,6 +119,9 @@ def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -
     Raises:
         InputError: these data do not allow a step; the message says why.
     """
+    plain = not (request.gray or request.rgb or request.resize or request.value_range)
+    if white == 1 and plain and not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
+        return x.long().flatten(1) if request.flatten else x.long()  # tokens, or whatever the encoder makes of whole numbers
     values = x.float() if white == 1 else x.float() / white if x.dtype == torch.uint8 else (x.double() / white).float()
     if request.gray or request.rgb or request.resize:
         values = _as_images(values, name)
