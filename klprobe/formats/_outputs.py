@@ -190,7 +190,9 @@ def _by_place(
             returned, label, "and what differs from pass to pass may be a sample or a reconstruction (or dropout is on)"
         )
     if len(steady) > 1:
-        pair = _the_pair(steady) or _the_pair({name: t for name, t in steady.items() if name not in of_x or not same(t, x)})
+        pair = _the_pair(steady)
+        if pair is not None and pair[1] in of_x and same(steady[pair[1]], x):
+            raise _undecided(returned, label, f"and {pair[1]} is the data themselves")
     else:
         (name,) = steady
         beside = _shared(returned, name, taken)

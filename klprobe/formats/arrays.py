@@ -140,7 +140,7 @@ class Arrays:
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*choice.notes, *_alone(path, tensors), *latents.notes, *row_notes),
+            notes=(*_alone(path, tensors), *choice.notes, *latents.notes, *row_notes),
             parts=latents.parts,
             prior_name=f"{', '.join(choice.prior.values())} of {path.name}" if own else "",
             no_prior=choice.no_prior,
