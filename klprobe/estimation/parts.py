@@ -96,7 +96,8 @@ def marginal(posterior: Posterior, columns: slice) -> Distribution:
         return posterior.same_rows(some)
     if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
         rows = posterior.distribution.scale_tril[:, columns]
-        tril = torch.linalg.cholesky(rows @ rows.mT)
+        tril = torch.linalg.qr(rows.mT).R.mT  # the square of rows would lose half of the digits
+        tril = tril * tril.diagonal(dim1=-2, dim2=-1).sign()[:, None]
         full = MultivariateNormal(posterior.mean[:, columns], scale_tril=tril, validate_args=False)
         return full if clusters_of(posterior) is posterior.weights is None else posterior.same_rows(TorchPosterior(full))
     what = (

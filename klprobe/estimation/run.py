@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.categorical import Classes
-from klprobe.distributions.clusters import most_information, with_rows
+from klprobe.distributions.clusters import in_words, most_information, with_rows
 from klprobe.distributions.digest import digest
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
@@ -30,7 +30,8 @@ from klprobe.distributions.posteriors import (
 )
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
-from klprobe.estimation.holes import share_in_holes
+from klprobe.estimation.holes import shares_in_holes
+from klprobe.estimation.identities import check_identities
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
 from klprobe.estimation.selftest import small_digest
@@ -134,7 +135,7 @@ def estimate(
         q,
         prior,
         [estimator for name, estimator in chosen if name in FIRST],
-        lambda name: _generator(seed, f"part/{name}"),
+        lambda name: generator_of(seed, f"part/{name}"),
         reason=INTERRUPTED if interrupted else None,
     )
     no_density = "the encoder gives samples and no density" if not q.has_log_prob else "the method that gives it did not run"
@@ -155,7 +156,14 @@ def estimate(
         "empirical": verdict.infinite_bracket() if facts.deterministic else verdict.bracket(estimates, "empirical"),
         "population": verdict.bracket(estimates, "population"),
     }
-    found = [*verdict.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks, *checks]
+    found = [
+        *verdict.check_estimates(facts, estimates),
+        *check_identities(facts, estimates, dimensions, by_part),
+        *compare_parts(by_part, estimates),
+        *data_checks,
+        *checks,
+    ]
+    unlike_held_out, unlike_codes = _holes(q, prior, left_out, generator_of(seed, "holes"))
     answer, advice = verdict.verdict(facts, estimates, brackets, found)
     return Report(
         latent_dim=q.dim,
@@ -172,8 +180,9 @@ def estimate(
         advice=advice,
         checks=tuple(found),
         not_done=tuple(not_done),
-        prior_in_holes=_holes(q, prior, left_out, _generator(seed, "holes")),
-        radius=radius_histogram(q, prior, _generator(seed, "radius")),
+        prior_in_holes=unlike_held_out,
+        prior_unlike_codes=unlike_codes,
+        radius=radius_histogram(q, prior, generator_of(seed, "radius")),
         parts=by_part,
         provenance={
             "seed": seed,
@@ -185,23 +194,25 @@ def estimate(
             "arithmetic": machine,
             "versions": versions(),
             "commit": commit(),
+            **({"rows": rows} if (rows := in_words(q.groups, q.weights)) else {}),
             **(provenance or {}),
         },
     )
 
 
-def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> Quantity:
-    """Estimate the share of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
-    if left_out:
-        return Quantity(None, None, left_out)
-    if not isinstance(q, DiagonalGaussian):
-        return Quantity(None, None, "klprobe holes says it for posteriors that are no diagonal Gaussians")
+def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> tuple[Quantity, Quantity]:
+    """Estimate the shares of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
+    reason = left_out
+    if not left_out and not isinstance(q, DiagonalGaussian):
+        reason = "klprobe holes says it for posteriors that are no diagonal Gaussians"
     try:
-        return share_in_holes(q, prior, generator=generator)
+        if not reason:
+            return shares_in_holes(q, prior, generator=generator)
     except KeyboardInterrupt:
-        return Quantity(None, None, INTERRUPTED)
+        reason = INTERRUPTED
     except InputError as error:
-        return Quantity(None, None, str(error))
+        reason = str(error)
+    return Quantity(None, None, reason), Quantity(None, None, reason)
 
 
 def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
@@ -227,7 +238,7 @@ def _run(
             continue
         try:
             with _threads_for(estimator):
-                estimates += estimator.estimate(posterior, prior, generator=_generator(seed, name), progress=progress(name))
+                estimates += estimator.estimate(posterior, prior, generator=generator_of(seed, name), progress=progress(name))
         except KeyboardInterrupt as stop:
             interrupted = True
             some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
@@ -329,7 +340,7 @@ def settings_of(estimator: Any) -> dict[str, Any]:
     return {"repr": re.sub(r" at 0x[0-9a-f]+", "", repr(estimator))}
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
     """Make a generator that depends on the seed and the name alone."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -50,6 +50,7 @@ class Request:
         flatten: Whether each data point becomes a vector.
         allow_pickle: Whether the file may run the code in it, because the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
+        of_rows: Whether groups and weights of the rows are read too.
     """
 
     data: str | None = None
@@ -67,6 +68,7 @@ class Request:
     flatten: bool = False
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
+    of_rows: bool = True
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}

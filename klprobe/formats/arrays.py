@@ -133,7 +133,7 @@ class Arrays:
             del tensors["samples" if set(SPREAD_ROLES) & set(tensors) else "mean"]
         latents = latents_of(path.name, {plain_role(role): plain(role, t) for role, t in tensors.items()})
         prior = prior_from(path.name, own, latents.posterior.event_shape[0]) if own else None
-        posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
+        posterior, row_notes = _with_rows(path.name, latents.posterior, rows if request.of_rows else {})
         return Encoded(
             posterior,
             prior,
@@ -260,13 +260,14 @@ def _opened(path: Path) -> Iterator[_File]:
         array = npy.map_file(path, path.name)
         yield _File({"samples": array.shape}, lambda name: _from_numpy(path, name, array))
     elif kind in tables.SUFFIXES:
-        found = columns_of(
-            tables.read_table(path, path.name), lambda names: [name for name in names if _says_role(name)], path.name
-        )
+        table = tables.read_table(path, path.name)
+        of_rows = {name: table.values[:, table.names.index(name)] for name in OF_ROWS if name in table.names}
+        found = columns_of(table.without(of_rows), lambda names: [name for name in names if _says_role(name)], path.name)
         if len({values.shape for name, values in found.items() if not name.startswith(CATEGORICAL)}) > 1:
             listed = ", ".join(f"{name} {values.shape}" for name, values in found.items())
             raise InputError(f"{path.name}: shapes disagree: {listed}. There must be one column of each for every latent.")
-        yield _File({name: values.shape for name, values in found.items()}, lambda name: torch.from_numpy(found[name]))
+        shapes = {name: values.shape for name, values in found.items()}
+        yield _File(shapes, lambda name: torch.from_numpy(found[name]), rows=lambda: of_rows)
     else:
         with tensor_file.opened(path, path.name) as file:
             header = {name: file.header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in file.header}

@@ -193,16 +193,24 @@ def identity(report: Report) -> str:
     else:
         parts = f"average KL {quantity(average)} = KL[q_N||p] + mutual information {quantity(information)}"
     units = "not known" if report.active_units is None else f"{report.active_units} of {report.latent_dim}"
-    return f"{parts}; log N {report.log_n:.2f}; active units {units}"
+    plain = math.isclose(report.log_n, math.log(report.num_points), rel_tol=1e-6)
+    most = f"log N {report.log_n:.2f}" if plain else f"which copies or weights hold below {report.log_n:.2f}"
+    return f"{parts}; {most}; active units {units}"
 
 
 def holes(report: Report) -> str:
-    """Say in a sentence which share of the prior lies in holes; empty when it is not known."""
-    share = report.prior_in_holes
-    if not finite(share.value):
+    """Say in a sentence which shares of the prior lie in holes; empty when they are not known."""
+    held_out, trained = report.prior_in_holes, report.prior_unlike_codes
+    if not finite(held_out.value) and not finite(trained.value):
         return ""
-    percent = number(100 * share.value, 100 * (share.std_error or 0.0))
-    return f"prior mass in holes {percent} %: where q_N is less dense than at 99 % of its codes; 1 % in a perfect match"
+    first = f"{_percent(held_out)} unlike held-out codes (1 % in a perfect match)"
+    if not finite(held_out.value):
+        first = f"unlike held-out codes not known ({held_out.reason})"
+    return f"prior mass in holes: {first}; {_percent(trained)} unlike the codes of these points"
+
+
+def _percent(share: Quantity) -> str:
+    return f"{number(100 * (share.value or 0.0), 100 * (share.std_error or 0.0))} %" if finite(share.value) else "not known"
 
 
 def source(report: Report) -> str:
@@ -210,6 +218,8 @@ def source(report: Report) -> str:
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
+    if given.get("rows"):
+        parts.append(f"with {given['rows']}")
     split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
     if split != "unknown":
         parts.append(f"split {split}")
@@ -237,7 +247,8 @@ def codebook(report: Report) -> str:
 def decomposition(report: Report) -> dict[str, str]:
     """Write the parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), by name."""
     dimensions = report.dimensionwise_kl
-    total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
+    known = dimensions is not None and all(map(finite, dimensions))
+    total = Quantity(sum(dimensions or ())) if known else Quantity(None, None, report.total_correlation.reason)
     parts = {
         "average KL": report.average_kl,
         "mutual information": report.mutual_information,

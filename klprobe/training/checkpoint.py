@@ -146,12 +146,6 @@ def save_checkpoint(path: Path | str, trained: Checkpoint) -> None:
 
 
 def _defaults(system: str) -> dict[str, Any]:
-    """Values of the settings of a system that a checkpoint of an earlier version does not have."""
-    fields = dataclasses.fields(registry.load("trainers", system))
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-
-
-def _defaults(system: str) -> dict[str, Any]:
     """The defaults of a system's settings, which stand for those that checkpoints of older versions do not name."""
     if system not in registry.names("trainers"):
         return {}

@@ -7,10 +7,12 @@ from scipy import integrate, optimize, stats
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe.distributions.aggregate import AggregatePosterior
+from klprobe.distributions.clusters import with_rows
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import UniformSphere
 from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimation.holes import GROUPS, find_holes
+from klprobe.estimation.run import estimate, generator_of
 from klprobe.types import CapabilityError, InputError
 
 
@@ -98,7 +100,7 @@ def test_any_posterior_with_a_density_will_do():
     first, second = (find_holes(q, problem.prior, num_samples=200, generator=seeded(1)) for q in (full, problem.posterior))
     assert first.pairs is None
     assert first.pairs_reason
-    assert first.dimensionwise_kl_reason
+    assert first.dimensionwise_kl == pytest.approx(second.dimensionwise_kl, abs=1e-9)
     gap = abs(first.share.value - second.share.value)
     assert gap <= 4 * math.hypot(first.share.std_error, second.share.std_error)
 
@@ -176,10 +178,49 @@ def test_errors_are_honest_over_data_sets(dim, num_points, scale):
     assert 0.7 < np.std(scores) < 1.35
 
 
-def test_posteriors_without_a_common_place_still_have_finite_scores():
-    mean = 100.0 * torch.arange(80, dtype=torch.float64)[:, None].repeat(1, 2)
+@pytest.mark.parametrize(("dim", "spacing"), [(2, 100.0), (64, 1.0)])
+def test_where_posteriors_do_not_overlap_held_out_codes_say_nothing_and_no_draw_is_like_a_code(dim, spacing):
+    mean = spacing * torch.randn(80, dim, generator=seeded(), dtype=torch.float64)
     q = as_posterior(DiagonalGaussian(mean, std=torch.full_like(mean, 1e-3)))
-    holes = find_holes(q, standard_normal(2), num_samples=200, generator=seeded())
+    holes = find_holes(q, standard_normal(dim), num_samples=200, generator=seeded())
     assert torch.isfinite(holes.codes.log_q).all()
-    assert 0 <= holes.share.value <= 1
-    assert 0 < holes.share.std_error < 1
+    assert holes.share.value is None
+    assert "do not overlap" in holes.share.reason
+    assert holes.trained_share.value == 1.0
+    assert 0 < holes.trained_share.std_error < 0.1
+    assert len(holes.ordinary(5).z) == 0
+
+
+def test_codes_that_keep_their_own_point_are_scored_by_the_whole_mixture():
+    generator = seeded(0)
+    mean = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    q = DiagonalGaussian(mean, std=0.1 + torch.rand(60, 3, generator=generator, dtype=torch.float64))
+    holes = find_holes(q, standard_normal(3), num_samples=150, generator=generator)
+    every = q.log_prob_matrix(holes.codes.z, torch.arange(60)).logsumexp(1) - math.log(60)
+    assert holes.trained_threshold == pytest.approx(float(every.quantile(0.01)))
+    assert holes.trained_share.value == float((holes.prior_draws.log_q < holes.trained_threshold).double().mean())
+    assert holes.trained_share.value >= holes.share.value
+
+
+def test_a_report_of_the_kl_has_the_same_shares():
+    problem, *_ = scaled_gaussian(2, 100, 0.4, 0.8)
+    holes = find_holes(problem.posterior, problem.prior, generator=generator_of(3, "holes"))
+    report = estimate(problem.posterior, problem.prior, methods=["closed-form"], seed=3)
+    assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
+
+
+def test_copies_of_points_neither_make_nor_hide_holes():
+    """A point's copy would make its code look at home, and raise the threshold until all of the prior lies in holes."""
+    problem = linear_gaussian_encoder(3, 300, 0.2, generator=seeded(), spread=(1.0, 1.0))
+    mean, std = problem.posterior.rows(slice(None))
+    twice = DiagonalGaussian(torch.cat([mean, mean]), std=torch.cat([std, std]))
+    once, found = (find_holes(q, standard_normal(3), num_samples=500, generator=seeded()) for q in (problem.posterior, twice))
+    assert abs(found.share.value - once.share.value) <= 4 * math.hypot(found.share.std_error, once.share.std_error)
+    assert found.share.value < 0.1
+    assert 300 < int(found.codes.points.max()) < 600
+
+
+def test_points_with_weights_are_refused_in_words():
+    problem = linear_gaussian_encoder(2, 100, 0.5, generator=seeded())
+    with pytest.raises(InputError, match="leave the weights away"):
+        find_holes(with_rows(problem.posterior, weights=torch.arange(1.0, 101.0)), standard_normal(2), generator=seeded())

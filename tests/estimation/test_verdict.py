@@ -3,6 +3,7 @@ import math
 import pytest
 
 from klprobe.estimation import verdict
+from klprobe.estimation.identities import check_identities
 from klprobe.estimation.verdict import Facts
 from klprobe.types import Estimate, Quantity
 
@@ -29,7 +30,8 @@ SANDWICH = [
 
 def conclude(facts, estimates):
     brackets = {target: verdict.bracket(estimates, target) for target in verdict.TARGETS}
-    return verdict.verdict(facts, estimates, brackets, verdict.check_estimates(facts, estimates))
+    checks = [*verdict.check_estimates(facts, estimates), *check_identities(facts, estimates, None)]
+    return verdict.verdict(facts, estimates, brackets, checks)
 
 
 def test_a_bracket_takes_the_best_bound_of_its_own_target_and_ignores_what_bounds_nothing():
@@ -68,11 +70,10 @@ def test_values_that_are_not_finite_enter_no_bracket():
     ("case", "estimates", "expected"),
     [
         (facts(), SANDWICH, "resolved"),
-        (facts(information=6.6), SANDWICH, "floor-limited"),
+        (facts(information=6.6, average=8.6), SANDWICH[1:], "floor-limited"),
         (facts(), [*SANDWICH, say("maf", "population", "lower", 2.2)], "methods-disagree"),
         (facts(average=1.0), SANDWICH, "impossible"),
         (facts(information=7.5), SANDWICH, "impossible"),
-        (facts(correlation=-0.5), SANDWICH, "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "upper", -0.5)], "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "none", math.nan)], "impossible"),
     ],
@@ -84,7 +85,7 @@ def test_the_verdict_follows_from_what_was_found(case, estimates, expected):
 def test_four_standard_errors_are_forgiven():
     almost = [*SANDWICH, say("maf", "population", "lower", 2.05)]
     assert conclude(facts(), almost)[0] == "resolved"
-    assert conclude(facts(information=6.95, num_points=1000), SANDWICH)[0] == "floor-limited"
+    assert conclude(facts(information=6.95, average=8.95, num_points=1000), SANDWICH[1:])[0] == "floor-limited"
 
 
 def test_draws_that_do_not_follow_their_density_fail_the_identity():
@@ -94,11 +95,10 @@ def test_draws_that_do_not_follow_their_density_fail_the_identity():
 
 
 def test_the_ceiling_says_how_many_points_it_would_take():
-    """I is between 6.6 (found) and average KL - lower bound = 5.0 - 1.7; here the average is raised to 12."""
-    estimates = [e for e in SANDWICH if e.method != "closed-form"]
-    _, advice = conclude(facts(average=12.0, information=6.6), estimates)
+    """I is between 6.6 (found) and average KL - lower bound = 8.6 - 1.7."""
+    _, advice = conclude(facts(average=8.6, information=6.6), SANDWICH[1:])
     assert "more than 1,000 points" in advice
-    assert f"{math.exp(12.0 - 1.7):,.0f}" in advice
+    assert f"{math.exp(8.6 - 1.7):,.0f}" in advice
 
 
 @pytest.mark.parametrize(
