@@ -166,7 +166,7 @@ class Estimator(Protocol):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Of `posterior-density` and `prior-density`: what the method cannot do without."""
+    """Of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex): what the method needs."""
     in_parallel: ClassVar[bool] = False
     """Whether several processes share its work (klprobe.runtime.parallel)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, sample_prior
+from klprobe.distributions.families import bare, check_parameters, log_density, numbers, sample_with
+from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, TorchPosterior, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.types import Check, InputError, Posterior, RadiusHistogram
 
@@ -25,6 +27,8 @@ LOOKED_AT, FEW_VALUES = 4096, 256
 """Points among which a latent's different values are counted, and how few of them make a lattice of it."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
+MOST_AT_ONCE = 1 << 26
+"""Numbers of a whole batch, 512 MB of float64, up to which it is held against its single points."""
 NUMBERS = 4_000_000
 """Drawn together for the radii: bounds memory."""
 
@@ -38,11 +42,34 @@ def check_posterior(posterior: Posterior) -> list[Check]:
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
         return [_duplicates([posterior.samples]), _flat(posterior.samples)]
+    if isinstance(posterior, TorchPosterior):
+        _check_points(posterior)
     if not isinstance(posterior, DiagonalGaussian):
         return []
     _need_finite("mean", posterior.mean)
     _need_finite(posterior.parametrization, posterior.spread)
     return [_duplicates([posterior.mean, posterior.spread]), *_spreads(posterior)]
+
+
+def _check_points(posterior: TorchPosterior) -> None:
+    """Raise InputError unless the posteriors of single points give the densities that the whole batch gives."""
+    whole = posterior.distribution
+    check_parameters(whole)
+    if numbers(whole) > MOST_AT_ONCE:
+        return
+    points = torch.tensor(sorted({0, posterior.num_points // 2, posterior.num_points - 1}))
+    drawn = sample_with(whole, 1, torch.Generator().manual_seed(0))[0].double()
+    together = log_density(whole, drawn)[points]
+    z, alike = drawn[points], False
+    with contextlib.suppress(InputError):
+        alone, pairs = posterior.log_prob_at(z, points), posterior.log_prob_matrix(z, points).diagonal()
+        alike = torch.allclose(alone, together, 1e-4, 1e-4) and torch.allclose(alone, pairs, 1e-4, 1e-4)
+    if not alike:
+        raise InputError(
+            f"{type(bare(whole)).__name__}: the densities of single data points differ from those of the whole batch, so "
+            "klprobe does not know how its parameters belong to the points: subclass ConditionalDistribution with sample_at "
+            "and log_prob_at, or hand over samples (klprobe.SampleOnly)."
+        )
 
 
 def _need_finite(name: str, tensor: torch.Tensor) -> None:
@@ -158,6 +185,8 @@ def active_units(posterior: Posterior) -> int | None:
         mean = posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else posterior.mean
     except NotImplementedError:
         return None
+    if not bool(mean.isfinite().all()):
+        return None  # as of a Cauchy distribution
     count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
     shift = mean[:1].double().cpu()
     for start in range(0, len(mean), ROWS_AT_ONCE):

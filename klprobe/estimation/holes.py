@@ -18,7 +18,7 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
-from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, sample_prior
+from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, prior_log_prob, sample_prior
 from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
 
@@ -171,7 +171,7 @@ def _look(
     group = torch.empty(q.num_points, dtype=torch.int64)
     group[torch.randperm(q.num_points, generator=generator)] = order * GROUPS // q.num_points
     sums = _sums_by_group(q, torch.cat([z, z_prior]), points, group, progress)
-    log_p = prior.log_prob(torch.cat([z, z_prior])).double().cpu()
+    log_p = prior_log_prob(prior, torch.cat([z, z_prior])).cpu()
     whole = sums.logsumexp(0)
     codes = Draws(z, whole[:num_samples] - math.log(q.num_points - 1), log_p[:num_samples], points)
     prior_draws = Draws(z_prior, whole[num_samples:] - math.log(q.num_points), log_p[num_samples:], torch.full_like(points, -1))

@@ -24,6 +24,7 @@ from klprobe.distributions.posteriors import (
     as_posterior,
     check_prior,
     has_density,
+    measure_of,
     standard_normal,
 )
 from klprobe.estimation import verdict
@@ -269,12 +270,13 @@ def choose_methods(
 
 
 def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
-    """Which of `posterior-density` and `prior-density` the input has."""
+    """Which of `posterior-density`, `prior-density` and `volume` the input has."""
     return frozenset(
         name
         for name, there in (
             ("posterior-density", posterior.has_log_prob),
             ("prior-density", has_density(prior)),
+            ("volume", not {"atoms", "simplex"} & {measure_of(posterior), measure_of(prior)}),
         )
         if there
     )

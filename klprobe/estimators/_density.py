@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from klprobe import registry
-from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior
+from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, need_volume, prior_log_prob
 from klprobe.distributions.statistics import mean_error, point_mean, visits
 from klprobe.distributions.whitening import Whitening, whiten
 from klprobe.estimators._descent import Schedule, anneal
@@ -63,7 +63,7 @@ class DensityEstimator(Estimator, abc.ABC):
     num_samples: int = 40_000
     """Number of codes for each reported value."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"prior-density"})
+    requires: ClassVar[frozenset[str]] = frozenset({"prior-density", "volume"})
     PAPER: ClassVar[Mapping[str, Any]] = {}
     """What `preset="paper"` sets."""
 
@@ -115,6 +115,7 @@ class DensityEstimator(Estimator, abc.ABC):
         """
         started, chosen, q = time.perf_counter(), self.settings(), as_posterior(posterior)
         check_prior(q, prior)
+        need_volume(q, prior, self.method)
         split = split_points(q.num_points, generator, method=self.method)
         density, details = chosen._fit(q, prior, split, generator, progress)
         details["fit_seconds"] = time.perf_counter() - started
@@ -143,7 +144,7 @@ class DensityEstimator(Estimator, abc.ABC):
             u = whitening.white(q.sample_at(split.fit[chance], generator))
             return -model(u.to(dtype_of(model))).mean()
 
-        gap = whitening.log_det - float(prior.log_prob(stop).mean())
+        gap = whitening.log_det - float(prior_log_prob(prior, stop).mean())
         fitted = anneal(
             model.to(fit.device),
             batch_loss,
@@ -183,7 +184,7 @@ class MixedWithPrior(NamedTuple):
 
     def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
         """Log of this density over p(z) in nats, never below log weight; shape (m,)."""
-        ratio = log_density(self.model, self.whitening.white(z)) + self.whitening.log_det - self.prior.log_prob(z).double()
+        ratio = log_density(self.model, self.whitening.white(z)) + self.whitening.log_det - prior_log_prob(self.prior, z)
         if self.weight == 0:
             return ratio
         return torch.logaddexp(ratio + math.log1p(-self.weight), torch.full_like(ratio, math.log(self.weight)))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
+from klprobe.distributions.posteriors import as_posterior, check_prior, need_volume, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
 from klprobe.distributions.whitening import Whitening
@@ -38,7 +38,7 @@ class Knn(Estimator):
     num_samples: int = 20_000
     """Largest number of codes of q, and of p, with one code for each data point."""
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"volume"})
 
     def __post_init__(self) -> None:
         """Refuse settings that give no answer."""
@@ -68,6 +68,7 @@ class Knn(Estimator):
         started = time.perf_counter()
         q = as_posterior(posterior)
         check_prior(q, prior)
+        need_volume(q, prior, METHOD)
         z_q = q.sample_at(torch.randperm(q.num_points, generator=generator)[: self.num_samples], generator)
         if isinstance(prior, Cloud):
             z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
