@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 LONG = 0.7
 """Tail index from which a mean is not to be trusted (Vehtari et al. 2024, section 3)."""
-MUCH = 0.1
+MUCH = 0.15
 """Share of the sum of squares that the largest draw has where there is no variance; it falls like 1/n where there is one."""
 FEWEST = 25
 """Draws below which no tail can be judged: it would be five of them."""
