@@ -18,7 +18,7 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
-from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, prior_log_prob, sample_prior
+from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, measure_of, prior_log_prob, sample_prior
 from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
 
@@ -193,6 +193,8 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
         )
     if not has_density(prior):
         raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
+    if measure_of(q) == "atoms":
+        raise CapabilityError("holes are places without codes, and these codes are discrete: klprobe estimate tells their KL.")
     if q.num_points < LEAST_POINTS:
         raise InputError(f"Holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
     if num_samples < LEAST_DRAWS:

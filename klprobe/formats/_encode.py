@@ -77,6 +77,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
     return Encoded(
         latents.posterior,
+        latents.prior,
         split=inputs.split,
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
         notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note, *latents.notes) if note),

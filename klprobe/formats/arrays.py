@@ -6,7 +6,8 @@
 - `mean` (N, D) alone: a deterministic encoder;
 - `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
-- beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
+- `probs` or `logits` (N, K) alone: a categorical code;
+- beside any of the others `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
   uniform, or `prior_probs` (K,).
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
 `.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are left alone.
@@ -82,6 +83,7 @@ class Arrays:
         latents = latents_of(path.name, tensors)
         return Encoded(
             latents.posterior,
+            latents.prior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,
