@@ -65,11 +65,11 @@ _SHORT = {
     "lightning": "estimation.lightning",
     "tracking": "estimation.tracking",
 }
-"""Modules that users import by a short name, as in `from klprobe.problems import paper_pair`, and where they stand."""
+"""Modules that users import by a short name, as in `from klprobe.problems import paper_pair`, with their full names."""
 
 
 class _ShortNames(MetaPathFinder, Loader):
-    """Makes `klprobe.problems` the module `klprobe.distributions.problems` itself: one module under two names, and no copy."""
+    """Import `klprobe.problems` as the module `klprobe.distributions.problems` itself, one module under two names."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
@@ -77,10 +77,10 @@ class _ShortNames(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__.removeprefix("klprobe.")
-        sys.modules[module.__name__] = import_module(f"klprobe.{_SHORT[name]}")  # what the import system then hands out
+        sys.modules[module.__name__] = import_module(f"klprobe.{_SHORT[name]}")  # the import system then returns this module
 
 
-sys.meta_path.insert(0, _ShortNames())  # the first to be asked: a file left over from an older version must not answer
+sys.meta_path.insert(0, _ShortNames())  # asked first, so that a file left over from an older version is not used
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-r"""Text from outside, such as a file's name or what a file says of itself, made fit to be shown.
+r"""Make text from outside, such as a file's name or text in a file, safe to print.
 
-Control characters move the cursor of a terminal, recolour it or write over what stands there; bidirectional overrides turn
-a line round; bytes that are no text cannot be written at all. All of them are shown as what they are: `\x1b`, `\u202e`.
+Control characters move the cursor of a terminal, change its colours or overwrite its text; bidirectional overrides reverse
+a line; bytes that are not text cannot be written at all. All of them are shown as escapes: `\x1b`, `\u202e`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import reprlib
 import unicodedata
 
 LONGEST = 120
-"""Characters of a name that an error repeats, at most."""
+"""Largest number of characters of a name that an error repeats."""
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = LONGEST
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    r"""The text with every character that shows nothing of itself written as an escape; twice is as good as once.
+    r"""Write every character that is not visible as an escape; doing so twice gives the same as once.
 
     Args:
-        text: Anything, also with the lone surrogates that stand for undecodable bytes (`\udcff` becomes `\xff`).
-        lines: Keep line ends, `\n`: the text is a page that klprobe wrote. A name has no line ends.
+        text: Any text, also with the lone surrogates of undecodable bytes (`\udcff` becomes `\xff`).
+        lines: Whether to keep line ends, `\n`, for a page that klprobe wrote; a name has no line ends.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -29,18 +29,18 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def short(thing: object) -> str:
-    """The thing as Python writes it, cut in the middle to about `LONGEST` characters: what an error says was given."""
+    """Write the value as Python does, cut in the middle to about `LONGEST` characters, for errors."""
     return visible(_repr.repr(thing))
 
 
 def _shows(character: str) -> bool:
-    """Whether it is a letter, a sign or a space, and neither control, format (bidirectional ones too) nor surrogate."""
+    """Whether it is a letter, a sign or a space, and not a control, format (or bidirectional) or surrogate character."""
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no text, as Python's surrogateescape has it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not text, in Python's surrogateescape
         return f"\\x{code - 0xDC00:02x}"
     return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -20,13 +20,13 @@ from klprobe.types import InputError
 
 KINDS = ("estimators", "formats", "trainers", "datasets", "metrics")
 LONGEST_TYPO = 40
-"""Letters of a name up to which the nearest known one is looked for: longer ones are no slip of the pen."""
+"""Largest number of letters of a name for which the nearest known one is suggested; longer ones are no typing errors."""
 Settings = TypeVar("Settings")
 
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """Command-line names of one kind, sorted; imports none of them."""
+    """List the command-line names of one kind, sorted, without importing any of them."""
     spec = find_spec(f"klprobe.{kind}")
     if kind not in KINDS or spec is None or spec.submodule_search_locations is None:
         raise InputError(f"Unknown kind {kind!r}; known: {', '.join(KINDS)}.")
@@ -35,13 +35,13 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def load(kind: str, name: str) -> Any:
-    """What the file of that name offers.
+    """Load the class or function in the file of that name.
 
     Raises:
-        InputError: no such file, or no name at all; the message lists the known names and the nearest.
+        InputError: there is no such file, or the name is not text; the message lists the known names and the nearest.
     """
     known = names(kind)
-    if not isinstance(name, str):  # a file may say anything
+    if not isinstance(name, str):  # the name may come from a file, and be of any type
         raise InputError(f"A name in {kind} is text; got {short(name)}. Known: {', '.join(known)}.")
     wanted = name.replace("_", "-")
     if wanted not in known:
@@ -53,15 +53,15 @@ def load(kind: str, name: str) -> Any:
 
 
 def create(kind: str, spec: str) -> Any:
-    """An instance of the dataclass that `load` gives, with its settings in the name: `celeba:size=128:strict`.
+    """Make an instance of the dataclass that `load` gives, with the settings in the name: `celeba:size=128:strict`.
 
     A setting without a value is a switch turned on; `-` and `_` are interchangeable, and the order is free.
 
     Raises:
-        InputError: no such file or setting, or a value that is not of the setting's type; the message lists what there is.
+        InputError: there is no such file or setting, or a value has another type; the message lists the known ones.
     """
     if not isinstance(spec, str):
-        load(kind, spec)  # says so
+        load(kind, spec)  # raises InputError for a name that is not text
     name, *given = spec.split(":")
     thing = load(kind, name)
     defaults = {field.name: field.default for field in dataclasses.fields(thing)}
@@ -79,7 +79,7 @@ def create(kind: str, spec: str) -> Any:
 
 
 def _value(text: str, kind: type, label: str) -> Any:
-    """The text as a switch, a whole number, a number or a string."""
+    """Convert the text to a switch, a whole number, a number or a string."""
     try:
         return {"true": True, "false": False}[text] if kind is bool else kind(text)
     except (ValueError, KeyError) as error:
@@ -88,19 +88,19 @@ def _value(text: str, kind: type, label: str) -> Any:
 
 
 def name_of(instance: Any) -> str:
-    """The command-line name of the file that an instance's class stands in."""
+    """Command-line name of an instance, which is that of the file of its class."""
     return type(instance).__module__.rpartition(".")[2].replace("_", "-")
 
 
 def with_preset(instance: Settings, numbers: Mapping[str, Any]) -> Settings:
-    """The dataclass instance with a preset's numbers for all settings that stand at their defaults."""
+    """Copy the dataclass instance with a preset's values in place of all defaults."""
     settings: Any = instance
     untouched = {field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) == field.default}
     return dataclasses.replace(settings, **{name: value for name, value in numbers.items() if name in untouched})
 
 
 def spec(instance: Any) -> str:
-    """What `create` makes this instance of, settings that have their default values left away."""
+    """Write the text from which `create` makes this instance, without settings that have their default values."""
     parts = [name_of(instance)]
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -110,5 +110,5 @@ def spec(instance: Any) -> str:
 
 
 def describe(kind: str, name: str) -> str:
-    """First line of the docstring of what `load` gives."""
+    """First line of the docstring of the class or function in the file of that name."""
     return (load(kind, name).__doc__ or "").strip().split("\n")[0]

@@ -1,4 +1,4 @@
-"""What everyone agrees on: an estimate and what it claims, a check, a posterior, an estimator.
+"""Types that all rooms share: an estimate and what it claims, a check, a posterior, an estimator.
 
 This module imports nothing of klprobe and no heavy library, so that everything may import it.
 """
@@ -25,6 +25,10 @@ class InputError(ValueError):
     """The input cannot be used; the message says what was given and what to do (exit code 2)."""
 
 
+class RunWarning(UserWarning):
+    """Something that a user should know of, and that does not stop the run; the command line prints it."""
+
+
 class CapabilityError(InputError):
     """A method needs something that this posterior or prior cannot give, such as a density."""
 
@@ -40,19 +44,19 @@ class Quantity:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """One number, what it speaks of and which side it errs on.
+    """One number, the quantity and target that it estimates, and the side that it bounds.
 
     Attributes:
         method: Command-line name of the estimator, as `monte-carlo`.
-        quantity: `kl`, or the finer name when a method reports several (`nwj`, `leave-one-out`, ...).
+        quantity: Name `kl`, or a finer name when a method reports several (`nwj`, `leave-one-out`, ...).
             `mutual-information` and `average-kl` are not estimates of KL[q||p] and enter no bracket.
-        target: `empirical` is KL[q_N||p] of the N points at hand; `population` is KL[q||p].
+        target: Target of the estimate: `empirical` is KL[q_N||p] of the N points at hand; `population` is KL[q||p].
         bound: Which side of the target's KL the expected value lies on.
-        value: Nats.
-        std_error: Nats; for `empirical` conditional on the N points, for `population` over data sets.
-        num_samples: Draws of z behind the value (0 for a closed form).
-        seconds: Wall time of the whole method.
-        details: What the method learned: loss curves, chosen settings, warnings. Strict-JSON values only.
+        value: Value in nats.
+        std_error: Standard error in nats; for `empirical` given the N points, for `population` over data sets.
+        num_samples: Number of draws of z (0 for a closed form).
+        seconds: Wall time of the whole method, in seconds.
+        details: Loss curves, chosen settings and warnings of the method, as strict-JSON values.
     """
 
     method: str
@@ -71,11 +75,11 @@ NOT_A_KL = frozenset({"mutual-information", "average-kl"})
 
 
 INTERRUPTED = "the run was interrupted"
-"""Why something that was asked for is not there after Ctrl-C."""
+"""Reason for a missing result after Ctrl-C."""
 
 
 class InterruptedEstimate(KeyboardInterrupt):
-    """Ctrl-C in the middle of a method that can say something already: `estimates` is what it has."""
+    """Raised by Ctrl-C in a method that has an answer already: `estimates` has the estimates so far."""
 
     def __init__(self, estimates: tuple[Estimate, ...]) -> None:
         super().__init__(INTERRUPTED)
@@ -84,7 +88,7 @@ class InterruptedEstimate(KeyboardInterrupt):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Something that must hold of any correct result, whether it did, and what to do when it did not."""
+    """A condition that must hold for any correct result, whether it holds, and what to do when it does not."""
 
     name: str
     severity: Severity
@@ -106,7 +110,7 @@ class Side:
 class Bracket:
     """[best lower bound, best upper bound] of one target, in nats.
 
-    `interval` is a 95 % confidence interval for the target, all methods' errors considered; None at an open end.
+    `interval` is a 95 % confidence interval for the target, which includes all methods' errors; None at an open end.
     """
 
     lower: Side
@@ -115,20 +119,20 @@ class Bracket:
 
 
 class Progress(Protocol):
-    """Receives how far a method is; what it does with that is the caller's business."""
+    """A function that receives how far a method is."""
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Say that `done` of `total` units of work are behind us; `note` is the current value or loss."""
+        """Receive that `done` of `total` units of work are done; `note` is the current value or loss."""
 
 
 def no_progress(done: float, total: float, note: str = "") -> None:
-    """The progress receiver that does nothing."""
+    """Receive progress, and do nothing with it."""
 
 
 class Posterior(Protocol):
-    """N conditionals q(z|x_n). Any torch Distribution of batch shape (N,) and event shape (D,) can be made one.
+    """N conditionals q(z|x_n); any torch Distribution of batch shape (N,) and event shape (D,) can be turned into one.
 
-    `klprobe.distributions.posteriors.as_posterior` makes it. Indices name data points; z has shape (m, D), float64.
+    `klprobe.distributions.posteriors.as_posterior` does so. Indices name data points; z has shape (m, D), float64.
     """
 
     has_log_prob: bool
@@ -160,9 +164,9 @@ class Posterior(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A frozen dataclass of settings; keeps no state, so one instance serves any number of posteriors.
+    """A frozen dataclass of settings, which keeps no state, so that one instance serves any number of posteriors.
 
-    An estimator inherits from this class, and overrides, by a setting or a class variable, what does not hold of it.
+    An estimator inherits from this class, and overrides, by a setting or a class variable, whatever is different for it.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -172,53 +176,53 @@ class Estimator(Protocol):
 
     @property
     def preset(self) -> str:
-        """Name of a set of settings, `default` for a method's own; others may be large, and run on all threads."""
+        """Name of a set of settings; `default` has the method's own, and others may be large, and run on all threads."""
         return "default"
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer, 0 without networks: small networks run on one thread."""
+        """Number of units in a hidden layer, 0 without networks; small networks run on one thread."""
         return 0
 
     @property
     def device(self) -> str | None:
-        """Where it computes, `cpu` unless told otherwise; None: the method has no choice."""
+        """Device that it computes on; None where the method has no choice."""
         return None
 
     @property
     def partial(self) -> Path | None:
-        """File that keeps what is done until the method is; None: nothing is kept."""
+        """File that keeps the draws until the method is done; None keeps nothing."""
         return None
 
     @property
     def resume(self) -> bool:
-        """Whether it goes on from `partial`."""
+        """Whether it continues from `partial`."""
         return False
 
     def cost(self, posterior: Posterior) -> str | None:
-        """What a run that will be long takes, in words; None where it is not long, or not known."""
+        """Say how long a long run will take; None where it is short, or not known."""
         return None
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """One `Estimate` per (quantity, target, bound).
+        """Compute one `Estimate` for each (quantity, target, bound).
 
         Args:
             posterior: Distribution with batch shape (N,) and event shape (D,).
             prior: Distribution with batch shape () and event shape (D,).
-            generator: Source of all randomness, on the CPU; the global one is left untouched.
-            progress: Called now and then with the work done and the work in all.
+            generator: Source of all randomness, on the CPU; torch's global one is not changed.
+            progress: Function that is called now and then with the work done and the work in all.
         Raises:
-            CapabilityError: a needed density is missing.
-            InputError: too few points, a fit that diverged, and what to change.
+            CapabilityError: a density that the method needs is missing.
+            InputError: there are too few points, or a fit diverged; the message says what to change.
         """
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class NotDone:
-    """A method that was asked for and gave no estimate, and why."""
+    """A method that gave no estimate, and the reason."""
 
     method: str
     reason: str
@@ -235,14 +239,14 @@ class RadiusHistogram:
 
 @dataclasses.dataclass(frozen=True)
 class PartReport:
-    """What is known of some of the latents by themselves, against their own part of the prior.
+    """The report of some of the latents by themselves, against their own part of the prior.
 
     Attributes:
-        name: As `level 0`, `channel 3`, `classes`.
-        kind: `latents`, some of the continuous ones, or `classes`, a categorical latent.
-        size: How many latents, or classes.
-        average_kl, mutual_information, brackets, estimates: As in the report, of this part alone; `estimates` holds all three.
-        reason: Why there are no numbers; None when there are.
+        name: Name, such as `level 0`, `channel 3`, `classes`.
+        kind: Kind `latents` for some of the continuous ones, or `classes` for a categorical latent.
+        size: Number of latents, or of classes.
+        average_kl, mutual_information, brackets, estimates: Results for this part alone; `estimates` has all estimates.
+        reason: Reason why there are no numbers; None when there are.
     """
 
     name: str

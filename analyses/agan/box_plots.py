@@ -103,7 +103,24 @@ def _disagreement(rows: list[Record], names: list[str]) -> str:
     )
 
 
-ITEM = Item("Box plots over the sweep", HERE, RECORDS, cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """How many jobs, and the best by the critic."""
+    best = max(rows, key=lambda r: scores_of(r)["minus critic"])
+    systems = {r["cell"]["system"] for r in rows}
+    return f"{len(rows)} jobs of {len(systems)} systems; best by the critic: {best['cell']['system']}"
+
+
+ITEM = Item(
+    order=1,
+    title="DMVI Figures 4, 5; AGAN Figures 2, 5",
+    paper="box plots; the two nets disagree on 15 %",
+    headline=headline,
+    folder=HERE,
+    records=RECORDS,
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

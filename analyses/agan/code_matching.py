@@ -6,6 +6,7 @@ python -m analyses.agan.code_matching --preset quick    # two models
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,27 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     return [save(folder / "code_matching.png", (10, 6), draw)]
 
 
-ITEM = Item("AGAN Figures 10 to 12", HERE, "code_matching.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """Spread of the latents' means, and the KL's lower bound."""
+    said = []
+    for record in rows:
+        kept, spread = record["result"], statistics.pstdev(record["result"]["mean"])
+        low = kept["test"]["brackets"]["population"]["lower"]
+        said.append(f"{record['cell']['kl']}: means spread by {spread:.2f}, KL at least {low[0]:.1f}")
+    return "; ".join(said)
+
+
+ITEM = Item(
+    order=4,
+    title="AGAN Figures 10 to 12",
+    paper="histograms and covariances",
+    headline=headline,
+    folder=HERE,
+    records="code_matching.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

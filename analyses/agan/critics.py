@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analyses.agan.box_plots import references, scores_of
+from analyses.agan.box_plots import headline, references, scores_of
 from analyses.agan.jobs import HERE, RECORDS, cells, work
 from analyses.machinery.cells import Item, Record, main
 from analyses.machinery.drawing import COLOURS, save
@@ -47,7 +47,17 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     return [save(folder / "critics.svg", (10, 4), draw)]
 
 
-ITEM = Item("Critics over the sweep", HERE, RECORDS, cells, work, write)
+ITEM = Item(
+    order=2,
+    title="AGAN Figures 13, 15; DMVI Figure 17's curve",
+    paper="curves and a scatter plot",
+    headline=headline,
+    folder=HERE,
+    records=RECORDS,
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

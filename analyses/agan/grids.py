@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analyses.agan.box_plots import references, scores_of
+from analyses.agan.box_plots import headline, references, scores_of
 from analyses.agan.jobs import HERE, RECORDS, cells, work
 from analyses.machinery.cells import Item, Record, main
 from analyses.machinery.drawing import save
@@ -54,7 +54,17 @@ def _show(axis: object, record: Record, name: str, title: str) -> None:
         axis.set_title(title, fontsize=8)
 
 
-ITEM = Item("Grids of the sweep", HERE, RECORDS, cells, work, write)
+ITEM = Item(
+    order=3,
+    title="DMVI Figures 12 to 17; AGAN Figures 3, 4, 6 to 9, 14",
+    paper="pictures",
+    headline=headline,
+    folder=HERE,
+    records=RECORDS,
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

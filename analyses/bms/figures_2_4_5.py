@@ -81,7 +81,22 @@ def panels(figure: Figure, done: Sequence[Record]) -> None:
         axes.set_axis_off()
 
 
-ITEM = Item("BMS Figures 2, 4 and 5", HERE, "figures_2_4_5.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """Whose samples there are."""
+    return "samples of " + "; ".join(f"{r['cell']['row']} on {r['cell']['data']}" for r in rows)
+
+
+ITEM = Item(
+    order=8,
+    title="BMS Figures 2, 4, 5",
+    paper="pictures",
+    headline=headline,
+    folder=HERE,
+    records="figures_2_4_5.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

@@ -76,6 +76,13 @@ def part(preset: Preset, rows: Sequence[Row], quoted: Sequence[tuple[str, float]
     return parts
 
 
+def headline(rows: list[Record]) -> str:
+    """FID of every row."""
+    return "FID under our own small net: " + "; ".join(
+        "{} {:.0f} ± {:.0f}".format(r["cell"]["row"], *r["result"]["fid"][:2]) for r in rows
+    )
+
+
 def line(row: Row, record: Record | None) -> list[str]:
     """The paper's values and ours, or why there are none."""
     result = record["result"] if record else None

@@ -61,7 +61,17 @@ def cells(preset: Preset) -> list[Cell]:
     return list(TABLE_1.cells(preset))[: 2 if preset == "tiny" else None]
 
 
-ITEM = Item("BMS Table 2", TABLE_1.folder, TABLE_1.records, cells, TABLE_1.work, write)
+ITEM = Item(
+    order=2,
+    title="BMS Table 2",
+    paper="scatter plots",
+    headline=TABLE_1.headline,
+    folder=TABLE_1.folder,
+    records=TABLE_1.records,
+    cells=cells,
+    work=TABLE_1.work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

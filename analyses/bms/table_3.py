@@ -115,7 +115,23 @@ def _rounded(points: NDArray[np.float32]) -> list[list[float]]:
     return [[round(float(value), 2) for value in point] for point in points]
 
 
-ITEM = Item("BMS Table 3", HERE, "table_3.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """Share of prior mass in holes."""
+    shares = [(r["cell"]["row"], r["result"]["share"][0]) for r in rows]
+    return "prior mass in holes: " + "; ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
+
+
+ITEM = Item(
+    order=3,
+    title="BMS Table 3",
+    paper="t-SNE with holes; no number",
+    headline=headline,
+    folder=HERE,
+    records="table_3.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analyses.bms.image_models import model
-from analyses.bms.image_scores import part, work
+from analyses.bms.image_scores import headline, part, work
 from analyses.bms.image_settings import LIGHT_SNGAN, QUOTED, TABLES, Row
 from analyses.machinery.cells import Cell, Item, Preset, Record, main
 
@@ -43,7 +43,17 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     return [path]
 
 
-ITEM = Item("BMS Tables 4 and 6", HERE, "table_4_6.jsonl", cells, work, write)
+ITEM = Item(
+    order=4,
+    title="BMS Tables 4, 6",
+    paper="FID 23.4 to 89.3, IvOM .0037 to .0084",
+    headline=headline,
+    folder=HERE,
+    records="table_4_6.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

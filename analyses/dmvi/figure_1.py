@@ -48,7 +48,17 @@ def _heights(record: Record) -> list[float]:
     return [average, average - kept["log_n"], *(found[0] if found else 0.0 for found in (*ours, lstm))]
 
 
-ITEM = Item("DMVI Figure 1", table_1.HERE, table_1.ITEM.records, table_1.cells, table_1.work, write)
+ITEM = Item(
+    order=2,
+    title="DMVI Figure 1",
+    paper="bars; all near the minimum",
+    headline=table_1.headline,
+    folder=table_1.HERE,
+    records=table_1.ITEM.records,
+    cells=table_1.cells,
+    work=table_1.work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

@@ -11,6 +11,7 @@ from typing import Any
 from analyses.dmvi.run_synthetic import RECORDS, larger_cells, of_figure
 from analyses.dmvi.settings import SYNTHETIC_FIGURES, SYNTHETIC_FINDINGS
 from analyses.machinery.cells import markdown
+from analyses.machinery.declared import Page
 from klprobe.rendering.synthetic import MEANING, table
 from klprobe.runtime.records import Record, read_records
 from klprobe.synthetic.settings import is_cell
@@ -74,6 +75,25 @@ def _larger() -> str:
             rows.append([str(record["dim"]), size, f"{steps[-1]:,}", f"{record['truth']:.4g}", lowest, end, said])
     head = ["d", "units a layer", "steps", "true KL at start", "least", "at the end", "estimated online"]
     return markdown(head, rows) if rows else ""
+
+
+def headline() -> str:
+    """Figure 2's true KL before and after learning, by d."""
+    said = []
+    for dim, _, truth, alone, end, _, _ in table(of_figure(2), "minimize")[1:]:
+        said.append(f"d = {dim}: true KL {truth}, {alone} by a classifier, {end} after learning from it")
+    links = ", ".join(f"[{n}](dmvi/results/figure_{n}.svg)" for n in SYNTHETIC_FIGURES)
+    return f"{'; '.join(said)}. Figures {links}. [Page](dmvi/results/synthetic.md)"
+
+
+PAGE = Page(
+    order=9,
+    title="DMVI Figures 2, 8, 9, 10",
+    paper="true KL falls at d = 1, 10; estimates off at every d",
+    commands="dmvi.run_synthetic, then figure_2, ..., synthetic_page",
+    headline=headline,
+    records="synthetic.jsonl",
+)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """An item of a paper: cells, each run once, on this machine or many, and a page that is made of their records alone.
 
-Every item is a module with an `Item` and `main(ITEM)`; then `python -m analyses.FOLDER.ITEM` writes the page from the records,
-and with `--preset quick` or `--preset paper` runs the cells that have no record first.
+Every item is a module that declares an `ITEM` and has `main(ITEM)`; then `python -m analyses.FOLDER.ITEM` writes the page from
+the records, and with `--preset quick` or `--preset paper` runs the cells that have no record first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import joblib
 import torch
@@ -37,27 +37,54 @@ Result = dict[str, Any]
 """What came out, in plain JSON values."""
 Record = dict[str, Any]
 """`cell`, `result` (None when it failed), `failed` (None or why), `cpu_seconds`, `date`, `commit`, `versions`."""
+NO_PAPER = "no paper has it"
+"""Of an item that is ours."""
+
+
+class Training(NamedTuple):
+    """A part of a cell that goes on from its last checkpoint.
+
+    Attributes:
+        name: As the session is told.
+        like: What trainings whose steps take as long have in common.
+        steps, done: In all, and by the checkpoints that are there.
+    """
+
+    name: str
+    like: str
+    steps: int
+    done: int
 
 
 @dataclass(frozen=True)
 class Item:
-    """A table or a figure.
+    """A table or a figure: all that is particular to it, declared in its own file.
 
     Attributes:
+        order: Its place among the items of its folder, from 1, in the overview and in lists.
         title: As `DMVI Table 1`.
+        paper: What the paper says of it, in few words, or `NO_PAPER`.
+        headline: What its records say, in few words; they are those of the last run of each cell, and none failed.
         folder: Where page and records lie.
         records: Name of the records file; items that share their cells share it.
         cells: The cells of a preset, the most useful ones first.
         work: Runs one cell; it is pickled and may run in another process or on another machine.
         write: From the records to files in a folder; returns their paths.
+        methods: The estimators that look at each part of a model's data, of items whose time is not their training's alone.
+        trainings: What of a cell is kept between two runs; None: the models that it names.
     """
 
+    order: int
     title: str
+    paper: str
+    headline: Callable[[list[Record]], str]
     folder: Path
     records: str
     cells: Callable[[Preset], Sequence[Cell]]
     work: Callable[[Cell], Result]
     write: Callable[[list[Record], Path], list[Path]]
+    methods: Callable[[Cell], Mapping[str, Sequence[Any]]] | None = None
+    trainings: Callable[[Cell], Sequence[Training]] | None = None
 
 
 def main(item: Item, argv: Sequence[str] | None = None) -> None:
@@ -150,7 +177,7 @@ def record_of(work: Callable[[Cell], Result], cell: Cell) -> Record:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "versions": versions(),
-    }
+    } | ({"device": device} if (device := os.environ.get("KLPROBE_DEVICE", "cpu")) != "cpu" else {})
 
 
 def finite(value: Any, name: str, odd: list[str]) -> Any:

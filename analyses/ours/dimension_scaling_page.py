@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analyses.machinery.cells import NO_PAPER
+from analyses.machinery.declared import Page
 from analyses.ours import dimension_scaling
 from analyses.ours.dimension_scaling import LIMIT, RECORDS
 from analyses.ours.dimension_scaling_settings import DIMS, KLS
@@ -159,6 +161,26 @@ def main() -> None:
     }.items():
         (HERE / f"{name}.svg").write_bytes(Plot(name, "", "", figure).svg)
     (HERE / "dimension_scaling.md").write_text(page(cells, methods, DIMS, KLS, head(records)))
+
+
+def headline() -> str:
+    """How many cells there are, and whether a bound of any lies above the truth."""
+    records = read_records(RECORDS)
+    cells = grid(records)
+    broken = sum(cell.bound_broken for cell in cells.values())
+    bounds = sum(cell.lower is not None for cell in cells.values())
+    said = f"{len(records)} of {len(dimension_scaling.cells())} cells; {broken} of {bounds} lower bounds, means over the seeds,"
+    return f"{said} lie above the truth by more than chance. [Page](ours/results/dimension_scaling.md)"
+
+
+PAGE = Page(
+    order=5,
+    title="Ours: every estimator by dimension and KL",
+    paper=NO_PAPER,
+    commands="ours.dimension_scaling, then dimension_scaling_page",
+    headline=headline,
+    records="dimension_scaling.jsonl",
+)
 
 
 if __name__ == "__main__":

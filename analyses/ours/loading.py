@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from analyses.machinery.cells import NO_PAPER
+from analyses.machinery.declared import Page
 from klprobe.datasets import dataset
 from klprobe.registry import load
 from klprobe.runtime.provenance import commit, versions
@@ -151,6 +153,16 @@ def table(record: dict[str, Any]) -> str:
         f"\n\n{record['jpegs_per_second']:,.0f} aligned JPEGs a second decoded, cut and resized to 64 x 64 by one thread: "
         f"{faces / 60:.1f} minutes of CPU time, once, for the training split of CelebA."
     )
+
+
+PAGE = Page(
+    order=9,
+    title="Loading data",
+    paper=NO_PAPER,
+    commands="ours.loading --data-root DIR",
+    headline="batches a second, also flipped and shifted: in the record",
+    records="loading.jsonl",
+)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from analyses.machinery.cells import NO_PAPER
+from analyses.machinery.declared import Page
 from analyses.machinery.machine import processor
 from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.posteriors import DiagonalGaussian, standard_normal
@@ -252,6 +254,16 @@ def main() -> None:
     if not quick:
         keep_record(RECORDS, record)
         plot(rates, HERE / "monte_carlo.svg")
+
+
+PAGE = Page(
+    order=7,
+    title="Monte Carlo against its peers",
+    paper=NO_PAPER,
+    commands="ours.monte_carlo",
+    headline="[page](ours/results/monte_carlo.md)",
+    records="monte_carlo.jsonl",
+)
 
 
 if __name__ == "__main__":

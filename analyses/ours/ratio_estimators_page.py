@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from analyses.machinery.cells import NO_PAPER
+from analyses.machinery.declared import Page
 from analyses.ours.ratio_estimators import BEST, GOALS, METHODS, RECORDS, SLOW, headline, table
 from klprobe.runtime.records import read_records
 
@@ -80,6 +82,24 @@ def _made(records: Sequence[Record]) -> str:
         "; ".join(f"{processor}, {cores} cores" for processor, cores in sorted(machines)) or "a machine that was not recorded"
     )
     return f"One torch thread of {where}; {when}; torch {records[-1]['versions']['torch']}; seconds of CPU."
+
+
+def best_of_each() -> str:
+    """Each case's best method."""
+    plain = [record for record in read_records(RECORDS) if not record["settings"]]
+    rows = [line.strip("| ").split(" | ") for line in goals(plain).splitlines()[2:]]
+    said = "; ".join(f"{case} {method} {median} ({seeds} seeds)" for case, _, method, seeds, median, *_ in rows)
+    return f"{said}. [Page](ours/results/ratio_estimators.md)"
+
+
+PAGE = Page(
+    order=6,
+    title="Ratio estimators on known KLs",
+    paper=NO_PAPER,
+    commands="ours.ratio_estimators, then ratio_estimators_page",
+    headline=best_of_each,
+    records="ratio_estimators.jsonl",
+)
 
 
 def main() -> None:

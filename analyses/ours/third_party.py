@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.cells import NO_PAPER, Cell, Item, Preset, Record, Result, main, markdown, reason
 from analyses.machinery.models import facts
 from analyses.ours.posteriors import FILES, open_posterior
 from klprobe.estimation.run import estimate
@@ -70,7 +70,27 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     return [path]
 
 
-ITEM = Item("Encoders of other people", HERE, "third_party.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """Both brackets of every encoder."""
+    said = []
+    for record in rows:
+        both = [record["result"]["brackets"][target] for target in ("empirical", "population")]
+        low, high = (both[1][side][0] for side in ("lower", "upper"))
+        said.append(f"{record['cell']['file']}: {both[0]['lower'][0]:.2f}, population {low:.2f} to {high:.2f}")
+    return "; ".join(said)
+
+
+ITEM = Item(
+    order=2,
+    title="Ours: encoders of other people",
+    paper=NO_PAPER,
+    headline=headline,
+    folder=HERE,
+    records="third_party.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

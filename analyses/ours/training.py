@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from analyses.machinery.cells import NO_PAPER
+from analyses.machinery.declared import Page
 from analyses.ours import _pythae
 from klprobe.registry import load
 from klprobe.runtime.provenance import commit, versions
@@ -343,6 +345,16 @@ def page(record: dict[str, Any]) -> str:
         )
         + "\n"
     )
+
+
+PAGE = Page(
+    order=8,
+    title="A training step, against pythae and a loop by hand",
+    paper=NO_PAPER,
+    commands="ours.training",
+    headline="[page](ours/results/training.md)",
+    records="training.jsonl",
+)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from analyses.machinery.cells import markdown
+from analyses.machinery.declared import Page
 from analyses.machinery.models import points, trained
 from analyses.machinery.rebuilt import reconstruction_errors
 from klprobe.metrics.elbo import Elbo
@@ -136,6 +137,16 @@ def _compared(bernoulli: dict[str, Any], other: dict[str, Any], name: str) -> st
 
 def _shown(score: tuple[float, float], digits: int) -> str:
     return f"{score[0]:.{digits}f} ± {score[1]:.{digits}f}"
+
+
+PAGE = Page(
+    order=10,
+    title="A VAE on MNIST for 20 epochs",
+    paper="Quantized Normal: better reconstructions, larger KL",
+    commands="ours.vae_mnist",
+    headline="[page](ours/results/vae_mnist.md)",
+    records="vae_mnist.jsonl",
+)
 
 
 if __name__ == "__main__":

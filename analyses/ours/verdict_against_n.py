@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main
+from analyses.machinery.cells import NO_PAPER, Cell, Item, Preset, Record, Result, main
 from analyses.machinery.drawing import COLOURS, save
 from analyses.machinery.models import facts
 from analyses.ours.posteriors import FILES, open_posterior, some
@@ -66,7 +66,29 @@ def write(records: list[Record], folder: Path) -> list[Path]:
     return [save(folder / "verdict_against_n.svg", (12, 4), draw)]
 
 
-ITEM = Item("Verdict against N", HERE, "verdict_against_n.jsonl", cells, work, write)
+def headline(rows: list[Record]) -> str:
+    """From how many points on each encoder is resolved."""
+    least: dict[str, float] = {}
+    for record in rows:
+        name, count = record["cell"]["file"], record["cell"]["points"]
+        least.setdefault(name, float("inf"))
+        if record["result"]["verdict"] == "resolved":
+            least[name] = min(least[name], count)
+    said = [f"{name}: {'not' if n == float('inf') else f'from {n:,.0f} points'}" for name, n in least.items()]
+    return "resolved " + "; ".join(said)
+
+
+ITEM = Item(
+    order=3,
+    title="Ours: verdict against N",
+    paper=NO_PAPER,
+    headline=headline,
+    folder=HERE,
+    records="verdict_against_n.jsonl",
+    cells=cells,
+    work=work,
+    write=write,
+)
 
 if __name__ == "__main__":
     main(ITEM)

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from analyses.machinery.declared import Page
+
 HERE = Path(__file__).parent / "results"
 X = torch.linspace(-14, 14, 2801, dtype=torch.float64)
 Z = torch.linspace(-9, 9, 601, dtype=torch.float64)
@@ -257,6 +259,16 @@ def main() -> None:
     page = TEXT.format(one=table_1(), two=table_2(), gap=float(second - first), aavae=aavae_apart())
     (HERE / "lemmas.md").write_text(page)
     print(page)
+
+
+PAGE = Page(
+    order=3,
+    title="UNIFY Lemmas 1 and 2, Figure 2",
+    paper="two identities; a picture",
+    commands="unify.lemmas, unify.figure_2",
+    headline="[page](unify/results/lemmas.md), [figure](unify/results/figure_2.svg)",
+    records="none: quadrature, in seconds",
+)
 
 
 if __name__ == "__main__":

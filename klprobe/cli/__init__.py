@@ -5,18 +5,20 @@ Nothing heavy is imported before a command needs it, so that `klprobe --help` an
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 
 import klprobe
 from klprobe.cli.layout import paragraphs, table
-from klprobe.cli.output import answer, say, silence_stdout
+from klprobe.cli.output import answer, open_streams, say, silence
 from klprobe.printable import short
-from klprobe.runtime import kernels
-from klprobe.types import InputError
+from klprobe.runtime import heartbeat, interrupts, kernels
+from klprobe.types import InputError, RunWarning
 
 __all__ = ["main"]
 
@@ -36,7 +38,7 @@ COMMANDS = {
 }
 MORE = {"klprobe COMMAND --help": "show the flags of a command", "klprobe --version": "show the version"}
 EXIT_CODES = """Exit codes: 0 an answer was given; 2 the input was unusable; 3 a check of the answer failed; 130 stopped by
-Ctrl-C before there was an answer."""
+Ctrl-C, SIGTERM or SIGHUP before there was an answer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,17 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None takes those of the process.
     """
+    open_streams()
     kernels.choose()
+    code = _run(argv)
+    if heartbeat.any_lost():  # the farewell between processes, at the interpreter's end, would wait for the lost one
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """What went wrong is one line on stderr and an exit code."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here, and its module hides the builtin
     try:
-        with warnings.catch_warnings():
+        with interrupts.as_ctrl_c(), warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # libraries' warnings are not for the reader of an answer
-            code = _dispatch(arguments)
-            sys.stdout.flush()
-            return code
+            warnings.simplefilter("always", RunWarning)
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            return _dispatch(arguments)
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         return ANSWERED
     except (InputError, OSError, MemoryError) as error:
         what = "out of memory" if isinstance(error, MemoryError) else str(error)

@@ -11,7 +11,7 @@ from typing import Any
 from klprobe import cli
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.datasets import is_ours
 from klprobe.distributions.posteriors import has_density
@@ -36,7 +36,7 @@ The KL needs checkpoints in any format that klprobe estimate reads; metrics need
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparing(Judging):
-    """What is compared, on what data, and where the answer goes."""
+    """Checkpoints and data to compare, and where to write the answer."""
 
     metrics: tuple[str, ...] = ()
     """Metrics to measure, by the names that `klprobe list` shows, or all; by default none."""
@@ -68,20 +68,19 @@ def run(arguments: list[str]) -> int:
         reasons = " ".join(f"{what}: {reason.rstrip('.')}." for what, reason in comparison.missing(compared))
         raise InputError(f"No checkpoint could be compared. {reasons}")
     content = comparison.document(compared, about(paths, judging, device, ["klprobe", "compare", *arguments]))
-    if judging.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(compared))
-    if judging.out is not None:
-        comparison.save(compared, content, judging.out)
-        say(f"comparison written to {judging.out}")
+    give(
+        lambda: answer_json(as_json(content)) if judging.json else answer(*screen(compared)),
+        lambda folder: comparison.save(compared, content, folder),
+        judging.out,
+        "comparison",
+    )
     reports = [c.report for c in compared if c.report is not None]
     failed = any(check.severity == "error" and not check.passed for report in reports for check in report.checks)
     return cli.CHECK_FAILED if failed else cli.ANSWERED
 
 
 def _one(label: str, path: Path, judging: Comparing, metrics: dict[str, Any], device: str) -> Compared:
-    """What can be said of one checkpoint; what cannot has its reason, and does not cost the rest."""
+    """Measure one checkpoint; a part that is not possible has its reason, and the others go on."""
     ours = path.is_file() and kind_of(path) == KIND
     not_done, report, evaluation, data = [], None, None, "its own points"
     try:
@@ -127,7 +126,7 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
 
 
 def screen(compared: Sequence[Compared]) -> list[str]:
-    """The lines of one screen."""
+    """Make the lines of one screen."""
     lines = [comparison.TITLE, f"Given: {comparison.given(compared)}.", ""]
     lines += columns([comparison.columns(compared), *comparison.table(compared)])
     lines += ["", *textwrap.wrap(comparison.MEANING, WIDTH), *(f"Note: {note}." for note in comparison.notes(compared))]

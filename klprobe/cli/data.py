@@ -1,4 +1,4 @@
-"""`klprobe data list | fetch | show`: which data sets are here, how to come by the others, and what is in one."""
+"""`klprobe data list | fetch | show`: which data sets are here, how to get the others, and what is in one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from klprobe.training.data import Data
 from klprobe.types import InputError
 
 BLOCK = 10_000
-"""Points looked at in one piece."""
+"""Number of points read at a time."""
 SHOWN_CLASSES = 20
 SETTINGS = """The name of a data set can carry settings, here and in klprobe train: mnist:validation=5000,
 cifar-10:flip:shift=4, photos:resize=64. When a setting is wrong, the error message lists the settings that the data set has."""
@@ -80,7 +80,7 @@ class ShowFlags:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the first argument says."""
+    """Run the command that the first argument names."""
     known: dict[str, tuple[Callable[[list[str]], None], str]] = {
         "list": (_list, "List the data sets: where each is on this machine, or how to get it."),
         "fetch": (_fetch, "Download data sets: klprobe data fetch mnist cifar-10"),
@@ -114,7 +114,7 @@ def _list(arguments: list[str]) -> None:
 
 
 def _row(name: str, root: Path | None) -> dict[str, Any]:
-    """A data set's name, whether it is here, and where it is or how to come by it."""
+    """Make a row with a data set's name, whether it is here, and where it is or how to get it."""
     chosen = registry.create("datasets", name)
     if chosen.path == "":
         return {"name": name, "state": "yours", "where": registry.describe("datasets", name)}
@@ -138,7 +138,7 @@ def _fetch(arguments: list[str]) -> None:
     wanted: dict[str, Dataset] = {name: registry.create("datasets", name) for name in names}
     for name, chosen in wanted.items():
         if not chosen.downloads:
-            chosen.locate(flags.data_root)  # says what to put where
+            chosen.locate(flags.data_root)  # raises InputError, which says what to put where
             answer(f"{name} needs no download.")
         for download in chosen.downloads:
             with bar(download.path) as progress:
@@ -175,7 +175,7 @@ def _show(arguments: list[str]) -> None:
 
 
 def _shown(data: Data, which: torch.Tensor, found: list[float]) -> torch.Tensor:
-    """The points as they are drawn: images, and vectors that fill a square, from black at their least value to white."""
+    """Prepare points for drawing: images, and vectors that fill a square, from black at their least value to white."""
     x, (low, high) = data.floats(which), found
     if data.stored.dtype == torch.uint8 or data.shape == (2,) or 0 <= low <= high <= 1:
         return x
@@ -183,13 +183,13 @@ def _shown(data: Data, which: torch.Tensor, found: list[float]) -> torch.Tensor:
 
 
 def _names(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first flag, and the rest."""
+    """Split the arguments into those before the first flag, and the rest."""
     first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     return arguments[:first], arguments[first:]
 
 
 def describe(data: Data) -> dict[str, Any]:
-    """Name, split, number, shape and kind of the points, their range, mean and spread, and how many of each class.
+    """Collect name, split, number, shape and type of the points, their range, mean and spread, and the counts of classes.
 
     Mean and spread are over all numbers, in float64, a block of points at a time.
     """

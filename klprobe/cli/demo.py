@@ -1,4 +1,4 @@
-"""`klprobe demo`: the main job on the checkpoint and the data that come with the package."""
+"""`klprobe demo`: an estimate of the KL of the checkpoint and the data that come with the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Part:
 
 
 def run(arguments: list[str]) -> int:
-    """Estimate the KL of the demo checkpoint; all flags of `klprobe estimate` but those of the source."""
+    """Estimate the KL of the demo checkpoint, with all flags of `klprobe estimate` except those of the source."""
     part, common, methods = parse_groups(arguments, "klprobe demo", HELP, Part, SMALL)
     say("the demo's fits are shorter than those of klprobe estimate")
     return answer(Source(checkpoint=CHECKPOINT, split=part.split), common, methods, ["demo", *arguments], TITLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from typing import Any
@@ -10,8 +11,8 @@ from torch.distributions import Distribution
 
 from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Common, Source, parse_groups
-from klprobe.cli.machine import check_writable, choose_device
-from klprobe.cli.output import answer_json, emit, say
+from klprobe.cli.machine import choose_device
+from klprobe.cli.output import answer_json, emit, give, say
 from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
 from klprobe.distributions.posteriors import as_posterior
@@ -22,10 +23,11 @@ from klprobe.formats import Encoded
 from klprobe.rendering.files import save
 from klprobe.rendering.terminal import print_report
 from klprobe.runtime import parallel
-from klprobe.types import Estimator, InputError, Posterior
+from klprobe.runtime.folder_lock import sole_writer
+from klprobe.types import INTERRUPTED, Estimator, InputError, Posterior
 
 PARTIAL = "monte-carlo.partial.npz"
-"""Where a run keeps its draws under --out until it is done."""
+"""File under --out where a run keeps its draws until it is done."""
 
 
 def run(arguments: list[str]) -> int:
@@ -41,15 +43,29 @@ klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out repo
 
 
 def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str], title: str = "") -> int:
-    """Load, estimate, print, write; the exit code says how it went. The report calls the input `title`, or as it was typed."""
-    if common.out is not None:
-        check_writable(common.out)
+    """Load, estimate, write and print; return the exit code. The report calls the input `title`, or as it was typed."""
     device = choose_device(common.device)
-    encoded, prior = read_source(source, common.prior, device)
-    methods = _methods(common, configured, encoded, prior, device)
     parallel.start(device)
-    if parallel.rank_and_size()[0] > 0:  # started by torchrun to share the work of the first process, which answers
-        return _help_along(encoded, prior, methods, common.seed)
+    first = parallel.rank_and_size()[0] == 0  # of those that torchrun started; the others share its work, and it answers
+    with sole_writer(common.out) if common.out is not None and first else contextlib.nullcontext():
+        encoded, prior = read_source(source, common.prior, device)
+        methods = _methods(common, configured, encoded, prior, device)
+        if not first:
+            return _help_along(encoded, prior, methods, common.seed)
+        return _answer(source, common, encoded, prior, methods, [device, *command], title)
+
+
+def _answer(
+    source: Source,
+    common: Common,
+    encoded: Encoded,
+    prior: Distribution,
+    methods: list[Estimator],
+    how: list[str],
+    title: str,
+) -> int:
+    """Estimate, write, print; `how` is the device and the command. A stopped run's draws are kept until they are reported."""
+    device, *command = how
     _say_costs(methods, encoded.posterior)
     with bars("all methods", len(methods) + 1) as progress_of:
         report = estimate(
@@ -69,15 +85,22 @@ def answer(source: Source, common: Common, configured: dict[str, Estimator], com
             progress=progress_of,
         )
     parallel.stop()
-    code = exit_code(report)
-    if common.json:
-        answer_json(report.to_json())
-    else:
-        emit(lambda: print_report(report, sys.stdout))
-    if common.out is not None:
-        save(report, common.out)
-        say(f"report written to {common.out}")
-    return code
+    stopped = any(INTERRUPTED in failure.reason for failure in report.not_done)
+    lost = next((failure.reason for failure in report.not_done if failure.reason.startswith(f"{INTERRUPTED}: ")), "")
+    if stopped and common.out is not None:
+        say(f"{lost or 'stopped.'} The same command with --resume continues from the draws in {common.out}.")
+    elif lost:
+        say(f"{lost} Without --out nothing was kept.")
+    code, out = exit_code(report), common.out
+    give(
+        lambda: answer_json(report.to_json()) if common.json else emit(lambda: print_report(report, sys.stdout)),
+        lambda folder: save(report, folder),
+        out,
+        "report",
+    )
+    if out is not None and not stopped:
+        (out / PARTIAL).unlink(missing_ok=True)  # last of all: until now the report could have been lost
+    return cli.INTERRUPTED if lost else code
 
 
 def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
@@ -88,7 +111,7 @@ def _say_costs(methods: list[Estimator], posterior: Distribution) -> None:
 
 
 def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator], seed: int) -> int:
-    """Run the methods that share their work over processes, and say nothing."""
+    """Run the methods that share their work over processes, and print nothing."""
     shared = [m for m in methods if m.in_parallel]
     estimate(encoded.posterior, prior, methods=shared, seed=seed, parts=encoded.parts)
     parallel.stop()
@@ -96,10 +119,10 @@ def _help_along(encoded: Encoded, prior: Distribution, methods: list[Estimator],
 
 
 def exit_code(report: Report) -> int:
-    """0 an answer, 3 a check of severity error failed, 130 interrupted before any answer.
+    """Choose the exit code: 0 for an answer, 3 for a failed check of severity error, 130 for Ctrl-C before any answer.
 
     Raises:
-        InputError: no method gave an answer, and why.
+        InputError: no method gave an answer; the message says why.
     """
     if any(check.severity == "error" and not check.passed for check in report.checks):
         return cli.CHECK_FAILED
@@ -136,7 +159,7 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
 
 
 def _say_left_out(names: list[str], q: Posterior, prior: Distribution) -> None:
-    """Say which methods `auto` spares the user with codes this wide, and how to have them."""
+    """Say which methods `auto` leaves out for this number of latents, and how to run them."""
     spared = [name for name in left_out(q.dim, q.num_points, capabilities(q, prior)) if name not in names]
     if "auto" in names and "all" not in names and spared:
         say(

@@ -1,4 +1,4 @@
-"""The flags that `klprobe estimate` and `klprobe demo` share: sources, what is asked, the settings of each method."""
+"""The flags that `klprobe estimate` and `klprobe demo` share: sources, common flags, and the settings of each method."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName
 
 Bare = tyro.conf.arg(name="")
-"""A group of flags without a prefix."""
+"""Mark of a group of flags without a prefix."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the posteriors come from."""
+    """The source of the posteriors."""
 
     checkpoint: Path
     """Path of an encoder, or of arrays of mean and logvar, var or std, in one of the formats that `klprobe list` shows."""
@@ -58,7 +58,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """What is asked about them, and where the answer goes."""
+    """Methods, prior and device, and where to write the answer."""
 
     methods: tuple[str, ...] = ("auto",)
     """Methods to run, by the names that `klprobe list` shows. auto runs those that suit the input best, and all runs every one

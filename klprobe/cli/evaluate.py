@@ -15,7 +15,7 @@ from klprobe import cli, registry
 from klprobe.cli.estimate_flags import Bare
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import choose_dataset, read_dataset
 from klprobe.datasets import has_validation
@@ -39,7 +39,7 @@ WIDTH = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judging:
-    """What is measured, on what, and where the answer goes."""
+    """Metrics and data to use, and where to write the answer."""
 
     metrics: tuple[str, ...] = ("all",)
     """Metrics to measure, by the names that `klprobe list` shows. all measures every one that the system and the data allow."""
@@ -99,15 +99,18 @@ def run(arguments: list[str]) -> int:
             "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
     content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
-    if judging.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(found, given))
-    if judging.out is not None:
+
+    def write(folder: Path) -> None:
         with bar("drawing"):
             plots = draw_evaluation(pictures(evidence), found.rows, _radius(found, evidence))
-        report.save(found, given, content, plots, judging.out)
-        say(f"evaluation written to {judging.out}")
+        report.save(found, given, content, plots, folder)
+
+    give(
+        lambda: answer_json(as_json(content)) if judging.json else answer(*screen(found, given)),
+        write,
+        judging.out,
+        "evaluation",
+    )
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
@@ -123,7 +126,7 @@ J = TypeVar("J", bound=Judging)
 def parse_judging(
     arguments: list[str], command: str, text: str, judging: type[J], *, several: bool = False
 ) -> tuple[list[Path], J, dict[str, Any]]:
-    """Checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
+    """Parse checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
 
     `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
     """
@@ -151,13 +154,13 @@ def parse_judging(
 
 
 def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
-    """The metrics asked for, with their settings."""
+    """Choose the metrics that the flags name, with their settings."""
     names = [name for words in judging.metrics for name in words.split(",") if name]
     return {name: configured[name] for name in choose(names)}
 
 
 def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
-    """What the metrics look at: the system, its data, and a net that is made when it is needed."""
+    """Collect what the metrics use: the system, its data, and a net that is made when it is needed."""
     system = load_system(checkpoint, device)
     name, chosen = choose_dataset(judging.data, system.settings, checkpoint.name)
     more = has_validation(chosen) and judging.split != "validation"
@@ -214,7 +217,7 @@ def _cache(judging: Judging) -> Path:
 
 
 def about(paths: list[Path], judging: Judging, device: str, command: list[str]) -> dict[str, Any]:
-    """Where the numbers come from."""
+    """Provenance of the numbers."""
     flags = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(judging).items()}
     return {
         "input": [str(path) for path in paths],
@@ -227,7 +230,7 @@ def about(paths: list[Path], judging: Judging, device: str, command: list[str]) 
 
 
 def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
-    """Pairs of sets of points for the figures, of what the system can do, images in [0, 1]."""
+    """Make pairs of sets of points for the figures that the system allows, with images in [0, 1]."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     system, data = evidence.system, evidence.data
     count = 1000 if tuple(data.shape[1:]) == (2,) else SHOWN
@@ -235,12 +238,12 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
         samples = evidence.samples[:count]
         found["samples"] = {"samples": samples, "held-out data": data[:count]}
         found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
-    except InputError:  # no generator, or one that has diverged: the metrics have said so
+    except InputError:  # there is no generator, or it has diverged, which the metrics have said already
         return found
     if "encode" in system.capabilities:
-        noise = torch.Generator(system.device).manual_seed(evidence.seed)
+        rng = torch.Generator(system.device).manual_seed(evidence.seed)
         labels = evidence.labels[:count] if "labels" in system.capabilities and evidence.labels is not None else None
-        again = system.reconstruct(data[:count], labels, noise)
+        again = system.reconstruct(data[:count], labels, rng)
         found["reconstructions"] = {"held-out data": data[:count], "reconstructions": again}
     return {name: {title: evidence.unit(x) for title, x in sets.items()} for name, sets in found.items()}
 
@@ -253,7 +256,7 @@ def _radius(found: Evaluation, evidence: Evidence) -> RadiusHistogram | None:
 
 
 def screen(found: Evaluation, given: str) -> list[str]:
-    """The lines of one screen."""
+    """Make the lines of one screen."""
     lines = [report.TITLE, f"Given: {given}.", *(f"Feature net: {net}." for net in report.nets(found)), ""]
     lines += columns([report.COLUMNS, *report.table(found)])
     lines += ["", *textwrap.wrap(report.MEANING, WIDTH), *(f"Note: {note}." for note in found.notes)]
@@ -264,7 +267,7 @@ def screen(found: Evaluation, given: str) -> list[str]:
 
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as lines, every column as wide as its widest cell as it is shown."""
+    """Turn rows into lines, with every column as wide as its widest cell."""
     rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

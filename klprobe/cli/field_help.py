@@ -1,4 +1,4 @@
-"""What `--help` says of a dataclass's fields: the string below each field, as one paragraph, and its default in words."""
+"""Help texts of a dataclass's fields: the string below each field, as one paragraph, and its default in words."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 
 def registry() -> ConstructorRegistry:
-    """Rules for tyro under which dataclasses are built as usual, and described by this file."""
+    """Make tyro's rules, by which dataclasses are built as usual, and described by this file."""
     rules = ConstructorRegistry()
     rules.struct_rule(describe)
     return rules
 
 
 def describe(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The fields of a dataclass with their help; None for other types, which tyro's own rules take."""
+    """Describe the fields of a dataclass with their help; None for other types, for which tyro has rules of its own."""
     kind = info.type
     if not dataclasses.is_dataclass(kind):
         return None
@@ -40,12 +40,12 @@ def describe(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 @cache
 def field_docs(kind: type) -> dict[str, str]:
-    """The string below each field, in one line; a base class's where the class itself has none."""
+    """Read the string below each field, as one line; from a base class where the class itself has none."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError):  # made by a program, or built in
+        except (OSError, TypeError):  # the class was made by a program, or is built in
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
         for field, below in itertools.pairwise(body):
@@ -56,7 +56,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def _default(field: dataclasses.Field[Any], given: object) -> Any:
-    """The field's value in the default instance that was given, else the field's own default."""
+    """Find the field's value in the given default instance, otherwise the field's own default."""
     if given is tyro.MISSING:
         return given
     if dataclasses.is_dataclass(given):
@@ -67,14 +67,14 @@ def _default(field: dataclasses.Field[Any], given: object) -> Any:
 
 
 def _default_in_words(default: object) -> Any:
-    """No `(default: None)`: the help of such a setting says what happens without it; and switches are on or off."""
+    """Write the default in words: nothing for None, since the help says what happens without it; on or off for switches."""
     if isinstance(default, bool):
         return tyro.conf.arg(help_behavior_hint="(on by default; this flag turns it off)" if default else "(off by default)")
     return tyro.conf.arg(help_behavior_hint="(optional)") if default is None or default == () else None
 
 
 def _group_text(kind: object) -> str | None:
-    """What a group of flags is about: the docstring of its class, without the line breaks of the source."""
+    """Describe a group of flags by the docstring of its class, without the line breaks of the source."""
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__doc__):
         return None
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", inspect.cleandoc(kind.__doc__)))

@@ -1,4 +1,4 @@
-"""Dataclasses to flags, through tyro; what goes wrong is said in one line, with the nearest flag."""
+"""Make flags from dataclasses, through tyro; an error is one line, which names the nearest flag."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
-    """An instance of the dataclass `kind` from command-line flags; `-` and `_` are interchangeable.
+    """Make an instance of the dataclass `kind` from command-line flags; `-` and `_` are interchangeable.
 
     Raises:
-        InputError: an unknown flag (names the nearest), a missing or a wrong value.
+        InputError: a flag is unknown (the message names the nearest), or a value is missing or wrong.
         SystemExit: after `--help`.
     """
+    for flag, value in itertools.pairwise(["", *arguments]):
+        if not value or (value.startswith("--") and value.endswith("=")):
+            raise InputError(
+                f"{flag if value == '' else value[:-1]} is given without a value: give one, or leave the flag out."
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -41,7 +46,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
     except SystemExit as stop:
         if stop.code != 2:
             answer(*paragraphs(kind.__doc__ or ""), "")
-            _cli(kind, prog, arguments)  # now it prints the flags, and ends
+            _cli(kind, prog, arguments)  # this prints the flags, and exits
             raise
     known = _known_flags(kind, prog)
     for token in arguments:
@@ -54,13 +59,13 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
 
 
 def _cli(kind: type[T], prog: str, arguments: Sequence[str]) -> T:
-    """What tyro makes of the arguments; `parse` prints the description, broken for the terminal, and tyro the flags."""
+    """Parse the arguments by tyro, which prints the help of the flags; `parse` prints the description."""
     with registry():
         return tyro.cli(kind, prog=prog, args=arguments, config=MARKERS, description="")
 
 
 def _known_flags(kind: type, prog: str) -> set[str]:
-    """The flags as the help lists them."""
+    """List the flags that the help shows."""
     printed = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
         _cli(kind, prog, ["--help"])
@@ -68,7 +73,7 @@ def _known_flags(kind: type, prog: str) -> set[str]:
 
 
 def _first_section(printed: io.StringIO) -> str:
-    """What tyro says between its title and the next rule, in one line; the box is drawn or plain, as the encoding has it."""
+    """Read tyro's message between its title and the next rule, as one line; its box depends on the encoding."""
     title, *lines = _lines(printed)
     sections = [
         " ".join(group) for is_rule, group in itertools.groupby(lines, lambda line: set(line) <= set("─-")) if not is_rule
@@ -84,6 +89,6 @@ def _first_section(printed: io.StringIO) -> str:
 
 
 def _lines(printed: io.StringIO) -> list[str]:
-    """Lines that say something, without colours and the sides of the box around them."""
+    """Split a text into lines that are not empty, without colours and the sides of the box."""
     lines = [line.strip("│╭╮╰╯ ") for line in ANSI.sub("", printed.getvalue()).splitlines()]
     return [line for line in lines if line]

@@ -13,7 +13,7 @@ from klprobe import cli
 from klprobe.cli.estimate_flags import Bare, Source
 from klprobe.cli.flags import parse
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, answer_json, say
+from klprobe.cli.output import answer, answer_json, give
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
 from klprobe.estimation.holes import Draws, Holes, find_holes
@@ -28,12 +28,12 @@ from klprobe.types import InputError
 
 WIDTH = 100
 DECODED = 64
-"""Codes of each kind that are decoded."""
+"""Number of codes of each kind that are decoded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked about them, and where the answer goes."""
+    """Draws, prior and device, and where to write the answer."""
 
     num_samples: int = 10_000
     """Number of draws of the prior, and of codes."""
@@ -99,22 +99,25 @@ def run(arguments: list[str]) -> int:
         "commit": commit(),
     }
     content = report.document(holes, about)
-    if options.json:
-        answer_json(as_json(content))
-    else:
-        answer(*screen(holes, source))
-    if options.out is not None:
+
+    def write(folder: Path) -> None:
         with bar("drawing"):
             plots = draw_holes(
                 holes, _decoded(source.checkpoint, holes, device), embed(holes, options.seed) if options.tsne else None
             )
-        report.save(holes, source.checkpoint.name, content, plots, options.out)
-        say(f"holes written to {options.out}")
+        report.save(holes, source.checkpoint.name, content, plots, folder)
+
+    give(
+        lambda: answer_json(as_json(content)) if options.json else answer(*screen(holes, source)),
+        write,
+        options.out,
+        "holes",
+    )
     return cli.ANSWERED
 
 
 def screen(holes: Holes, source: Source) -> list[str]:
-    """The lines of one screen."""
+    """Make the lines of one screen."""
     lines = [report.TITLE, f"Given: {report.given(holes, source.checkpoint.name)}.", ""]
     lines += [f"{share:>15}  {what}" for what, share in report.shares(holes).items()]
     lines += ["", *textwrap.wrap(report.answer(holes), WIDTH), ""]
@@ -126,7 +129,7 @@ def screen(holes: Holes, source: Source) -> list[str]:
 
 
 def _table(title: str, draws: Draws) -> list[str]:
-    """Rows of log-densities, right-aligned under their names."""
+    """Make rows of log-densities, right-aligned under their names."""
     rows = report.top(draws, report.SHOWN)
     lines = [title, "".join(f"{name:>12}" for name in (*rows[0], "difference"))]
     for row in rows:
@@ -136,7 +139,7 @@ def _table(title: str, draws: Draws) -> list[str]:
 
 
 def _decoded(checkpoint: Path, holes: Holes, device: str) -> dict[str, torch.Tensor] | None:
-    """What klprobe's own systems make of codes, ordinary draws of the prior, and the deepest holes."""
+    """Decode codes, ordinary draws of the prior, and the deepest holes, by a system that klprobe trained."""
     if not (checkpoint.is_file() and kind_of(checkpoint) == KIND):
         return None
     system = load_system(checkpoint, device)

@@ -1,4 +1,4 @@
-"""Help texts in lines that fit the terminal."""
+"""Break help texts into lines that fit the terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import textwrap
 from collections.abc import Iterable
 
 ITEM = re.compile(r"klprobe |\d+\. ")
-"""A line of a docstring that begins with this stays a line of its own: a command, or an item of a numbered list."""
+"""Beginning of a docstring's line that stays a line of its own: a command, or an item of a numbered list."""
 NARROWEST = 40
-"""Columns that a help text takes at least; tyro, which draws the boxes of flags, does so too."""
+"""Smallest number of columns of a help text, as in tyro, which draws the boxes of flags."""
 
 
 def width() -> int:
-    """Columns of the terminal, or of $COLUMNS."""
+    """Number of columns of the terminal, or of $COLUMNS."""
     return max(NARROWEST, shutil.get_terminal_size().columns)
 
 
 def paragraphs(text: str) -> list[str]:
-    """The lines of a docstring, broken where the terminal ends and not where the source did; paragraphs stay apart."""
+    """Break a docstring into lines of the terminal's width, whatever the line breaks of the source; keep paragraphs."""
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         blocks: list[str] = []
@@ -38,7 +38,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def table(rows: Iterable[tuple[str, str]]) -> list[str]:
-    """One row for each name: the name, and its text in a column of its own."""
+    """Make one row for each name: the name, and its text in a column of its own."""
     rows = list(rows)
     column = max(len(name) for name, _ in rows) + 4
     return [

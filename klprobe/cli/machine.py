@@ -1,7 +1,8 @@
-"""What klprobe needs of the machine: a device to compute on, and a folder to write to."""
+"""Choose a device to compute on, and check a folder to write to."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def choose_device(name: DeviceName) -> str:
-    """`cuda` or `cpu`; `auto` takes cuda where torch has it.
+    """Choose `cuda` or `cpu`; `auto` takes cuda where torch has it.
 
     Raises:
-        InputError: cuda is asked for and not there.
+        InputError: cuda is asked for, and torch finds no CUDA device.
     """
     import torch
 
@@ -26,21 +27,22 @@ def choose_device(name: DeviceName) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Prove that the folder can be made and written to, before hours are spent, and leave no trace.
+    """Check that the folder can be made and written to, before a long run begins, and leave nothing behind.
 
     Raises:
-        InputError: it cannot.
+        InputError: the folder cannot be made or written to.
     """
     made = []
     try:
         for part in (*reversed(folder.parents), folder):
             if not part.exists():
-                part.mkdir()
+                part.mkdir(exist_ok=True)  # another process may make it at the same time
                 made.append(part)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written to ({error.strerror}): give another folder.") from error
     finally:
-        for part in reversed(made):
-            part.rmdir()
+        with contextlib.suppress(OSError):  # another process has put something into it
+            for part in reversed(made):
+                part.rmdir()

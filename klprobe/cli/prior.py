@@ -25,18 +25,18 @@ from klprobe.types import InputError
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
 ARRAYS = (".npz", ".safetensors")
-"""Files that are taken as samples of the prior when they are named alone."""
+"""Suffixes of files that are read as samples of the prior when they are given without a name before."""
 
 
 def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -> Distribution:
-    """The prior that SPEC names, event shape (D,).
+    """Make the prior that SPEC names, event shape (D,).
 
     Args:
-        spec: `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
+        spec: Text `own`; a name of `PRIORS` with options `name=value` or `name=value,value,...`, each after a `:`; a name of
             `FILES` with a path after the `:`; a file of samples alone; or `package.module:prior`.
-        dim: D, the number of latents of the posterior.
-        own: The prior that came with the checkpoint; None is N(0, I).
-        encode: From the path of data, as the encoder wants them, to their posterior.
+        dim: Number of latents of the posterior, D.
+        own: Prior that came with the checkpoint; None is N(0, I).
+        encode: Function from the path of data, ready for the encoder, to their posterior.
     """
     name, *rest = spec.split(":")
     if spec == "own":
@@ -78,7 +78,7 @@ def _sphere(dim: int, options: Options) -> Distribution:
 
 
 def _mixture(path: str, encode: Encode) -> Distribution:
-    """Gaussians in any file of posteriors, and in .npz their `weights`."""
+    """Mix the Gaussians in any file of posteriors, with their `weights` where an .npz has them."""
     components = _components(f"mixture:{path}", _posterior(path))
     weights = None
     if Path(path).suffix.lower() == ".npz":
@@ -92,7 +92,7 @@ def _mixture(path: str, encode: Encode) -> Distribution:
 
 
 def _vampprior(path: str, encode: Encode) -> Distribution:
-    """The posteriors of pseudo-inputs, with equal weights."""
+    """Mix the posteriors of pseudo-inputs, with equal weights."""
     return mixture(_components(f"vampprior:{path}", encode(path)))
 
 
@@ -111,12 +111,12 @@ def _aggregate(path: str, encode: Encode) -> Distribution:
 
 
 def _flow(path: str, encode: Encode) -> Distribution:
-    """A flow that --maf.save kept."""
+    """Read a flow that --maf.save wrote."""
     return load_flow(Path(path))
 
 
 def _samples(path: str, encode: Encode) -> Distribution:
-    """The `samples` of any file of posteriors, as a cloud without a density."""
+    """Read the `samples` of any file of posteriors, as a cloud without a density."""
     posterior = _posterior(path)
     if not isinstance(posterior, SampleOnly):
         raise InputError(
@@ -127,10 +127,10 @@ def _samples(path: str, encode: Encode) -> Distribution:
 
 
 def _posterior(path: str) -> Distribution:
-    """What a file holds, or what its encoder says of the data that it was trained on."""
+    """Read the posterior that a file holds, or that its encoder gives on the data that it was trained on."""
     try:
         return load(path).posterior
-    except NotOurs as error:  # --data gives the data of the checkpoint that is looked at, not of this one
+    except NotOurs as error:  # --data is for the checkpoint that is estimated, not for this one
         raise InputError(
             f"{error.reason}: encode those data in Python, numpy.savez('prior.npz', mean=mean, logvar=logvar), "
             "and give --prior mixture:prior.npz."
@@ -144,7 +144,7 @@ def _components(spec: str, posterior: Distribution) -> DiagonalGaussian:
 
 
 def _python(spec: str, dim: int) -> Distribution:
-    """A torch Distribution, or a function from D to one."""
+    """Import a torch Distribution, or a function from D to one."""
     found = import_named(spec, "--prior")
     if callable(found) and not isinstance(found, Distribution):
         try:
@@ -157,7 +157,7 @@ def _python(spec: str, dim: int) -> Distribution:
 
 
 PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, "sphere": _sphere}
-"""What `--prior` knows; a new prior is one function here, from D and the options to a Distribution of event shape (D,)."""
+"""Priors by name; a new one is a function here, from D and the options to a Distribution of event shape (D,)."""
 FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "mixture": _mixture,
     "vampprior": _vampprior,
@@ -165,7 +165,7 @@ FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "flow": _flow,
     "samples": _samples,
 }
-"""The same for priors that come from a file."""
+"""Priors by name that come from a file."""
 
 
 def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:

@@ -19,11 +19,11 @@ NOTE_WIDTH = 48
 
 @contextlib.contextmanager
 def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
-    """Yield what `klprobe.estimate` calls with a method's name: the receiver of that method's progress.
+    """Yield a function from a method's name to the function that receives the method's progress.
 
     Args:
-        title: What the bar over everything is called; it is there from the start.
-        count: How many methods there will be.
+        title: Title of the bar for all methods, which is there from the start.
+        count: Number of methods.
     """
     if not sys.stderr.isatty():
         yield lambda _: no_progress
@@ -49,7 +49,7 @@ def bars(title: str, count: int) -> Iterator[Callable[[str], Progress]]:
 
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Progress]:
-    """Yield the receiver of one job's progress; until it says how far it is, the bar moves to and fro."""
+    """Yield the function that receives one job's progress; before its first call the bar moves left and right."""
     if not sys.stderr.isatty():
         yield no_progress
         return
@@ -67,7 +67,7 @@ def _receiver(display: Display, name: str) -> Progress:
 
 
 def _finish(display: Display, task: Task) -> None:
-    """Stop the clock of a task that is over; one that never said how far it was gets a full bar."""
+    """Stop the clock of a task that is over, and fill its bar if it never received progress."""
     if task.total is None:
         display.update(task.id, total=1, completed=1)
     display.stop_task(task.id)

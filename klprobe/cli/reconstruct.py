@@ -63,8 +63,8 @@ def run(arguments: list[str]) -> int:
         )
     x = data.floats(slice(0, flags.num))
     labels = data.labels[: flags.num] if "labels" in system.capabilities and data.labels is not None else None
-    noise = torch.Generator(device).manual_seed(flags.seed)
+    rng = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("reconstructions.png")
-    save_rows(out, {"data": x, "reconstructions": system.reconstruct(x, labels, noise)})
+    save_rows(out, {"data": x, "reconstructions": system.reconstruct(x, labels, rng)})
     answer(out)
     return 0

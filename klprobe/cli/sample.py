@@ -43,8 +43,8 @@ def run(arguments: list[str]) -> int:
     system = load_system(flags.checkpoint, device)
     if "decode" not in system.capabilities:
         raise CapabilityError(f"{flags.checkpoint.name} is a {system.name}, which has no generator to sample.")
-    noise = torch.Generator(device).manual_seed(flags.seed)
+    rng = torch.Generator(device).manual_seed(flags.seed)
     out = flags.out or flags.checkpoint.with_name("samples.png")
-    save_rows(out, sampled_rows(system, flags.num, noise))
+    save_rows(out, sampled_rows(system, flags.num, rng))
     answer(out)
     return 0

@@ -1,4 +1,4 @@
-"""From the flags of a source to its posteriors and its prior."""
+"""Read posteriors and prior by the flags of a source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from klprobe.types import Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
-    """Load what the flags name, say on stderr how it was understood, and find the prior that `--prior` asks for."""
+    """Load the posterior that the flags name, say on stderr how it was understood, and find the prior of `--prior`."""
     if source.allow_pickle:
         say(f"--allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.")
     with bar(f"reading {source.checkpoint.name}") as progress:
@@ -41,7 +41,7 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
 
 
 def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:
-    """Name and data set that the user's --data gives, in her own words; else those that the file names, if klprobe has them.
+    """Choose the data set of --data and its name, or else the one that the file names if it is klprobe's own.
 
     Raises:
         InputError: there is no such data set, or the file names one that is not klprobe's own.
@@ -55,7 +55,7 @@ def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> 
 
 
 def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) -> Data:
-    """One split of a data set, called by that name; what is to be known of it is said on stderr."""
+    """Read one split of a data set, under that name, and print its notes on stderr."""
     with bar(f"reading {name}") as progress:
         data = chosen.load(split, root, progress)
     for note in data.notes:
@@ -64,7 +64,7 @@ def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) ->
 
 
 def _request(source: Source, device: str, progress: Progress) -> Request:
-    """What the flags ask of the encoder and its data."""
+    """Turn the flags into a request for the encoder and its data."""
     low, high = map(float, (source.range or "0,1").split(","))
     return Request(
         source.data,

@@ -1,4 +1,4 @@
-"""`klprobe synthetic estimate | minimize`: Gaussians whose KL is known, against what a classifier says of them."""
+"""`klprobe synthetic estimate | minimize`: Gaussians whose KL is known, and a classifier's estimate of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from klprobe.cli.evaluate import WIDTH, columns
 from klprobe.cli.flags import parse
 from klprobe.cli.layout import table
 from klprobe.cli.machine import DeviceName, check_writable, choose_device
-from klprobe.cli.output import answer, say
+from klprobe.cli.output import answer, give
 from klprobe.cli.progress import bars
 from klprobe.distributions.problems import features_of
 from klprobe.rendering import synthetic as report
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.runtime.records import Record, keep_record, read_records
 from klprobe.synthetic.run import Diverged, run_one
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings, is_cell
@@ -31,7 +31,7 @@ KNOWN: dict[Experiment, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What is run, and where the answer goes."""
+    """Runs to make, and where to write the answer."""
 
     dims: tuple[int, ...] = (1, 10, 100)
     """Dimensions d of the Gaussians, each of which is run."""
@@ -48,7 +48,7 @@ class Runs:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the first argument says."""
+    """Run the command that the first argument names."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         answer("usage: klprobe synthetic estimate | minimize [flags]", "")
@@ -66,17 +66,17 @@ def run(arguments: list[str]) -> int:
     said = [report.MEANING[experiment], report.remark(records)]
     lines = [title, *columns(report.table(records, experiment)), ""]
     lines += [line for text in said if text for line in textwrap.wrap(text, WIDTH)]
-    answer(*lines)
-    if runs.out is not None:
+
+    def write(folder: Path) -> None:
         plot = report.draw(records, experiment, title)
-        for kind in ("png", "svg"):
-            write_whole(runs.out / f"{plot.name}.{kind}", getattr(plot, kind))
-        say(f"records and figure written to {runs.out}")
+        write_together(folder, ((f"{plot.name}.{kind}", getattr(plot, kind)) for kind in ("png", "svg")))
+
+    give(lambda: answer(*lines), write, runs.out, "records and figure")
     return 0
 
 
 def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings]:
-    """Flags of the runs, and settings as they stand in the preset that the flags name."""
+    """Parse the flags of the runs, and settings, whose defaults are those of the preset that the flags name."""
     text = f"{KNOWN[experiment]}\n\nklprobe synthetic {experiment} --dims 1 10 --seeds 3 --out runs/synthetic"
 
     def read(preset: Preset) -> Any:
@@ -93,7 +93,7 @@ def _flags(experiment: Experiment, arguments: list[str]) -> tuple[Runs, Settings
 
 
 def _run(experiment: Experiment, runs: Runs, settings: Settings) -> list[Record]:
-    """The records asked for, those that were there already included; for `minimize` the estimations it is compared with too."""
+    """Make the records, or read those that are there already; `minimize` also needs the estimations to compare with."""
     if runs.seeds < 1:
         raise InputError(f"There is nothing to run: --seeds must be at least 1; got {runs.seeds}.")
     for dim in runs.dims:

@@ -25,7 +25,7 @@ from klprobe.types import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What to train on, for how long, and where the result goes."""
+    """Data to train on, number of steps, and where to write the result."""
 
     dataset: str
     """Data to train on: a data set that `klprobe data list` shows, with settings as in celeba:size=128:flip or
@@ -70,8 +70,10 @@ def run(arguments: list[str]) -> int:
     name, rest = arguments[0].replace("_", "-"), arguments[1:]
     system = registry.load("trainers", name)
     training, algorithm = _flags(name, system, rest)
-    check_writable(training.out)
+    if parallel.is_first():
+        check_writable(training.out)
     data = read_dataset(dataset(training.dataset), training.dataset, training.split, training.data_root)
+    algorithm = algorithm.settled(data)
     device = choose_device(training.device)
     parallel.start(device)
     watch = None
@@ -105,7 +107,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _flags(name: str, system: type, arguments: list[str]) -> tuple[Training, Any]:
-    """The flags of the run and of the system; one folder of flags, no prefixes."""
+    """Parse the flags of the run and of the system, without prefixes."""
     text = f"{system.__doc__}\nklprobe train {name} --dataset digits --steps 1000 --out runs/{name}"
     bare = tyro.conf.arg(name="")
     groups: list[Any] = [("training", Annotated[Training, bare])]

@@ -1,4 +1,4 @@
-"""One file = one data set; here is what every one of them gives, where its files lie, and the way from a name to it."""
+"""Data sets, one in each file: here are their base class, the folder that their files lie in, and how a name finds one."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ SHAPES += "with load(split, root, progress), as the data sets of klprobe have it
 class Dataset(Protocol):
     """One data set: a frozen dataclass of settings with default values, first in its file's `__all__`.
 
-    A data set inherits from this class, and overrides, by a setting or a method, what does not hold of it.
+    A data set inherits from this class, and overrides, by a setting or a method, whatever is different for it.
     """
 
     downloads: ClassVar[tuple[Download, ...]] = ()
-    """What `klprobe data fetch` gets."""
+    """Files that `klprobe data fetch` downloads."""
 
     @property
     def path(self) -> str | None:
-        """The user's own file or folder, empty until she names it; None: the set is klprobe's."""
+        """The user's own file or folder, empty until it is named; None for klprobe's own data sets."""
         return None
 
     @property
     def validation(self) -> int | None:
-        """Training points kept for the split `validation`, 0 for no such split; None: it has an official one."""
+        """Number of training points kept for the split `validation`; 0 for no such split, None where it has an official one."""
         return 0
 
     @property
     def strict(self) -> bool | None:
-        """Whether one bad file stops everything; None: it is no set of image files."""
+        """Whether one bad file stops the run; None where the data are not image files."""
         return None
 
     @property
@@ -67,15 +67,15 @@ class Dataset(Protocol):
         return None
 
     def locate(self, root: Path | None = None) -> Path | None:
-        """The file or folder that it is read from, InputError where that is missing; None: it is built in."""
+        """Find the file or folder that it is read from; None where it is built in. InputError where it is missing."""
         return None
 
     def whole(self, root: Path | None = None) -> bool:
-        """Whether all of its files are where `locate` says."""
+        """Whether all of its files are where `locate` looks for them."""
         return True
 
     def only_reading(self) -> Dataset:
-        """The same set, which writes nothing beside its files: for one that a file has named, not the user."""
+        """The same set, which writes nothing beside its files; for a set that a file has named, and not the user."""
         return self
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
@@ -84,15 +84,15 @@ class Dataset(Protocol):
         Args:
             split: `train`, `test` or `all` of them in this order; `validation` where there is one (`has_validation`).
             root: Folder of the data sets' folders; None means KLPROBE_DATA, then ./data. Embedded sets ignore it.
-            progress: Told how far the work is, where a set takes more than a moment.
+            progress: Function that is called with how far the work is, where a set takes more than a moment.
         Raises:
-            InputError: unknown split, or a file that is missing or damaged; the message says what to put where.
+            InputError: the split is unknown, or a file is missing or damaged; the message says what to put where.
         """
         raise NotImplementedError
 
 
 def parts(split: str, known: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
-    """The parts of a data set that make up a split; `all` is all of them in their order."""
+    """List the parts of a data set that make up a split; `all` is all of them in their order."""
     if split == "all":
         return tuple(known)
     if split not in known:
@@ -101,16 +101,16 @@ def parts(split: str, known: Sequence[str] = ("train", "test")) -> tuple[str, ..
 
 
 def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
-    """A split of a set whose own are train and test, under the set's name: `validation`, where it has some, is kept of train.
+    """Read a split of a set that has train and test only; its `validation` points, if it has any, are taken from train.
 
     Args:
         chosen: The data set; its setting `validation` is the number of points.
-        read: From train, test or all to the data.
+        read: Function that returns the data of train, test or all.
     Raises:
         InputError: unknown split, or one without points.
     """
     name, count = spec(chosen), chosen.validation
-    if count < 0 and split in ("test", "all"):  # the others say how many there may be
+    if count < 0 and split in ("test", "all"):  # the other splits get a message with the whole range
         raise InputError(f"{name} needs validation of at least 0; got {count}.")
     if split in ("test", "all") or (split == "train" and not count):
         return replace(read(split), name=name)
@@ -128,12 +128,12 @@ def carved(chosen: Any, read: Callable[[Split], Data], split: Split) -> Data:
 
 
 def has_validation(chosen: Dataset) -> bool:
-    """Whether a set has a split `validation`: an official one, or one kept of its training points."""
+    """Whether a set has a split `validation`: an official one, or one taken from its training points."""
     return chosen.validation is None or chosen.validation != 0
 
 
 def held_out(count: int, every: int, split: str) -> list[int]:
-    """Numbers of the points of a split of a data set without splits: every `every`-th point is a test point, or none with 0.
+    """List the numbers of a split's points in data without splits: every `every`-th point is for the test, none with 0.
 
     Raises:
         InputError: unknown split, or one without points.
@@ -152,18 +152,18 @@ def held_out(count: int, every: int, split: str) -> list[int]:
 
 
 def data_root(root: Path | None) -> Path:
-    """Folder of the data sets' folders."""
+    """Find the folder that holds one folder for each data set."""
     return Path(root or os.environ.get("KLPROBE_DATA") or "data")
 
 
 def folder_with(name: str, files: Sequence[str], root: Path | None, *, fetch: str = "") -> Path:
-    """The data set's folder with all `files` in it, or an error that says what is missing and where it goes.
+    """Find the data set's folder with all `files` in it, or raise an error that says which are missing and where to put them.
 
     Args:
-        name: Of the folder.
-        files: In it.
-        root: As in `Dataset.load`.
-        fetch: How else to come by them; by default `klprobe data fetch` does.
+        name: Name of the folder.
+        files: Names of the files in it.
+        root: Folder of the data sets' folders, as in `Dataset.load`.
+        fetch: Sentence that says how to get the files; by default, with `klprobe data fetch`.
     """
     folder = data_root(root) / name
     missing = [file for file in files if not (folder / file).is_file()]
@@ -177,22 +177,22 @@ def folder_with(name: str, files: Sequence[str], root: Path | None, *, fetch: st
 
 
 def downloads(folder: str, sites: Sequence[str], sha256: Mapping[str, str]) -> tuple[Download, ...]:
-    """The files of one folder, which every one of the `sites` has under the same names."""
+    """Describe the downloads of one folder, whose files have the same names on each of the `sites`."""
     return tuple(Download(f"{folder}/{file}", tuple(site + file for site in sites), digest) for file, digest in sha256.items())
 
 
 @dataclass(frozen=True)
 class PythonData(Dataset):
-    """What `package.module:name` stands for: a tenth of it, every tenth point, is held out, unless it has splits of its own."""
+    """Data that `package.module:name` names; every tenth point is a test point, unless the data have splits of their own."""
 
     name: str
-    """As the user typed it: her code is imported and called."""
+    """Name as the user typed it; the code that it names is imported and called."""
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Points as they are, images with their channels brought to the front.
+        """Read the points as they are; the channels of images are brought to the front.
 
         Raises:
-            InputError: no such module or name, or nothing that data can be made of.
+            InputError: there is no such module or name, or no data can be made of what it names.
         """
         found = import_named(self.name, "data set")
         is_set = hasattr(found, "load") and not isinstance(found, type | ModuleType)
@@ -206,7 +206,7 @@ class PythonData(Dataset):
 
 
 def _points(found: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All points, and their labels where there are some."""
+    """Return all points, and their labels where there are labels."""
     labels = None
     if isinstance(found, np.ndarray) and found.dtype.kind in "fiub":
         found = torch.from_numpy(np.ascontiguousarray(found))
@@ -230,18 +230,18 @@ def _stacked(items: Sequence[Any], name: str) -> torch.Tensor:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name is that of a data set of klprobe's, with or without settings."""
+    """Whether this is the name of one of klprobe's own data sets, with or without settings."""
     return name.partition(":")[0].replace("_", "-") in registry.names("datasets")
 
 
 def dataset(name: str) -> Dataset:
-    """The data set that a user names: `mnist`, her own folder of images, .npy or .npz, settings after it (`photos:resize=64`).
+    """Find the data set that a user names: `mnist`, a folder of images, .npy or .npz, with settings (`photos:resize=64`).
 
-    Or `package.module:name`, her own code, which is then imported and called. What a file names goes to
+    It may also be `package.module:name`, code of the user's own, which is imported and called. A name that a file gives goes to
     `klprobe.files.remembered.dataset_of_file` instead.
 
     Raises:
-        InputError: nothing by that name, or a setting that it does not have.
+        InputError: nothing has that name, or the data set does not have that setting.
     """
     first, colon, settings = name.partition(":")
     if not is_ours(name):

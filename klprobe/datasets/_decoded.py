@@ -1,4 +1,4 @@
-"""Many image files to one array of bytes: decoded once, by several threads, and kept beside the data when it is large."""
+"""Decode many image files to one array of bytes: once, by several threads; a large array is kept beside the data."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from klprobe.files.npy import map_file
 from klprobe.types import InputError, Progress, no_progress
 
 KEEP_FROM = 1 << 25
-"""Bytes of pixels from which they are kept in a file, and read from it through a memory map."""
+"""Number of bytes of pixels from which they are kept in a file, and read through a memory map."""
 AT_ONCE = 512
-"""Images between two looks at the progress, at most."""
+"""Largest number of images between two reports of progress."""
 BYTES_AT_ONCE = 1 << 27
-"""Bytes of their pixels, at most: bounds memory, not results."""
+"""Largest number of bytes of pixels in one block, which limits memory and changes no result."""
 NAMED = 5
-"""Files left out that a note names."""
+"""Largest number of left-out files that a note names."""
 VERSION = 1
 """Version of the files that are kept; a file of another version is not read."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What is to be decoded.
+    """The image files to decode.
 
     Attributes:
-        label: What errors call the whole.
-        names: Of the files.
-        read: From a name to the image, uint8, shape (C, H, W), the same for all; Undecodable where there is none.
-        strict: Whether one bad file stops everything; else it is left out, and said.
-        cache: Where pixels are kept when they are many; `.npy`, with a `.json` beside it that says what it holds.
-        fingerprint: Of the files and of how they are prepared, JSON; other pixels under the same name are made again.
-        remedy: What to do when images have several shapes.
-        keeps: Whether pixels may be kept at all; what an earlier run kept is read anyhow.
+        label: Name of the whole, for messages.
+        names: Names of the files.
+        read: Function from a name to the image, uint8, shape (C, H, W), the same for all; Undecodable for a bad file.
+        strict: Whether one bad file stops the run; otherwise it is left out, and a note says so.
+        cache: Path of the `.npy` file where many pixels are kept; a `.json` beside it says what it holds.
+        fingerprint: JSON that describes the files and how they are prepared; where it differs, the pixels are decoded again.
+        remedy: Sentence that says what to do when images have several shapes.
+        keeps: Whether new pixels may be kept; pixels that an earlier run kept are read in any case.
     """
 
     label: str
@@ -60,7 +60,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images, uint8, shape (n, C, H, W), the names of their files, and what to say about them."""
+    """Images, uint8, shape (n, C, H, W), the names of their files, and notes about them."""
 
     x: torch.Tensor
     names: list[str]
@@ -68,10 +68,10 @@ class Decoded:
 
 
 def decode(files: Files, progress: Progress = no_progress) -> Decoded:
-    """Every image that decodes, in the order of the names.
+    """Decode all images, in the order of the names, without those that cannot be decoded.
 
     Raises:
-        InputError: none decodes, one does not when `strict`, or two have different shapes.
+        InputError: no image can be decoded, or one cannot and `strict` is set, or two have different shapes.
     """
     mark = hashlib.sha256(json.dumps([VERSION, files.fingerprint, list(files.names)]).encode()).hexdigest()
     x, bad, notes = _kept(files, mark) or _decode(files, mark, progress)
@@ -88,19 +88,19 @@ def _left_out(label: str, bad: Sequence[str], count: int) -> str:
 
 
 def _kept(files: Files, mark: str) -> tuple[torch.Tensor, list[str], tuple[str, ...]] | None:
-    """Pixels that an earlier run left, and the names of bad files, if they are of these files."""
+    """Read the pixels that an earlier run kept, and the names of bad files, if they belong to these files."""
     try:
         said = json.loads(files.cache.with_suffix(".json").read_text())
         if said["fingerprint"] != mark:
             return None
         pixels = map_file(files.cache, files.cache.name)
         return torch.from_numpy(pixels[: said["count"]]), list(said["left_out"]), ()
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
+    except (OSError, ValueError, KeyError, TypeError):  # the file is missing or damaged: it is made again
         return None
 
 
 def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, list[str], tuple[str, ...]]:
-    """Pixels, names of bad files, and a note of where the pixels are kept, if they are."""
+    """Decode the images; return pixels, names of bad files, and a note that says where the pixels are kept, if they are."""
     draft = files.cache.with_name(f"{files.cache.name}.{os.getpid()}.draft")
     pixels, done, bad = None, 0, []
     try:
@@ -128,14 +128,14 @@ def _decode(files: Files, mark: str, progress: Progress) -> tuple[torch.Tensor, 
 
 
 def _room(shape: tuple[int, ...], draft: Path | None, files: Files) -> np.ndarray:
-    """An array to fill: in the file `draft` when it is large and the disk has room for it, else in memory.
+    """Make an array to fill: in the file `draft` when it is large and the disk has room for it, otherwise in memory.
 
     Raises:
         InputError: neither has room for it.
     """
     size = int(np.prod(shape, dtype=np.int64))
     if draft is not None and size >= KEEP_FROM:
-        with contextlib.suppress(OSError):  # a folder that cannot be written to
+        with contextlib.suppress(OSError):  # the folder cannot be written to
             draft.parent.mkdir(exist_ok=True)
             if shutil.disk_usage(draft.parent).free > 2 * size:
                 return np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
@@ -148,7 +148,7 @@ def _room(shape: tuple[int, ...], draft: Path | None, files: Files) -> np.ndarra
 
 
 def _keep(draft: Path, cache: Path, said: dict[str, Any]) -> None:
-    """Put pixels and what is said of them in their places; in between there is no `.json`, and so nothing to be misread."""
+    """Move pixels and their description to their places; in between there is no `.json`, so that nothing can be misread."""
     beside, note = cache.with_suffix(".json"), draft.with_suffix(".json")
     beside.unlink(missing_ok=True)
     os.replace(draft, cache)
@@ -157,7 +157,7 @@ def _keep(draft: Path, cache: Path, said: dict[str, Any]) -> None:
 
 
 def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tensor], list[str]]]:
-    """Images that decode, and the names of those that do not, a block at a time.
+    """Yield the images that can be decoded, and the names of those that cannot, one block at a time.
 
     The first block is one image, whose size says how many the next blocks hold. An image of another shape is an error as soon
     as it is decoded, so that a block never takes more than its share.

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its relatives."""
+"""The idx format of MNIST and of the data sets like it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from klprobe.types import InputError
 
 PREFIX = {"train": "train", "test": "t10k"}
 LARGEST = 1 << 28
-"""Bytes of an array, at most; the official ones have up to 47 million."""
+"""Largest number of bytes of an array; the official ones have up to 47 million."""
 MNIST = downloads(
     "mnist",
     ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
@@ -28,17 +28,17 @@ MNIST = downloads(
         "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     },
 )
-"""Copies of the original files; the page of LeCun et al. asks not to be fetched from."""
+"""Copies of the original files; the page of LeCun et al. asks that programs do not download from it."""
 
 
 def locate_idx(name: str, split: str, root: Path | None) -> Path:
-    """The folder with the files of a split, or an error that says what is missing."""
+    """Find the folder with the files of a split, or raise an error that says which are missing."""
     files = [f"{PREFIX[part]}-{kind}-ubyte.gz" for part in parts(split) for kind in ("images-idx3", "labels-idx1")]
     return folder_with(name, files, root)
 
 
 def load_idx(name: str, split: str, root: Path | None, flat: bool = False) -> Data:
-    """A data set in the four original idx files of MNIST, below `root`/`name`; with `flat` as vectors.
+    """Read a data set of four idx files as MNIST has them, in the folder `root`/`name`; with `flat` as vectors.
 
     Raises:
         InputError: missing or damaged files, or images and labels that do not match.
@@ -59,10 +59,10 @@ def load_idx(name: str, split: str, root: Path | None, flat: bool = False) -> Da
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    """An uint8 array of `dims` dimensions from a gzipped idx file: magic 0, 0, 8, dims, then the sizes, then the bytes.
+    """Read a uint8 array of `dims` dimensions from a gzipped idx file: bytes 0, 0, 8, dims, then the sizes, then the values.
 
     Raises:
-        InputError: not gzip, cut short, or another kind of idx file.
+        InputError: the file is not gzip, is cut short, or is another kind of idx file.
     """
     try:
         if not path.stat().st_size:
@@ -75,7 +75,7 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
                 )
             sizes = struct.unpack(f">{dims}I", head[4:])
             promised = math.prod(sizes)
-            content = stream.read(min(promised, LARGEST) + 1)  # one more than there are, up to the checksum at the end
+            content = stream.read(min(promised, LARGEST) + 1)  # 1 more, so that gzip reads to its end
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged or cut short ({error}): fetch it again.") from error
     if len(content) != promised:

@@ -23,7 +23,7 @@ __all__ = ["ArrayFile"]
 
 LABEL_NAMES = ("labels", "y")
 BLOCK = 1 << 24
-"""Numbers looked at in one piece."""
+"""Number of values checked at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class ArrayFile(Dataset):
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Shape (N, C, H, W), channels brought to the front, or (N, ...); `root` is not needed.
+        """Read the array: shape (N, C, H, W), channels brought to the front, or (N, ...); `root` is not needed.
 
         Raises:
-            InputError: no such file, a damaged one, no numbers, numbers that are not finite, or labels that do not match.
+            InputError: the file is missing or damaged, has no numbers or not finite ones, or labels do not match.
         """
         return carved(self, self._read, split)
 
@@ -76,7 +76,7 @@ class ArrayFile(Dataset):
         points = channels_first(torch.from_numpy(x))
         classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
         which = range(len(points)) if apart else held_out(len(points), self.held_out, split)
-        if len(which) < len(points):  # a copy; all of them stay mapped
+        if len(which) < len(points):  # this makes a copy, while the whole array stays memory-mapped
             points, classes = points[which], None if classes is None else classes[which]
         change = augment(tuple(points.shape[1:]), self.flip, self.shift)
         return Data(spec(self), split, points, classes, augment=change)
@@ -90,7 +90,7 @@ class ArrayFile(Dataset):
 
 
 def _members(path: Path) -> set[str]:
-    """Names of the arrays in an .npz; none of an .npy."""
+    """Names of the arrays in an .npz; empty for an .npy."""
     if path.suffix.lower() == ".npy":
         return set()
     with opened(path, path.name) as archive:
@@ -98,7 +98,7 @@ def _members(path: Path) -> set[str]:
 
 
 def _joined(path: Path, names: Sequence[str]) -> np.ndarray:
-    """Some arrays of an .npz as one, the points of the first, then those of the next."""
+    """Join arrays of an .npz, the points of the first, then those of the next."""
     with opened(path, path.name) as archive:
         arrays = [npy.read_member(archive, archive.getinfo(f"{name}.npy"), f"{path.name}: {name!r}") for name in names]
     if any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):

@@ -32,7 +32,7 @@ PyTorch pipelines have it, begins five rows higher. DMVI, AGAN and BMS say 64 x 
 PARTITION = "list_eval_partition.txt"
 PARTS = {"train": "0", "validation": "1", "test": "2"}
 LARGEST = 1 << 24
-"""Bytes of a JPEG, or of the list of splits, at most; the official JPEGs have about 10,000, the list 5 million."""
+"""Largest number of bytes of a JPEG or of the list of splits; the official ones have about 10,000 and 5 million."""
 TERMS = (
     "img_align_celeba.zip, or its unpacked folder, and list_eval_partition.txt: their owners give them for non-commercial "
     "research, at mmlab.ie.cuhk.edu.hk/projects/CelebA.html, and klprobe does not fetch them"
@@ -59,13 +59,13 @@ class Celeba(Dataset):
             raise InputError(f"celeba needs size from 1 to 148, the size of the cut; got {self.size}.")
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """The official splits, `validation` too; uint8, shape (N, 3, size, size).
+        """Read an official split, which can be `validation` too; uint8, shape (N, 3, size, size).
 
         Images are decoded once, and their pixels kept in `root`/celeba/klprobe-SIZE-SPLIT.npy, which is memory-mapped: 2 GB
         for the training split at 64 x 64. They are made again when the zip file, or the folder's list of files, changes.
 
         Raises:
-            InputError: files that are missing or damaged, or images that are not the aligned ones.
+            InputError: files are missing or damaged, or the images are not the aligned ones.
         """
         wanted = {PARTS[part] for part in parts(split, tuple(PARTS))}
         source = self.locate(root)
@@ -95,7 +95,7 @@ class Celeba(Dataset):
         return Data(spec(self), split, decoded.x, augment=change, notes=decoded.notes)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of the JPEGs or their zip file."""
+        """Find the folder of the JPEGs or their zip file."""
         folder = data_root(root) / "celeba"
         for source in (folder / "img_align_celeba", folder / "img_align_celeba.zip"):
             if source.exists():
@@ -106,7 +106,7 @@ class Celeba(Dataset):
 
 
 def _partition(path: Path) -> list[tuple[str, str]]:
-    """Names of images with the number of their part, in the order of the file."""
+    """Read the names of images with the number of their part, in the order of the file."""
     lines = [line.split() for line in read_bounded(path, LARGEST).decode(errors="replace").splitlines() if line.strip()]
     if not lines or any(len(line) != 2 or line[1] not in PARTS.values() for line in lines):
         raise InputError(f"{path} is damaged: each line is the name of an image and 0, 1 or 2. Copy it again.")
@@ -114,7 +114,7 @@ def _partition(path: Path) -> list[tuple[str, str]]:
 
 
 def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], list[str]]:
-    """From a name to the file's bytes, and the names that are not there."""
+    """Make a function from a name to the file's bytes, and list the names that are missing."""
     if source.is_dir():
         held = {file.name for file in source.iterdir()}
         return lambda name: _jpeg(source / name), [name for name in names if name not in held]
@@ -137,7 +137,7 @@ def _fetcher(source: Path, names: list[str]) -> tuple[Callable[[str], bytes], li
 
 
 def _jpeg(path: Path) -> bytes:
-    """A file of the folder."""
+    """Read a file of the folder."""
     try:
         return read_bounded(path, LARGEST)
     except (InputError, OSError) as error:

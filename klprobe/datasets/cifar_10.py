@@ -28,22 +28,22 @@ BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("tes
 PER_BATCH = 10_000
 SHAPE, PIXELS = (3, 32, 32), 3072
 LARGEST = 1 << 26
-"""Bytes of a batch file, at most; the official ones have half of that."""
+"""Largest number of bytes of a batch file; the official ones have half of that."""
 LARGEST_WHOLE = 1 << 28
-"""Bytes of all batches, or of an archive when it is unpacked, at most; the official ones have 186 million."""
+"""Largest number of bytes of all batches, or of an unpacked archive; the official ones have 186 million."""
 LONGEST_PART = 1 << 20
-"""Bytes that are unpacked in one piece: a name in an archive can claim to be longer."""
+"""Largest number of bytes unpacked in one piece, because a name in an archive can claim to be longer."""
 MOST_MEMBERS = 1000
 
 
 class Place(NamedTuple):
-    """Where the batches are: a folder or an archive, and what the names of their files end in."""
+    """A folder or an archive that the batches may be in, and the suffix of their files."""
 
     path: Path
     suffix: str
 
     def whole(self) -> bool:
-        """Whether no batch is missing, as far as names tell; an archive comes whole, or is found damaged."""
+        """Whether no batch is missing, judged by the names of files; an archive is either whole or damaged."""
         names = [name + self.suffix for part in BATCHES.values() for name in part]
         return self.path.is_file() or all((self.path / name).is_file() for name in names)
 
@@ -78,7 +78,7 @@ class Cifar10(Dataset):
         """Read data_batch_1 to data_batch_5, or test_batch; uint8, shape (N, 3, 32, 32).
 
         Raises:
-            InputError: batches that are missing (unless `partial`), damaged, or not of 10,000 images.
+            InputError: batches are missing (unless `partial` is set), damaged, or do not have 10,000 images.
         """
         return carved(self, lambda part: self._read(part, root), split)
 
@@ -100,15 +100,15 @@ class Cifar10(Dataset):
         return Data(spec(self), split, x, labels.long(), augment=augment(SHAPE, self.flip, self.shift), notes=notes)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder or archive that is read."""
+        """Find the folder or archive that is read."""
         return self._place(root).path
 
     def whole(self, root: Path | None = None) -> bool:
-        """Whether no batch is missing, as far as names tell."""
+        """Whether no batch is missing, judged by the names of files."""
         return self._place(root).whole()
 
     def _place(self, root: Path | None) -> Place:
-        """The first whole layout below `root`/cifar-10 or `root`, else the first."""
+        """Find the first complete layout below `root`/cifar-10 or `root`; otherwise return the first layout there is."""
         folder = data_root(root)
         places = [Place(below / path, suffix) for below in (folder / "cifar-10", folder) for path, suffix in LAYOUTS]
         found = [place for place in places if place.path.exists()]
@@ -122,7 +122,7 @@ class Cifar10(Dataset):
 
 
 def _read(place: Place, wanted: list[str], partial: bool) -> dict[str, bytes]:
-    """Name and content of the wanted batches that are there; of parts of them, named like test_batch_first_1000, too."""
+    """Read name and content of the needed batches that are there, and of parts of them such as test_batch_first_1000."""
     rest = r"\w*" if partial else ""
     pattern = re.compile(f"({'|'.join(wanted)}){rest}{re.escape(place.suffix)}")
     if not place.path.is_dir():
@@ -136,7 +136,7 @@ def _read(place: Place, wanted: list[str], partial: bool) -> dict[str, bytes]:
 
 
 def _unpacked(path: Path, pattern: re.Pattern[str]) -> dict[str, bytes]:
-    """The members of an archive whose names match, read to its end, where its checksum is."""
+    """Read the members of an archive whose names match, up to its end, where its checksum is."""
     check_plain(path)
     found: dict[str, bytes] = {}
     try:
@@ -155,16 +155,16 @@ def _unpacked(path: Path, pattern: re.Pattern[str]) -> dict[str, bytes]:
                 pass
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # a damaged archive fails in any way at all; names before names are a RecursionError
+    except Exception as error:  # a damaged archive raises many kinds of errors, even RecursionError for names in a row
         raise InputError(f"{path} is damaged or cut short ({str(error)[:200]}): fetch it again.") from error
     return found
 
 
 class _Forwards(io.RawIOBase):
-    """An unpacked stream that goes forwards only, in pieces, and not for ever.
+    """An unpacked stream that is read forwards only, in pieces of limited size and number.
 
     Raises:
-        tarfile.ReadError: a piece, or the whole, is larger than it may be; or what is read leads backwards.
+        tarfile.ReadError: a piece, or the whole, is larger than allowed, or the archive asks to go backwards.
     """
 
     def __init__(self, packed: gzip.GzipFile) -> None:
@@ -186,7 +186,7 @@ class _Forwards(io.RawIOBase):
         return self.packed.read(size)
 
     def parts(self, size: int) -> Iterator[bytes]:
-        """So many bytes, in pieces."""
+        """Yield this many bytes, in pieces."""
         while size > 0:
             part = self.read(min(size, LONGEST_PART))
             if not part:
@@ -196,7 +196,7 @@ class _Forwards(io.RawIOBase):
 
 
 def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images, shape (n, 3, 32, 32), and labels, shape (n,), of a file: rows of a label and the planes of red, green, blue."""
+    """Read images (n, 3, 32, 32) and labels (n,) of a file, whose rows are a label and the planes of red, green and blue."""
     if binary:
         if not content or len(content) % (1 + PIXELS):
             raise InputError(f"{label} has {len(content):,} bytes, which is not a multiple of {1 + PIXELS}: fetch it again.")
@@ -214,7 +214,7 @@ def _batch(content: bytes, label: str, binary: bool) -> tuple[np.ndarray, np.nda
 
 
 def _labels(found: Any) -> np.ndarray:
-    """Labels of a pickle, a list of whole numbers or an array; empty of anything else, such as lists in lists without end."""
+    """Labels of a pickle, a list of whole numbers or an array; empty for anything else, such as endlessly nested lists."""
     if isinstance(found, np.ndarray):
         return found
     whole = isinstance(found, list) and all(type(label) is int and 0 <= label <= 255 for label in found)

@@ -47,12 +47,12 @@ class ColorMnist(Dataset):
         return Data(spec(self), split, torch.cat([grey.stored for grey in loaded]), labels, tint(hue))
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of MNIST's four files."""
+        """Find the folder of MNIST's four files."""
         return locate_idx("mnist", "all", root)
 
 
 def hues(count: int, part: int, seed: int) -> np.ndarray:
-    """Hues in [0, 1) of the images 0 to count - 1, float64: each a hash of its own number, whatever `count` is."""
+    """Hues in [0, 1) of the images 0 to count - 1, float64; each depends on the image's number alone, not on `count`."""
     state = np.arange(count, dtype=np.uint64) + np.uint64((2 * seed + part) % 2**32 << 32)
     for multiplier in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the mixing of SplitMix64 (Steele et al. 2014)
         state = (state + np.uint64(0x9E3779B97F4A7C15)) ^ (state >> np.uint64(30))
@@ -62,7 +62,7 @@ def hues(count: int, part: int, seed: int) -> np.ndarray:
 
 
 def tint(hue: np.ndarray) -> torch.Tensor:
-    """Red, green and blue in [0, 1] at full saturation and value, float32, shape (N, 3), of hues (N,)."""
-    offsets = torch.tensor([0.0, 4.0, 2.0])  # of red, green and blue on the circle of six sextants
+    """Convert hues (N,) to red, green and blue in [0, 1] at full saturation and value, float32, shape (N, 3)."""
+    offsets = torch.tensor([0.0, 4.0, 2.0])  # places of red, green and blue on the colour circle, in sixths
     sextant = (6 * torch.from_numpy(hue).float()[:, None] + offsets) % 6
     return ((sextant - 3).abs() - 1).clamp(0, 1)

@@ -17,7 +17,7 @@ from klprobe.types import Progress, no_progress
 __all__ = ["Digits"]
 
 HELD_OUT = 5
-"""Every fifth image of each class, in file order, is a test image: fixed, stratified, no random numbers involved.
+"""Every fifth image of each class, in file order, is a test image: fixed, stratified, without random numbers.
 
 Every fifth of the whole file would not do: the classes repeat with period ten in parts of it."""
 
@@ -31,7 +31,7 @@ class Digits(Dataset):
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """The grey levels 0 to 16 over 16, float32, shape (N, 64); `root` is not needed."""
+        """Read the grey levels, 0 to 16, divided by 16: float32, shape (N, 64); `root` is not needed."""
         return carved(self, self._read, split)
 
     def _read(self, split: Split) -> Data:

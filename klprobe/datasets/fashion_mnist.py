@@ -42,5 +42,5 @@ class FashionMnist(Dataset):
         return carved(self, lambda part: load_idx("fashion-mnist", part, root, self.flat), split)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of the four files."""
+        """Find the folder of the four files."""
         return locate_idx("fashion-mnist", "all", root)

@@ -19,9 +19,9 @@ from klprobe.types import InputError, Progress, no_progress
 __all__ = ["Gaussians"]
 
 SIZES = {"train": 50_000, "test": 10_000}
-"""Points of a split (ours)."""
+"""Number of points of each split (ours)."""
 MOST = 4096
-"""Latents, at most: W alone takes 80 d^2 bytes, and the points 240,000 d."""
+"""Largest dimension: W takes 80 d^2 bytes, and the points take 240,000 d."""
 SEEDS = {"train": 1, "test": 2}
 
 
@@ -47,18 +47,18 @@ class Gaussians(Dataset):
             raise InputError(f"gaussians needs seed from 0 to 2^32 - 1; got {short(self.seed)}.")
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Float32, shape (N, dim), always the same points; `root` is not needed."""
+        """Draw the points, always the same ones: float32, shape (N, dim); `root` is not needed."""
         return carved(self, self._read, split)
 
     def _read(self, split: Split) -> Data:
         law, draws = self.distribution, []
         mean, factor = law.loc.float(), law.scale_tril.float()
         for part in parts(split):
-            generator = torch.Generator().manual_seed(2 * self.seed + SEEDS[part])
-            draws.append(mean + torch.randn(SIZES[part], self.dim, generator=generator) @ factor.T)
+            rng = torch.Generator().manual_seed(2 * self.seed + SEEDS[part])
+            draws.append(mean + torch.randn(SIZES[part], self.dim, generator=rng) @ factor.T)
         return Data(spec(self), split, torch.cat(draws))
 
     @property
     def distribution(self) -> Gaussian:
-        """What the points are drawn from, float64."""
+        """The distribution that the points are drawn from, float64."""
         return paper_gaussian(self.dim, generator=torch.Generator().manual_seed(self.seed))

@@ -17,7 +17,7 @@ from klprobe.types import Progress, no_progress
 __all__ = ["Grid"]
 
 TICKS, STD = (-4.0, -2.0, 0.0, 2.0, 4.0), 0.05
-"""The geometry usual in the literature; BMS, which reports on a grid of 25 modes, does not give its own."""
+"""Coordinates and standard deviation as usual in the literature; BMS, which uses a grid of 25 modes, does not say its own."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Grid(Dataset):
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
+        """Draw the points, always the same ones, with their modes as labels: float32, shape (N, 2); `root` is not needed."""
         return carved(self, lambda part: load_modes("grid", part, self.centres, STD), split)
 
     @property
     def centres(self) -> torch.Tensor:
-        """Shape (25, 2)."""
+        """Means of the modes, shape (25, 2)."""
         ticks = torch.tensor(TICKS)
         return torch.cartesian_prod(ticks, ticks)
 

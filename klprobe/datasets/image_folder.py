@@ -21,7 +21,7 @@ from klprobe.types import InputError, Progress, no_progress
 __all__ = ["ImageFolder"]
 
 LARGEST = 4096
-"""Height and width that images are made, at most."""
+"""Largest height and width to which images are resized, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class ImageFolder(Dataset):
             raise InputError(f"image-folder needs resize of at most {LARGEST} pixels a side; got {self.resize}.")
 
     def only_reading(self) -> ImageFolder:
-        """The same set, which keeps nothing in the folder: for a folder that a file has named, not the user."""
+        """The same set, which writes nothing into the folder; for a folder that a file has named, and not the user."""
         return _OnlyRead(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """uint8, shape (N, C, H, W); `root` is not needed. Many pixels are kept in PATH/.klprobe/ and memory-mapped.
+        """Read the images: uint8, shape (N, C, H, W); many pixels are kept in PATH/.klprobe/ and memory-mapped.
 
         Raises:
-            InputError: no such folder, no image in it, or images of several shapes.
+            InputError: the folder is missing or has no image, or images have several shapes.
         """
         return carved(self, lambda part: self._read(part, progress), split)
 
@@ -107,13 +107,13 @@ class ImageFolder(Dataset):
 
 
 class _OnlyRead(ImageFolder):
-    """A folder that is looked at, and not written to."""
+    """An image folder that is only read, and never written to."""
 
     keeps = False
 
 
 def _stamp(file: Path) -> list[int]:
-    """Size and time of a file; none of a broken link."""
+    """Size and time of a file; empty for a broken link."""
     try:
         status = os.stat(file)
     except OSError:
@@ -122,7 +122,7 @@ def _stamp(file: Path) -> list[int]:
 
 
 def _classes(names: Sequence[str], every: Sequence[str]) -> torch.Tensor | None:
-    """Labels by the folders that images lie in, numbered by their names over `every` image; None where there are no classes."""
+    """Labels by the folders of the images, numbered in the order of names over `every` image; None without classes."""
     if any(len(_class(name)) != 1 for name in every):
         return None
     known = sorted({_class(name) for name in every})
@@ -130,6 +130,6 @@ def _classes(names: Sequence[str], every: Sequence[str]) -> torch.Tensor | None:
 
 
 def _class(name: str) -> tuple[str, ...]:
-    """The folders on the way to an image, without train and test."""
+    """The folders in an image's path, without train and test."""
     folders = Path(name).parts[:-1]
     return folders[1:] if folders[:1] in (("train",), ("test",)) else folders

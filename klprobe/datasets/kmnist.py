@@ -39,5 +39,5 @@ class Kmnist(Dataset):
         return carved(self, lambda part: load_idx("kmnist", part, root, self.flat), split)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of the four files."""
+        """Find the folder of the four files."""
         return locate_idx("kmnist", "all", root)

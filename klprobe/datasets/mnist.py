@@ -30,5 +30,5 @@ class Mnist(Dataset):
         return carved(self, lambda part: load_idx("mnist", part, root, self.flat), split)
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of the four files."""
+        """Find the folder of the four files."""
         return locate_idx("mnist", "all", root)

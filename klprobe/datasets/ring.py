@@ -18,7 +18,7 @@ from klprobe.types import Progress, no_progress
 __all__ = ["Ring"]
 
 MODES, RADIUS, STD = 8, 1.0, 0.01
-"""The geometry usual in the literature; BMS, which reports on a ring of 8 modes, does not give its own."""
+"""Geometry as usual in the literature; BMS, which uses a ring of 8 modes, does not say its own."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Ring(Dataset):
     downloads: ClassVar[tuple[Download, ...]] = ()
 
     def load(self, split: Split = "train", root: Path | None = None, progress: Progress = no_progress) -> Data:
-        """Float32, shape (N, 2), labelled by mode, always the same points; `root` is not needed."""
+        """Draw the points, always the same ones, with their modes as labels: float32, shape (N, 2); `root` is not needed."""
         return carved(self, lambda part: load_modes("ring", part, self.centres, STD), split)
 
     @property
     def centres(self) -> torch.Tensor:
-        """Shape (8, 2)."""
+        """Means of the modes, shape (8, 2)."""
         angles = 2 * math.pi * torch.arange(MODES) / MODES
         return RADIUS * torch.stack([angles.cos(), angles.sin()], 1)
 

@@ -21,11 +21,11 @@ from klprobe.types import InputError, Progress, no_progress
 __all__ = ["Svhn"]
 
 MOST_IMAGES = 200_000
-"""In a file; the official ones have up to 73,257."""
+"""Largest number of images in a file; the official ones have up to 73,257."""
 NUMERIC = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")
-"""MATLAB's names of numbers that labels may be: a cell may hold cells in cells, which crash the reader."""
+"""MATLAB's names of the number types that labels may have; nested cells would crash the reader."""
 LIMITS = Limits(memory=3.0)
-"""Of the process that opens a file: it holds the images up to three times, which are 0.6 GB at most."""
+"""Limits of the process that opens a file, which holds the images, 0.6 GB at most, up to three times."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class Svhn(Dataset):
         return Data("svhn", split, torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)))
 
     def locate(self, root: Path | None = None) -> Path:
-        """The folder of the two files."""
+        """Find the folder of the two files."""
         return folder_with("svhn", ["train_32x32.mat", "test_32x32.mat"], root)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images, shape (n, 3, 32, 32), and digits, shape (n,), of a file, which a confined process opens."""
+    """Read images (n, 3, 32, 32) and digits (n,) of a file, which a confined process opens."""
     check_plain(path)
     with Child(open_mat, {"path": str(path)}, label=path.name, limits=LIMITS) as child:
         return child.tensors["images"].numpy(), child.tensors["digits"].numpy()
 
 
 def open_mat(path: str) -> Opened:
-    """Images and digits of a file, in a confined process: X of shape (32, 32, 3, n), y of shape (n, 1).
+    """Open a file in a confined process: images X of shape (32, 32, 3, n), digits y of shape (n, 1).
 
-    What the file says of its variables is looked at before anything is unpacked.
+    The headers of the file's variables are checked before anything is unpacked.
     """
     from scipy.io import loadmat, whosmat
 
@@ -88,7 +88,7 @@ def open_mat(path: str) -> Opened:
         raise
     except MemoryError as error:
         raise InputError(f"{path} takes more memory than its images need: fetch it again.") from error
-    except Exception as error:  # a damaged file fails in any way at all
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise InputError(f"{path} is damaged, or no MATLAB file ({str(error)[:200]}): fetch it again.") from error
     if x.dtype != np.uint8 or x.shape != (32, 32, 3, len(digits)):
         raise InputError(f"{path} is damaged: X is not what its header says. Fetch it again.")

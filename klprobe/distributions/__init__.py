@@ -1,1 +1,1 @@
-"""Posteriors, their mixture, priors, and what can be said of them exactly."""
+"""Posteriors, their mixture, priors, and everything about them that can be computed exactly."""

@@ -20,7 +20,7 @@ from klprobe.runtime.randomness import from_global
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, no_progress
 
 MOST_LATENTS = 4096
-"""Latents up to which a covariance is given: 4,096 squared are 134 MB of float64."""
+"""Largest number of latents for which the covariance is computed: 4,096 x 4,096 numbers of float64 take 134 MB."""
 
 
 class AggregatePosterior(Distribution):
@@ -32,11 +32,11 @@ class AggregatePosterior(Distribution):
 
     Args:
         posterior: Any torch Distribution with batch shape (N,) and event shape (D,), or one of klprobe's own.
-        threads: CPU threads; None means all. No result depends on it.
+        threads: Number of CPU threads; None means all. No result depends on it.
         shared: Whether the processes that torchrun started share the work of every density: then all of them have to ask for
             the same densities. Otherwise each process works by itself.
     Attributes:
-        posterior: The conditionals.
+        posterior: The conditionals q(z|x_n), with the operations of `ConditionalDistribution`.
     Raises:
         InputError: the distribution has another batch or event shape.
     Reference: Hoffman and Johnson (2016), ELBO surgery; Makhzani et al. (2016) call it the aggregated posterior.
@@ -120,10 +120,10 @@ class AggregatePosterior(Distribution):
         return _log_sum(self.posterior, z, left_out, progress, self.threads, self.shared)
 
     def draw(self, num_samples: int, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws of q_N, and the component that each was drawn from.
+        """Draw from q_N, and return the component of each draw too.
 
         Args:
-            num_samples: How many, m.
+            num_samples: Number of draws, m.
             generator: Source of all randomness, on the CPU.
         Returns:
             Codes, shape (m, D), float64, and indices of data points, shape (m,), int64.
@@ -134,8 +134,8 @@ class AggregatePosterior(Distribution):
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws, shape sample_shape + (D,), float64, from torch's global generator."""
         shape = torch.Size(sample_shape)
-        generator = from_global()
-        return self.draw(math.prod(shape), generator=generator)[0].reshape(shape + self.event_shape)
+        rng = from_global()
+        return self.draw(math.prod(shape), generator=rng)[0].reshape(shape + self.event_shape)
 
     @property
     def mean(self) -> torch.Tensor:
@@ -175,7 +175,7 @@ class AggregatePosterior(Distribution):
         return total / q.num_points
 
     def _moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Mean and variance of all components in order, a block at a time, each (m, D), float64."""
+        """Yield mean and variance of all components in order, block by block, each (m, D), float64."""
         q = self.posterior
         if isinstance(q, DiagonalGaussian):
             yield from ((mean, std.square()) for mean, std in q.blocks())
@@ -205,7 +205,7 @@ class AggregatePosterior(Distribution):
             ) from error
 
     def _codes(self, value: torch.Tensor) -> torch.Tensor:
-        """The codes as rows, shape (m, D), float64, where the components are."""
+        """Reshape the codes to rows, shape (m, D), float64, on the device of the components."""
         if value.shape[-1:] != self.event_shape:
             raise InputError(
                 f"Codes of {self.posterior.dim} latents have shape (..., {self.posterior.dim}); got {tuple(value.shape)}."
@@ -222,7 +222,7 @@ class AggregatePosterior(Distribution):
 def _log_sum(
     posterior: Posterior, z: torch.Tensor, own: torch.Tensor | None, progress: Progress, threads: int | None, shared: bool
 ) -> torch.Tensor:
-    """What `AggregatePosterior.log_sum` says; diagonal Gaussians take the fast path."""
+    """Compute `AggregatePosterior.log_sum`; diagonal Gaussians take the fast path."""
     tiles.need_density(posterior)
     if not len(z):
         return torch.zeros(0, dtype=torch.float64, device=z.device)
@@ -253,7 +253,7 @@ def _log_sum(
 
 
 class _LogSums(NamedTuple):
-    """Sums of exponentials kept as exp(reference) * total, one entry a row."""
+    """Sums of exponentials, which are kept as exp(reference) * total, one for each row."""
 
     reference: Array
     total: Array
@@ -269,19 +269,19 @@ class _LogSums(NamedTuple):
 
 
 def _over_processes(sums: _LogSums) -> _LogSums:
-    """The sums over every process's share of the posteriors."""
+    """Add up the sums of all processes, each of which has a share of the posteriors."""
     parts = parallel.gather(torch.from_numpy(np.stack(sums)))
     return functools.reduce(_LogSums.plus, (_LogSums(*part.numpy()) for part in parts))
 
 
 def general_rate(posterior: Posterior) -> float | None:
-    """Pairs (latent, posterior) a second on the general path, timed on one small tile; None on the fast path."""
+    """Number of pairs (code, posterior) a second on the general path, timed on one small tile; None on the fast path."""
     tiles.need_density(posterior)
     if isinstance(posterior, DiagonalGaussian):
         return None
     points = torch.arange(min(256, posterior.num_points))
     z = posterior.sample_at(points[:16], torch.Generator().manual_seed(0))
-    posterior.log_prob_matrix(z[:1], points[:1])  # the first call pays for what later ones find ready
+    posterior.log_prob_matrix(z[:1], points[:1])  # the first call is slower than later ones
     started = time.perf_counter()
     posterior.log_prob_matrix(z, points)
     return len(z) * len(points) / (time.perf_counter() - started)

@@ -12,7 +12,7 @@ from klprobe.distributions.posteriors import ROWS_AT_ONCE
 from klprobe.types import Bound, Estimate, InputError, Target
 
 SUM_TOLERANCE = 1e-2
-"""A row of probabilities may miss 1 by this, which float16 does; rows are divided by their sums."""
+"""Largest difference of a row's sum from 1, which float16 needs; rows are divided by their sums."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,17 +20,17 @@ class Classes:
     """q(c|x_n) over K classes for each of N points, and p(c).
 
     Args:
-        probs: Shape (N, K), rows that sum to 1.
+        probs: Class probabilities, shape (N, K), whose rows sum to 1.
         prior: p(c), shape (K,), positive, sums to 1; None means uniform.
     Raises:
-        InputError: shapes that do not fit, a row that is no distribution (says which), a class that p rules out.
+        InputError: shapes do not fit, a row (which the message names) is not a distribution, or p gives a class probability 0.
     """
 
     probs: torch.Tensor
     prior: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Look at every row, and make its sum exactly 1."""
+        """Check every row, and make its sum exactly 1."""
         if self.probs.dim() != 2 or self.probs.shape[0] < 2 or self.probs.shape[1] < 2:
             raise InputError(
                 f"class probabilities have shape (N, K) with N and K at least 2; got {tuple(self.probs.shape)}. "
@@ -109,6 +109,6 @@ def _kl(probs: torch.Tensor, log_prior: torch.Tensor) -> torch.Tensor:
 
 
 def _jackknife(without: torch.Tensor) -> float:
-    """Standard error from the values that leave one point out, shape (N,)."""
+    """Jackknife standard error from the values that leave one point out, shape (N,)."""
     n = len(without)
     return math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))

@@ -23,13 +23,13 @@ FOLDS = 10
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, relative to a standardised control's own variance."""
 MOST_CONTROLS = 2048
-"""Their covariance takes D^2 memory, and a regression on them D^3 time: seconds at this number of them."""
+"""Largest number of controls: a regression on them takes time in D^3, which is seconds for this number."""
 DRAWS_A_CONTROL = 2
-"""Fewer draws than that for each control, and its coefficients are mostly chance."""
+"""Smallest number of draws for each control; with fewer, its coefficients are mostly chance."""
 
 
 class Regression(NamedTuple):
-    """How much of each control to subtract; `coefficients` has one row a chosen control, one column a target."""
+    """How much of each control to subtract; `coefficients` has one row for each chosen control, one column for each target."""
 
     coefficients: Array
     chosen: Index
@@ -40,7 +40,7 @@ class Regression(NamedTuple):
 
 
 class Adjusted(NamedTuple):
-    """Targets less what the controls explain, and the explained part that depends on the point alone; shapes (m, t)."""
+    """Targets minus the part that the controls explain, and the explained part that depends on the point alone; (m, t)."""
 
     residuals: Array
     between: Array
@@ -56,26 +56,26 @@ def cross_fit(
 ) -> tuple[Adjusted, Regression]:
     """Subtract control variates of known mean zero without bias: each fold by the coefficients of the others.
 
-    Points drawn without replacement make folds depend on each other: what the others hold, this one lacks. Given the
-    others, a fold of size n_k out of N - n_o points left has its controls' mean about -n_o / (N - n_o) times theirs; a
-    constant for each fold takes that off, and leaves the sum over folds as it is where their coefficients agree.
+    Points drawn without replacement make folds depend on each other: a point in one is in no other. Given the
+    others, the controls of a fold have a mean of about -n_o / (N - n_o) times theirs, where the others hold n_o points; a
+    constant for each fold subtracts that, and does not change the sum over folds where their coefficients agree.
 
     Args:
-        targets: What is to be averaged, shape (m, t).
+        targets: Values to average, shape (m, t).
         controls: Functions of the draws whose exact mean is zero, shape (m, c).
         between: The same controls averaged over all draws of a point, shape (m, c).
         points: Data point of each draw, shape (m,), in the order drawn: draws at one point share a fold.
-        num_points: N.
-        subsets: Index sets of controls to choose among by the held-out residual of the first target, those left out that have
-            more than one control for `DRAWS_A_CONTROL` draws; an empty one leaves the targets as they are.
+        num_points: Number of data points, N.
+        subsets: Index sets of controls to choose among by the held-out residual of the first target, without those
+            that have more than one control for `DRAWS_A_CONTROL` draws; an empty one leaves the targets as they are.
 
     Returns:
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
     Reference: Glynn and Szechtman (2002), Some new perspectives on the method of control variates.
     """
     _, first, cluster = np.unique(points, return_index=True, return_inverse=True)
-    fold = np.argsort(np.argsort(first)) % FOLDS  # of each distinct point, by its place in the order of visits
-    with parallel.one_blas_thread():  # many small systems: threads would only wait for each other
+    fold = np.argsort(np.argsort(first)) % FOLDS  # fold of each distinct point, by its place in the visits
+    with parallel.one_blas_thread():  # there are many small systems, so that threads would only wait for each other
         shift = _fold_shifts(between[first], fold, num_points)
         return _cross_fit(targets, controls, between, fold[cluster], shift, subsets)
 
@@ -118,7 +118,7 @@ def _cross_fit(
 
 @dataclasses.dataclass(frozen=True)
 class _Moments:
-    """Sums over draws that a regression of targets on controls needs: of 1, x, y, x x' and x y'."""
+    """Sums over draws of 1, x, y, x x' and x y', which a regression of targets y on controls x needs."""
 
     n: float
     x: Array
@@ -148,7 +148,7 @@ class GaussianControls:
     """Functions of a draw (n, z) of a diagonal Gaussian whose mean under q_N is exactly zero.
 
     Within a point: z, z^2, log q(z|x_n) and log p(z), less their means under q(z|x_n). Between points: those means,
-    and log std, less their means over the N points. Of very many latents, log q and log p alone.
+    and log std, less their means over the N points. With very many latents, only log q and log p.
     """
 
     q: DiagonalGaussian
@@ -158,17 +158,17 @@ class GaussianControls:
 
     @property
     def scalars(self) -> int:
-        """Densities that have a control: q's, and p's where it is Gaussian."""
+        """Number of log-densities that are controls: q's, and p's where p is Gaussian."""
         return 1 if self.prior is None else 2
 
     @property
     def has_latents(self) -> bool:
-        """Whether single latents have controls."""
+        """Whether single latents are controls too."""
         return 2 * self.scalars + 5 * self.q.dim <= MOST_CONTROLS
 
     @staticmethod
     def of(q: Posterior, prior: Distribution) -> GaussianControls | None:
-        """The controls of a posterior, or None where they have no closed form."""
+        """Make the controls of a posterior; None where their means have no closed form."""
         if not isinstance(q, DiagonalGaussian):
             return None
         normal = diagonal_normal(prior)
@@ -189,7 +189,7 @@ class GaussianControls:
         return torch.cat(columns, 1)
 
     def at(self, z: torch.Tensor, points: torch.Tensor) -> tuple[Array, Array]:
-        """Controls of draws, and their means over all draws of the point; both of shape (m, c)."""
+        """Compute the controls of draws, and their means over all draws of the point; both of shape (m, c)."""
         mean, std = self.q.rows(points)
         noise = z - mean
         within = [(noise / std).square().sum(1, keepdim=True) - self.q.dim]
@@ -206,7 +206,7 @@ class GaussianControls:
 
     @property
     def subsets(self) -> list[Index]:
-        """Columns to choose among: none, the densities alone, and all where latents have controls."""
+        """Sets of columns to choose among: none, the densities alone, and all where latents are controls."""
         of_latents = self.q.dim if self.has_latents else 0
         width = self.scalars + 2 * of_latents
         densities = np.r_[0 : self.scalars, width : width + self.scalars]
@@ -215,7 +215,7 @@ class GaussianControls:
 
 
 def _mean(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Mean over the rows of all blocks, shape (c,), added up in place: a million points leave nothing behind."""
+    """Mean over the rows of all blocks, shape (c,), added up in place so that a million points need no more memory."""
     count, total = 0, torch.zeros(())
     for block in blocks:
         count, total = count + len(block), total + block.sum(0)

@@ -26,21 +26,21 @@ from klprobe.types import InputError
 KIND = "flow"
 """Value of `klprobe.kind` in the header of a flow's file."""
 SMALL = 0.01
-"""Factor on the last layer's first weights: the flow starts near the identity, so its density near its base's."""
+"""Factor on the last layer's initial weights, so that the flow starts near the identity and its density near the base."""
 SCALE_FLOOR = 1e-3
-"""nflows scales by softplus(a) + 0.001; the bias makes that one at the start."""
+"""Smallest scale in nflows, which scales by softplus(a) + 0.001; the bias makes the scale 1 at the start."""
 ROWS = 4096
-"""Codes taken through the networks together: bounds memory, not results."""
+"""Number of codes in one pass through the networks, which limits memory and changes no result."""
 
 
 class Mixture(nn.Module):
     """sum_k weight_k N(u; mean_k, diag(std_k^2)).
 
-    Keep it in float64: the quadratic form is a difference of numbers of size 1 / variance.
+    It has to be kept in float64, because the quadratic form is a difference of numbers of size 1 / variance.
 
     Args:
-        weights: Shape (K,), positive, summing to one.
-        means, variances: Shape (K, D).
+        weights: Weights of the components, shape (K,), positive, with sum 1.
+        means, variances: Moments of the components, shape (K, D).
     """
 
     def __init__(self, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
@@ -143,10 +143,10 @@ def save_flow(path: Path, flow: Flow, whitening: Whitening, settings: Mapping[st
 
 
 def load_flow(path: Path) -> FlowPrior:
-    """The flow in a file of `save_flow`; all sizes are those of the tensors, so a header can claim nothing.
+    """Read the flow in a file of `save_flow`; all sizes are those of the tensors, and none is taken from the header.
 
     Raises:
-        InputError: missing or damaged, another kind of file, tensors that make no flow or no density.
+        InputError: the file is missing, damaged or of another kind, or its tensors do not make a flow with a density.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the file that --maf.save wrote.")
@@ -180,14 +180,14 @@ def _rebuilt(tensors: Mapping[str, torch.Tensor]) -> tuple[Flow, Whitening]:
         base = Mixture(torch.ones(components), torch.zeros(components, dim), torch.ones(components, dim))
         return Flow(base, dim, flows, width, layers)
 
-    with torch.device("meta"):  # sizes alone, so that nothing large is made for tensors that are not there
+    with torch.device("meta"):  # sizes without memory, so that missing tensors take none
         needed = {name: parameter.shape for name, parameter in build().named_parameters()}
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith("whitening.")}
     if bad := sorted(name for name in given.keys() | needed if name not in given or given[name].shape != needed.get(name)):
         raise ValueError(f"{bad[0]} is missing, too much or of another shape")
     with torch.random.fork_rng():
         flow = build().double()
-    flow.load_state_dict(given, strict=False)  # the masks are not in the file: they follow from the sizes
+    flow.load_state_dict(given, strict=False)  # the masks are not in the file, because they follow from the sizes
     return flow, Whitening(mean, std, rotation, float(log_volume - std.log().sum()), math.nan)
 
 

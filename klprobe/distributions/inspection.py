@@ -1,4 +1,4 @@
-"""What one pass over a posterior's own numbers shows, before anything is estimated."""
+"""Checks of a posterior's own numbers in one pass, before anything is estimated."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ RESOLVED = 1e-14
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
 LOOKED_AT, FEW_VALUES = 4096, 256
-"""Points among which a latent's different values are counted, and how few of them make a lattice of it."""
+"""Number of points among which the different values of a latent are counted, and how few values make it a lattice."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
 MOST_AT_ONCE = 1 << 26
 """Numbers of a whole batch, 512 MB of float64, up to which it is held against its single points."""
 NUMBERS = 4_000_000
-"""Drawn together for the radii: bounds memory."""
+"""Number of values drawn together for the radii, which limits memory."""
 
 
 def check_posterior(posterior: Posterior) -> list[Check]:
-    """Warnings about the numbers that were handed in: duplicate points, clamped or extreme spreads.
+    """Warn about the numbers of a posterior: duplicate points, and clamped or extreme spreads.
 
     Raises:
-        InputError: NaN or infinity among them, or a standard deviation that is 0, negative or beyond a float64.
+        InputError: a number is NaN or infinite, or a standard deviation is 0, negative or beyond the range of a float64.
     """
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
@@ -84,7 +84,7 @@ def _need_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
-    """A warning about samples of q that are also among the prior's; nothing where either is no cloud of samples."""
+    """Warn about samples of q that are also among the prior's; empty unless q and p are both known by samples alone."""
     if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
         return []
     count = int(np.isin(_row_hashes([posterior.samples]), _row_hashes([prior.samples])).sum())
@@ -96,14 +96,14 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
 
 
 def _duplicates(columns: list[torch.Tensor]) -> Check:
-    """Points whose rows are equal bit by bit."""
+    """Warn about data points whose rows are equal bit by bit."""
     count = len(columns[0]) - len(np.unique(_row_hashes(columns)))
     message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
     return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
 
 
 def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
-    """64 bits for each row of tensors of shape (N, ...), the same for rows that are equal bit by bit as float64."""
+    """Hash each row of tensors of shape (N, ...) to 64 bits, the same for rows that are equal bit by bit as float64."""
     hashes = []
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
@@ -117,7 +117,7 @@ def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
 
 
 def _flat(samples: torch.Tensor) -> Check:
-    """Latents that take few values: no ratio of densities is there to be learned."""
+    """Warn about latents that take few values, for which no ratio of densities can be learned."""
     some = samples[:LOOKED_AT].sort(0).values
     distinct = 1 + (some[1:] != some[:-1]).sum(0)
     flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
@@ -129,7 +129,7 @@ def _flat(samples: torch.Tensor) -> Check:
 
 
 def _spreads(q: DiagonalGaussian) -> list[Check]:
-    """Log-variances: constant or clamped ones, and ones that leave the range of a float."""
+    """Warn about log-variances that are constant or clamped, or that leave the range of a float."""
     low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
     at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
     unresolved = 0
@@ -177,7 +177,7 @@ def _some(latents: list[int]) -> str:
 
 
 def active_units(posterior: Posterior) -> int | None:
-    """Latents whose posterior mean varies over the data by more than 0.01; None where the mean is not known.
+    """Number of latents whose posterior mean has a variance over the data above 0.01; None where the mean is not known.
 
     Reference: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, section 5.2.
     """
@@ -196,7 +196,7 @@ def active_units(posterior: Posterior) -> int | None:
 
 
 def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
-    """|z| of draws from q(z) and from p(z), as densities over common bins."""
+    """Histograms of |z| of draws from q(z) and from p(z), as densities over common bins."""
     blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
     q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
     p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()

@@ -21,23 +21,23 @@ from klprobe.types import Posterior, Progress, no_progress
 Array = NDArray[np.float64]
 
 NODES = 12
-"""Gauss-Legendre nodes a panel."""
+"""Number of Gauss-Legendre nodes in a panel."""
 TOLERANCE = 1e-5
-"""Nats of disagreement, a latent, at which halving the panels ends."""
+"""Difference of two successive values, in nats for one latent, at which the panels are halved no more."""
 REACH = 9.0
-"""Standard deviations of a component beyond which its mass, 2e-19, is left out."""
+"""Distance from a component's mean, in standard deviations, beyond which its mass of 2e-19 is left out."""
 MOST_PANELS = 4096
 POSTERIORS_AT_ONCE = 512
-"""Components evaluated together: a block of 512 by some hundred nodes stays in cache."""
+"""Number of components evaluated together: a block of 512 components by some hundred nodes stays in cache."""
 
 
 def dimensionwise_kl(
     posterior: Posterior, prior: Distribution, *, progress: Progress = no_progress
 ) -> tuple[tuple[float, ...] | None, str | None]:
-    """KL[q_N(z_d)||p(z_d)] of every latent, or None and the reason.
+    """Compute KL[q_N(z_d)||p(z_d)] of every latent, in nats; None and the reason where that is not possible.
 
     Panels are halved until two successive values agree to 1e-5 nats; posteriors so narrow that 4096 panels cannot
-    resolve their mixture are given up, with the reason.
+    resolve their mixture give None, with the reason.
     """
     normal = diagonal_normal(prior)
     if not isinstance(posterior, DiagonalGaussian):
@@ -57,13 +57,13 @@ def dimensionwise_kl(
                     return None, f"latent {d}: its posteriors are too narrow for {MOST_PANELS} quadrature panels"
                 values.append(value)
                 progress(d + 1, posterior.dim)
-        finally:  # at Ctrl-C too: what has not begun is not waited for
+        finally:  # after Ctrl-C too, latents that have not begun are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
     return tuple(values), None
 
 
 def _column(q: DiagonalGaussian, d: int) -> tuple[Array, Array]:
-    """Means and standard deviations of one latent, each of shape (N,)."""
+    """Read means and standard deviations of one latent, each of shape (N,)."""
     columns = [q.rows((slice(start, start + ROWS_AT_ONCE), d)) for start in range(0, q.num_points, ROWS_AT_ONCE)]
     return torch.cat([m for m, _ in columns]).numpy(), torch.cat([s for _, s in columns]).numpy()
 
@@ -96,7 +96,7 @@ def _integrate(edges: Array, mean: Array, std: Array, p_mean: float, p_std: floa
 
 
 def _density(z: Array, mean: Array, std: Array) -> Array:
-    """Density of the mixture at sorted z, each component only where it reaches."""
+    """Density of the mixture at sorted z, where each component counts only within its reach."""
     order = np.argsort(mean)
     total = np.zeros_like(z)
     for start in range(0, len(mean), POSTERIORS_AT_ONCE):

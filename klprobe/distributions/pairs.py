@@ -1,4 +1,4 @@
-"""Each pair of latents under the aggregate posterior, against the prior, on cells: exact masses, one matrix product.
+"""The KL of each pair of latents on a grid of cells, whose masses under the aggregate posterior are exact.
 
 Every mixture component's mass in an interval is a difference of normal distribution functions, so the mass of q_N in a
 rectangle of cells is a mean over components of products of two such differences: one product of matrices gives all pairs.
@@ -16,9 +16,9 @@ from klprobe.distributions.posteriors import DiagonalGaussian, diagonal_normal
 from klprobe.types import Posterior, Progress, no_progress
 
 STEP, REACH = 0.25, 4.0
-"""Width of a cell and end of the fine ones, in the prior's standard deviations; two cells more hold all beyond."""
+"""Width of a cell and end of the grid, in the prior's standard deviations; two more cells hold all the rest."""
 MOST_LATENTS = 32
-"""Latents whose pairs are looked at: those with the largest KL of their own."""
+"""Largest number of latents whose pairs are computed: those with the largest KL of their own."""
 POINTS_AT_ONCE = 2048
 
 
@@ -27,8 +27,8 @@ class Pairs:
     """KL[q_N(z_i, z_j)||p(z_i, z_j)] on cells, nats; a lower bound that is exact but for the cells' width.
 
     Attributes:
-        latents: Which latents the rows and columns are, shape (k,).
-        kl: Shape (k, k), symmetric; the diagonal holds each latent's own KL.
+        latents: Numbers of the latents of rows and columns, shape (k,).
+        kl: KL of each pair, shape (k, k), symmetric; the diagonal holds each latent's own KL.
         dependence: The part of `kl` that neither latent has by itself, their mutual information under q_N; shape (k, k), zero
             on the diagonal.
     """
@@ -38,7 +38,7 @@ class Pairs:
     dependence: torch.Tensor
 
     def ranked(self) -> list[tuple[int, int, float, float]]:
-        """(i, j, KL, dependence) of every pair of latents i < j, the largest KL first."""
+        """List (i, j, KL, dependence) of every pair of latents i < j, the largest KL first."""
         rows, columns = torch.triu_indices(len(self.latents), len(self.latents), 1)
         order = self.kl[rows, columns].argsort(descending=True, stable=True)
         pairs = torch.stack([self.latents[rows], self.latents[columns]], 1).sort(1).values
@@ -51,7 +51,7 @@ class Pairs:
 def pairwise_kl(
     posterior: Posterior, prior: Distribution, *, progress: Progress = no_progress
 ) -> tuple[Pairs | None, str | None]:
-    """KL of every pair of latents, or None and the reason; with more than 32 latents, of the 32 with the largest KL alone."""
+    """Compute the KL of every pair of latents, or of the 32 with the largest KL alone; None and the reason where impossible."""
     normal = diagonal_normal(prior)
     if not isinstance(posterior, DiagonalGaussian):
         return None, "needs the mean and standard deviation of each posterior"
@@ -97,5 +97,5 @@ def _masses(mean: torch.Tensor, std: torch.Tensor, edges: torch.Tensor) -> torch
 
 
 def _divergence(mass: torch.Tensor, of_prior: torch.Tensor) -> torch.Tensor:
-    """sum mass log(mass / of_prior) over the last dimension; rounding may not make it negative."""
+    """Compute sum mass log(mass / of_prior) over the last dimension; a negative value by rounding becomes 0."""
     return (torch.special.xlogy(mass, mass) - torch.special.xlogy(mass, of_prior)).sum(-1).clamp(min=0)

@@ -32,19 +32,19 @@ LOG_2PI = math.log(2 * math.pi)
 PRODUCT_TOLERANCE = 5e-10
 """Largest a-priori rounding error, in nats, at which squared distances are computed as a matrix product."""
 UNIT_ROUNDOFF = 2.0**-53
-"""A sum of K products is off by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
+"""A sum of K products errs by at most K times this times the sum of their magnitudes (Higham 2002, section 3.1)."""
 DEPTH = 128
-"""Terms of a sum of products that are added up at once where all of them at once would lose too many digits."""
+"""Number of terms of a sum of products that are added at once where all of them at once would lose too many digits."""
 ROWS_AT_ONCE = 8192
-"""Rows converted to float64 at a time when a whole data set is visited: bounds memory, not results."""
+"""Number of rows converted to float64 at a time in a pass over all data, which limits memory and changes no result."""
 
 
 def exact_depth(magnitude: float, terms: int) -> int:
-    """How many terms of a sum of products to add up at once, so that it is right to `PRODUCT_TOLERANCE`: all, few, or 0.
+    """Number of terms of a sum of products to add at once for an error below `PRODUCT_TOLERANCE`: all, few, or 0.
 
     Args:
-        magnitude: What the terms' absolute values add up to at most.
-        terms: Their number. Each factor may itself be off by a rounding.
+        magnitude: Largest sum of the terms' absolute values.
+        terms: Number of terms, each factor of which may have a rounding error of its own.
     """
     for depth in (terms, min(DEPTH, terms)):
         if magnitude * (depth + math.ceil(terms / depth) + 1) * UNIT_ROUNDOFF <= PRODUCT_TOLERANCE:
@@ -53,7 +53,7 @@ def exact_depth(magnitude: float, terms: int) -> int:
 
 
 class ConditionalDistribution(Distribution):
-    """Base of klprobe's own posteriors: a Distribution whose batch is the data set."""
+    """Base class of klprobe's own posteriors: a Distribution whose batch is the data set."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -102,9 +102,9 @@ class ConditionalDistribution(Distribution):
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws of every point, shape sample_shape + (N, D), from torch's global generator."""
         shape = torch.Size(sample_shape)
-        generator = from_global()
+        rng = from_global()
         indices = torch.arange(self.num_points).repeat(math.prod(shape))
-        return self.sample_at(indices, generator).reshape(*shape, self.num_points, self.dim)
+        return self.sample_at(indices, rng).reshape(*shape, self.num_points, self.dim)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """log q(z_n|x_n) of one z per point; `value` broadcasts to (..., N, D), the result is (..., N)."""
@@ -117,13 +117,13 @@ class DiagonalGaussian(ConditionalDistribution):
     """q(z|x_n) = N(mean_n, diag(std_n^2)).
 
     The spread is kept as it was given, so that arrays of a million points can stay memory-mapped; `rows` converts
-    what is asked for to float64.
+    the chosen rows to float64.
 
     Args:
-        mean: Shape (N, D).
-        logvar, var, std: Exactly one of them, shape (N, D): log-variance, variance or standard deviation.
+        mean: Means, shape (N, D).
+        logvar, var, std: Log-variances, variances or standard deviations, shape (N, D); exactly one of the three.
     Raises:
-        InputError: shapes that disagree, N < 2, none or several spreads.
+        InputError: shapes disagree, N is below 2, or there is no spread or more than one.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class DiagonalGaussian(ConditionalDistribution):
     def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_n) of every pair, shape (len(z), len(indices)).
 
-        As matrix products where their rounding error, bounded beforehand, is below 5e-10 nats, else by differences.
+        It uses matrix products where their rounding error, bounded beforehand, is below 5e-10 nats, and differences elsewhere.
         """
         mean, std = self.rows(indices)
         precision = std.reciprocal().square()
@@ -281,7 +281,7 @@ def as_posterior(distribution: Any) -> Posterior:
     A diagonal normal takes the fast path of `DiagonalGaussian`. Parameters are promoted to float64.
     Raises:
         InputError: batch and event shapes are not (N,) and (D,).
-        TypeError: not a Distribution.
+        TypeError: the argument is not a Distribution.
     """
     if isinstance(distribution, ConditionalDistribution):
         return distribution
@@ -386,7 +386,7 @@ def prior_log_prob(prior: Distribution, z: torch.Tensor) -> torch.Tensor:
 
 
 def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draws of p(z), shape (num_samples, D), float64, from the given generator alone."""
+    """Draw from p(z), shape (num_samples, D), float64, with the given generator alone."""
     normal = diagonal_normal(prior)
     if normal is None:
         return sample_with(as_double(prior), num_samples, generator).double()
@@ -396,12 +396,12 @@ def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generat
 
 
 def has_density(distribution: Distribution) -> bool:
-    """Whether log_prob can be asked for: a plain torch distribution has one; those of klprobe say so as `has_log_prob`."""
+    """Whether the distribution has a density: torch's own have one, and those of klprobe say so in `has_log_prob`."""
     return bool(getattr(distribution, "has_log_prob", True))
 
 
 def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
-    """KL[q(z|x_n)||p] of every point, shape (N,), or None when it has no closed form."""
+    """Compute KL[q(z|x_n)||p] of every point, in nats, shape (N,); None when it has no closed form."""
     normal = diagonal_normal(prior)
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
         p_mean, p_std = (t.double() for t in normal)

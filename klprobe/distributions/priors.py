@@ -16,13 +16,13 @@ class UniformSphere(Distribution):
     """Uniform on the sphere of a radius around 0 in D dimensions.
 
     In the space around the sphere it has no density: KL[q||p] is infinite unless q lies on the sphere too, and methods that
-    need log p(z) refuse. On the sphere, `surface_log_prob` is the density with respect to its surface.
+    need log p(z) cannot run. On the sphere, `surface_log_prob` is the density with respect to its surface.
 
     Args:
-        dim: D, at least 2.
-        radius: Positive.
+        dim: Number of dimensions D, at least 2.
+        radius: Radius of the sphere, positive.
     Raises:
-        InputError: a dimension or radius that makes no sphere.
+        InputError: the dimension is below 2, or the radius is not positive.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -55,15 +55,15 @@ class UniformSphere(Distribution):
 
 
 class Cloud(Distribution):
-    """A prior known by M samples and nothing else; with a posterior of samples, KL[q||p] of any two clouds of points.
+    """A prior that is known by M samples alone; with a posterior of samples it gives KL[q||p] between two clouds of points.
 
     It has no density, and no more samples than it holds: methods that learn split it in disjoint parts, as they split the data
     points, and ask for `samples` themselves. `sample` draws with replacement, for a look at the cloud.
 
     Args:
-        samples: Shape (M, D), finite, independent draws of p.
+        samples: Independent draws of p, finite, shape (M, D).
     Raises:
-        InputError: another shape, or fewer than 2 samples.
+        InputError: the shape is another one, or there are fewer than 2 samples.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -97,10 +97,10 @@ def mixture(components: DiagonalGaussian, weights: torch.Tensor | None = None) -
     With the posteriors of K pseudo-inputs and equal weights it is the VampPrior (Tomczak & Welling 2018, eq. 9).
 
     Args:
-        components: One Gaussian a row, K of them.
-        weights: Shape (K,), not negative; divided by their sum. None means equal.
+        components: K Gaussians, one in each row.
+        weights: Weights of the components, shape (K,), not negative, which are divided by their sum; None means equal ones.
     Raises:
-        InputError: weights of another number, negative, or all zero.
+        InputError: the number of weights is not K, or weights are negative or all zero.
     """
     mean, std = components.rows(slice(None))
     weights = torch.ones(len(mean), dtype=torch.float64) if weights is None else weights.double()

@@ -1,7 +1,7 @@
-"""Synthetic problems whose KL is known, to hold estimators against.
+"""Synthetic problems whose KL is known, with which estimators are tested.
 
-Two kinds. An encoder with points, `linear_gaussian_encoder`, whose population has a closed form. And two distributions that
-methods know by their samples alone: any two that can be sampled become one by `two_samples`, which hides the densities.
+There are two kinds: an encoder with data points, `linear_gaussian_encoder`, whose population has a closed form; and two
+distributions that methods know by their samples alone, which `two_samples` makes of any two, as it hides the densities.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from klprobe.distributions.posteriors import ConditionalDistribution, DiagonalGa
 from klprobe.types import CapabilityError, InputError
 
 POINTS = 100_000
-"""Data points of an encoder that ignores its input; nothing is stored for them."""
+"""Number of data points of an encoder that ignores its input; nothing is stored for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Problem:
     """A posterior, a prior and the truth.
 
     Attributes:
-        posterior: Batch shape (N,), event shape (D,).
-        prior: Event shape (D,).
-        population_kl: KL[q||p] of the population the points were drawn from, in nats.
+        posterior: Posterior of batch shape (N,) and event shape (D,).
+        prior: Prior of event shape (D,).
+        population_kl: KL[q||p] of the population that the points were drawn from, in nats.
     """
 
     posterior: Distribution
@@ -54,7 +54,7 @@ class Pair:
     """Two distributions with densities and the truth between them.
 
     Attributes:
-        q, p: Event shape (D,), float64; both have `sample` and `log_prob`.
+        q, p: Distributions of event shape (D,), float64, which both have `sample` and `log_prob`.
         kl: KL[q||p] in nats.
     """
 
@@ -64,7 +64,7 @@ class Pair:
 
 
 class FreshDraws(ConditionalDistribution):
-    """An encoder that ignores its input, q(z|x_n) = q(z): what a sampler of q looks like, fresh at every point."""
+    """An encoder that ignores its input, q(z|x_n) = q(z), so that each draw at any data point is a fresh draw of q."""
 
     has_log_prob = False
 
@@ -82,7 +82,7 @@ class FreshDraws(ConditionalDistribution):
 
 
 class Hidden(Distribution):
-    """A prior that can be sampled and whose density is kept from the methods."""
+    """A prior that can be sampled, and whose density is hidden from the methods."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -97,17 +97,17 @@ class Hidden(Distribution):
         return self.p.sample(sample_shape)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Refused: CapabilityError."""
+        """Raise CapabilityError, because the density is hidden."""
         raise CapabilityError("This method needs the prior's density log p(z), but the prior is known by its samples alone.")
 
 
 def two_samples(pair: Pair, num_points: int = POINTS) -> Problem:
-    """The pair as methods see it that have samples of either side and nothing else, fresh ones as many as they like."""
+    """Hide the densities of a pair, so that methods have samples of both sides alone, fresh ones and as many as they need."""
     return Problem(FreshDraws(pair.q, num_points), Hidden(pair.p), pair.kl)
 
 
 class Gaussian(MultivariateNormal):
-    """N(mean, L L^T), sampled by one matrix product: torch multiplies draw by draw, 100 times slower at D = 1000."""
+    """N(mean, L L^T), sampled by one matrix product; torch multiplies draw by draw, 100 times slower at D = 1000."""
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws, shape sample_shape + (D,)."""
@@ -116,7 +116,7 @@ class Gaussian(MultivariateNormal):
 
 
 def features_of(dim: int, features: int | None) -> int:
-    """k of x = W^T z + b, by default 10 d; InputError for d < 1 or k < d."""
+    """Number of features k of x = W^T z + b, by default 10 d; InputError for d < 1 or k < d."""
     k = 10 * dim if features is None else features
     if dim < 1:
         raise InputError(f"a Gaussian needs at least one dimension; got d = {dim}.")
@@ -128,7 +128,7 @@ def features_of(dim: int, features: int | None) -> int:
 
 
 def affine_weights(dim: int, *, generator: torch.Generator, features: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """W in R^{k x d}, then b in R^d, float64, of x = W^T z + b with z ~ N(0, I_k); all entries ~ N(0, 1).
+    """Draw W in R^{k x d}, then b in R^d, float64, for x = W^T z + b with z ~ N(0, I_k); all entries ~ N(0, 1).
 
     Args:
         dim: d.
@@ -144,12 +144,12 @@ def affine_weights(dim: int, *, generator: torch.Generator, features: int | None
 
 
 def affine_gaussian(weights: torch.Tensor, mean: torch.Tensor, *, unit_scale: bool = False) -> Gaussian:
-    """N(b, W^T W) in float64, the law of x = W^T z + b.
+    """N(b, W^T W) in float64, the distribution of x = W^T z + b.
 
     Args:
-        weights: W, shape (k, d).
-        mean: b, shape (d,).
-        unit_scale: Divide by sqrt(k), so that with entries ~ N(0, 1) every latent varies by about 1.
+        weights: Matrix W, shape (k, d).
+        mean: Vector b, shape (d,).
+        unit_scale: Whether to divide by sqrt(k), so that with entries ~ N(0, 1) every latent varies by about 1.
 
     Raises:
         InputError: W^T W is singular, or has entries that are not finite.
@@ -163,7 +163,7 @@ def affine_gaussian(weights: torch.Tensor, mean: torch.Tensor, *, unit_scale: bo
 
 
 def paper_gaussian(dim: int, *, generator: torch.Generator, features: int | None = None, unit_scale: bool = False) -> Gaussian:
-    """`affine_gaussian` of `affine_weights`; arguments and errors are theirs."""
+    """Make the `affine_gaussian` of `affine_weights`, with the arguments and errors of both."""
     return affine_gaussian(*affine_weights(dim, generator=generator, features=features), unit_scale=unit_scale)
 
 
@@ -188,14 +188,14 @@ def shifted_gaussians(dim: int, kl: float) -> Pair:
 def mixtures(
     dim: int, means: Sequence[float] = (-1.5, 0.5, 2.0), stds: Sequence[float] = (0.5, 0.3, 0.8), weights: Sequence[float] = ()
 ) -> Pair:
-    """D independent copies of a one-dimensional mixture of Gaussians against N(0, I); D times a KL by quadrature.
+    """D independent copies of a one-dimensional mixture of Gaussians against N(0, I); the KL is D times one by quadrature.
 
     D independent mixtures of K make K^D modes, and the truth stays a one-dimensional integral.
     """
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (means, stds))
     share = torch.tensor(weights or [1.0] * len(means), dtype=torch.float64)
     one = MixtureSameFamily(Categorical(probs=share / share.sum()), Normal(mean, std))
-    # 12 standard deviations leave out a mass of 1e-33; panels of a fifth of the narrowest std make 20 nodes exact to rounding
+    # 12 standard deviations leave out a mass of 1e-33; panels of a fifth of the narrowest std make 20 nodes exact to rounding.
     low, high = float((mean - 12 * std).min()), float((mean + 12 * std).max())
     z, w = _gauss_legendre(low, high, math.ceil(5 * (high - low) / min(stds)))
     log_q = one.log_prob(z)
@@ -263,7 +263,7 @@ class Warp(Transform):
         """log |det dy/dx|, shape (...)."""
         if self.name == "half-cube":
             return (math.log(1.5) + 0.5 * x.abs().log()).sum(-1)
-        if self.name == "spiral":  # a turn by an angle that depends on the radius alone keeps every volume
+        if self.name == "spiral":  # a turn by an angle that depends on the radius alone changes no volume
             return torch.zeros_like(x[..., 0])
         total = torch.zeros_like(x[..., 0])
         if self.name.startswith("asinh"):
@@ -280,7 +280,7 @@ def _mixing(dim: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _turn(x: torch.Tensor, sign: float) -> torch.Tensor:
-    """Latents 0 and 1, 2 and 3, ... turned together by the angle |x|^2 / D; an odd last one stays."""
+    """Turn latents 0 and 1, 2 and 3, ... together by the angle |x|^2 / D; an odd last one stays as it is."""
     dim = x.shape[-1]
     even = dim - dim % 2
     angle = sign * x.square().sum(-1, keepdim=True) / dim
@@ -290,7 +290,7 @@ def _turn(x: torch.Tensor, sign: float) -> torch.Tensor:
 
 
 def warped(pair: Pair, name: str) -> Pair:
-    """Both sides through the same `Warp`; the KL is unchanged."""
+    """Map both sides by the same `Warp`, which leaves the KL as it is."""
     q, p = (TransformedDistribution(side, [Warp(name)], validate_args=False) for side in (pair.q, pair.p))
     return Pair(q, p, pair.kl)
 
@@ -331,7 +331,7 @@ def shifted_encoder(dim: int, kl: float, num_points: int, *, generator: torch.Ge
         information: Mutual information of x and z in nats, all latents together: s = exp(-information / D).
 
     Raises:
-        InputError: as of `shifted_gaussians`, or an information that is not above 0.
+        InputError: as for `shifted_gaussians`, or the information is not above 0.
     """
     pair = shifted_gaussians(dim, kl)
     if not 0 < information < math.inf:

@@ -1,4 +1,4 @@
-"""What the leave-one-out densities lose when one component more is left out: a point's role as a component, for error bars."""
+"""What leave-one-out densities lose when one more component is left out, which error bars need for each point's component."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from klprobe.distributions.tiles import Array, Index
 from klprobe.runtime import parallel
 
 SMALL_SHARE = 1e-3
-"""Share w of a sum below which -log(1 - w) is w, to one part in 2,000."""
+"""Share w of a sum below which -log(1 - w) is replaced by w, with a relative error below 1 in 2,000."""
 
 
 class RemovalLosses(NamedTuple):
-    """What `removal_losses` gives, with g_in the nats that latent i loses with component n.
+    """Sums of the losses g_in, in nats, of the log-density of code i when component n is left out.
 
     Attributes:
-        sums: sum_i g_in, shape (N,).
-        squares: sum_n sum_i g_in^2.
-        pairs: sum_n of g_in g_jn over ordered pairs of different latents i, j of one component; terms of components
+        sums: The sums over codes, sum_i g_in, shape (N,).
+        squares: The sum of squares, sum_n sum_i g_in^2.
+        pairs: The sum over n of g_in g_jn over ordered pairs of different codes i, j of one component; terms of components
             with shares below `SMALL_SHARE` are left out.
     """
 
@@ -32,23 +32,24 @@ class RemovalLosses(NamedTuple):
 
 
 def removal_losses(aggregate: AggregatePosterior, z: torch.Tensor, own: torch.Tensor, log_sums: torch.Tensor) -> RemovalLosses:
-    """Nats that the latents' leave-one-out log-densities lose when one component more is left out.
+    """Compute how many nats the codes' leave-one-out log-densities lose when one more component is left out.
 
     With w_in = q(z_i|x_n) / sum_{j != own_i} q(z_i|x_j), leaving out n != own_i as well costs g_in = -log(1 - w_in); a
     component that carries most of a sum gets a sum without it, so that no digits cancel.
 
     Args:
-        aggregate: Of a posterior with a density.
-        z: Codes, shape (m, D); `own` their components, shape (m,).
-        log_sums: What `aggregate.log_sum(z, own)` gave, shape (m,).
+        aggregate: Aggregate posterior of a posterior with a density.
+        z: Codes, shape (m, D).
+        own: Component of each code, shape (m,).
+        log_sums: Values of `aggregate.log_sum(z, own)`, shape (m,).
     """
     posterior, threads, shared = aggregate.posterior, aggregate.threads, aggregate.shared
     tiles.need_density(posterior)
-    nothing = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)  # all that a process without a share has
-    large: list[tuple[Array, Index, Index]] = [nothing]  # in the order of the chunks, not of their threads: sums round alike
+    nothing = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)  # a process without a share has these alone
+    large: list[tuple[Array, Index, Index]] = [nothing]  # in the order of chunks, so that sums round alike
     sums, squares = np.zeros((2, posterior.num_points))
 
-    def gather(tile: tiles.Tile, top: int, start: int) -> tuple[Array, Index, Index]:  # a span of columns has one thread
+    def gather(tile: tiles.Tile, top: int, start: int) -> tuple[Array, Index, Index]:  # one thread writes a span of columns
         share, row, column = tile.entries(SMALL_SHARE)
         span = slice(start, start + tile.shape[1])
         sums[span] += tile.column_sums()[0]
@@ -100,10 +101,10 @@ def _losses(
     row: Index,
     column: Index,
 ) -> Array:
-    """-log(1 - w) of the shares w given; above one half from a sum without that component."""
+    """Compute -log(1 - w) of the given shares w; above one half, from a sum without that component."""
     loss = -np.log1p(-np.minimum(share, 0.5))
     if aggregate.posterior.num_points == 2:
-        return loss  # nothing is left when both are left out
+        return loss  # no component is left when both are left out
     main = np.full(len(z), -1)
     main[row[share > 0.5]] = column[share > 0.5]
     everywhere = parallel.gather(torch.from_numpy(main)) if aggregate.shared else [torch.from_numpy(main)]

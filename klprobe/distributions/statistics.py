@@ -1,4 +1,4 @@
-"""Means over a data set's points from draws at some of them: who is visited, and the variance.
+"""Means over all points of a data set from draws at some of them: which points are visited, and the variance.
 
 Visiting points and drawing at them is two-stage sampling. The mean over the N points at hand and the mean over the
 population they came from have different errors, and both are estimated here.
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 EARLY_REPEATS, EARLY_SHARE, LATER_SHARE = 50, 1 / 3, 1 / 20
-"""Points visited twice tell variation within a point from variation between points: at first one in three, until 50
+"""Points visited twice separate variation within a point from variation between points: at first one in three, until 50
 are known, which fixes the error's own error at about a tenth, then one in twenty."""
 
 
 def visits(num_points: int, generator: torch.Generator) -> torch.Tensor:
-    """Points in the order they are drawn at: every point once, some twice in a row, spread so that any prefix has both."""
+    """Order in which points are drawn at: every point once, some twice in a row, spread so that any prefix has both."""
     order = torch.randperm(num_points, generator=generator)
     position = torch.arange(num_points)
     early = round(EARLY_REPEATS / EARLY_SHARE)
@@ -41,7 +41,7 @@ def mean_error(values: torch.Tensor, points: torch.Tensor | None = None) -> Mean
     """Mean of `values` and its standard error; draws of one data point are one cluster.
 
     Args:
-        values: One value a draw, shape (m,).
+        values: One value for each draw, shape (m,).
         points: Index of the data point of each draw, shape (m,); None when every draw is independent.
     """
     centred = values - values.mean()
@@ -57,7 +57,7 @@ class PointMean(NamedTuple):
     """A mean over points with the two parts of its variance.
 
     Attributes:
-        value: Mean over points of the point's mean.
+        value: Mean over points of each point's mean.
         conditional_variance: Variance of `value` about the mean over the N points at hand.
         between_variance: Variance, from point to point, of a point's true mean.
     """
@@ -68,12 +68,12 @@ class PointMean(NamedTuple):
 
 
 def point_mean(values: Array, points: NDArray[np.int64], num_points: int) -> PointMean:
-    """Mean over `num_points` points from draws at some of them, chosen at random without replacement.
+    """Estimate the mean over `num_points` points from draws at some of them, chosen at random without replacement.
 
     Args:
-        values: One value a draw, shape (m,).
-        points: Data point of each draw, shape (m,); at least one must be drawn at twice.
-        num_points: N.
+        values: One value for each draw, shape (m,).
+        points: Data point of each draw, shape (m,); at least one point must have two draws.
+        num_points: Number of data points, N.
     """
     _, cluster, counts = np.unique(points, return_inverse=True, return_counts=True)
     means = np.bincount(cluster, values) / counts

@@ -1,15 +1,15 @@
 """Tiles of exp(log q(z_i|x_n)), from which sums over whole data sets are streamed; no (M, N) matrix is ever in memory.
 
-Diagonal Gaussians take one of three ways to the same number, chosen tile by tile from a-priori error bounds:
+For diagonal Gaussians the same number is computed in one of three ways, chosen tile by tile from a-priori error bounds:
 
-- *product*: the squared distances of a tile as one float64 matrix product, or, of very many latents, as a sum of products
-  over few of them, where its rounding error, bounded before anything is computed, stays below `PRODUCT_TOLERANCE`;
-- *screen*: the product in float32, whose value plus its rounding error bounds a log-density from above. What lies more
-  than `log N + CUT` below a term already found is left out, which costs less than exp(-CUT) of the sum; the survivors
-  are evaluated by differences in float64;
+- *product*: the squared distances of a tile are one float64 matrix product, or, for very many latents, a sum of products
+  over few of them, where the rounding error, bounded before anything is computed, stays below `PRODUCT_TOLERANCE`;
+- *screen*: the product in float32, whose value plus its rounding error bounds a log-density from above. A term more
+  than `log N + CUT` below a term already found is left out, which costs less than exp(-CUT) of the sum; the others,
+  the survivors, are computed by differences in float64;
 - *differences*: (z - mean) / std in float64 for every pair, which is right for any spread, and slow.
 
-A latent's own component is kept apart, so that the leave-one-out density is free and loses no digits.
+The component that a code was drawn from is kept apart, so that the leave-one-out density costs nothing and loses no digits.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ Index = NDArray[np.int64]
 T = TypeVar("T")
 
 CUT = 24.0
-"""Nats below the largest term, less log N, at which a term is left out: in all at most exp(-24) = 4e-11 of the sum."""
+"""Nats below the largest term, less log N, at which a term is left out; in all this is at most exp(-24) of the sum."""
 ROWS, COLUMNS = 256, 2048
-"""Latents and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/ours)."""
+"""Number of codes and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/ours)."""
 WAVE = 8
-"""Column chunks between two updates of the reference: fixed, so that no bit depends on the number of threads."""
+"""Number of chunks between two updates of the reference, fixed so that no bit depends on the number of threads."""
 DENSE_SHARE = 0.04
 """Share of survivors above which the product is cheaper than evaluating them one by one."""
 DEVICE_TILE = 8192
-"""Latents and posteriors in a tile on an accelerator: 512 MB of float64."""
+"""Number of codes and of posteriors in a tile on a GPU: 512 MB of float64."""
 UNIT_ROUNDOFF_32 = 2.0**-24
 LARGEST_32, UNDERFLOW_32 = 1e30, 1e-4
-"""Features up to which the screen is used; nats by which weights that vanish in float32, below 1e-38, can fail there."""
+"""Largest feature for which the screen is used, and the error in nats that weights below 1e-38 can cause in float32."""
 PAIRS_AT_ONCE = 1 << 13
-"""Survivors evaluated together: bounds memory."""
+"""Number of survivors evaluated together, which limits memory."""
 
 
 def is_tiled(posterior: Posterior) -> TypeGuard[DiagonalGaussian]:
-    """Diagonal Gaussians in the CPU's memory take the tiles below; everything else goes through torch."""
+    """Whether these are diagonal Gaussians in the CPU's memory, which use the tiles below; all others go through torch."""
     return isinstance(posterior, DiagonalGaussian) and posterior.mean.device.type == "cpu"
 
 
@@ -66,7 +66,7 @@ def need_density(posterior: Posterior) -> None:
 
 
 def _our_share(num_points: int, columns: int, shared: bool) -> range:
-    """First columns of the chunks that this process visits: all, or a share of them."""
+    """First columns of the chunks that this process visits, which are all or a share of them."""
     rank, size = parallel.rank_and_size() if shared else (0, 1)
     return range(rank * columns, num_points, size * columns)
 
@@ -74,7 +74,7 @@ def _our_share(num_points: int, columns: int, shared: bool) -> range:
 def matrices(
     posterior: Posterior, z: torch.Tensor, own: torch.Tensor | None, *, shared: bool
 ) -> Iterable[tuple[int, slice, torch.Tensor]]:
-    """(first column, rows, log q(z_i|x_n)) tiles of any posterior on any device, the left-out component at -inf."""
+    """Yield tiles (first column, rows, log q(z_i|x_n)) of any posterior on any device, with left-out components at -inf."""
     on_device = z.device.type != "cpu"
     columns = min(DEVICE_TILE if on_device else 1024, posterior.num_points)
     height = DEVICE_TILE if on_device else max(1, (1 << 21) // (columns * posterior.dim))
@@ -98,7 +98,7 @@ def _leave_out(matrix: NDArray[np.floating], column: Index) -> None:
 
 
 class Rows:
-    """The latents, prepared once: centred, squared, in both precisions."""
+    """The codes, prepared once: centred, squared, in both precisions."""
 
     def __init__(self, q: DiagonalGaussian, z: torch.Tensor, own: Index) -> None:
         self.z, self.own = z.cpu().double().numpy(), own.reshape(len(z), -1)
@@ -115,13 +115,13 @@ class Rows:
 
 
 def _centre(q: DiagonalGaussian) -> Array:
-    """A point amid the means: taking it off loses nothing and shrinks the product form's rounding error."""
+    """A point in the middle of the means; subtracting it loses nothing and makes the rounding error of products smaller."""
     some = torch.arange(0, q.num_points, max(1, q.num_points // 4096))
     return q.rows(some)[0].mean(0).numpy()
 
 
 def _rows(q: DiagonalGaussian, part: slice) -> tuple[Array, Array]:
-    """`q.rows` without torch, whose threads would crowd those of the pool that calls this."""
+    """Compute `q.rows` without torch, whose threads would compete with those of the pool that calls this."""
     mean, spread = q.mean[part].numpy().astype(np.float64), q.spread[part].numpy().astype(np.float64)
     if q.parametrization == "logvar":
         return mean, np.exp(0.5 * spread)
@@ -143,10 +143,10 @@ class Chunk:
             square = shifted * linear
             constant = self.log_norm - 0.5 * square.sum(1)
             self.weights = np.concatenate([(-0.5 * precision).T, linear.T, constant[None], np.ones((1, len(constant)))])
-            self.weights32 = self.weights[:-1].astype(np.float32)  # its constants are set anew for each block
+            self.weights32 = self.weights[:-1].astype(np.float32)  # its constants are written for each block
         self.magnitude = np.abs(self.weights[:-1])
         self.heaviest = self.magnitude.max(1)
-        self.tile = np.empty((ROWS, len(self.mean)))  # written anew for each block: fresh memory costs as much as a product
+        self.tile = np.empty((ROWS, len(self.mean)))  # reused for each block, because new memory costs as much as a product
         self.tile32 = np.empty((ROWS, len(self.mean)), np.float32)
 
     def evaluate(self, z: Array, row: Index, column: Index) -> Array:
@@ -164,7 +164,7 @@ class Chunk:
 class Tile:
     """exp(term - reference of its row): a whole matrix, or the (row, column) pairs that matter.
 
-    A matrix lives in its chunk's memory, until the next tile of the chunk.
+    A matrix uses its chunk's memory, and is valid until the next tile of the chunk.
     """
 
     shape: tuple[int, int]
@@ -201,7 +201,7 @@ class Tile:
 
 
 def finite(reference: Array) -> Array:
-    """The reference, with 0 for rows in which nothing has been found: exp(-inf - 0) is the 0 they need."""
+    """The reference, with 0 for rows in which nothing has been found, since exp(-inf - 0) = 0."""
     return np.where(np.isneginf(reference), 0.0, reference)
 
 
@@ -211,12 +211,12 @@ def count(index: Index, weights: Array, length: int) -> Array:
 
 
 def tile_of(chunk: Chunk, rows: Rows, block: slice, floor: Array, screen: bool) -> Tile:
-    """The terms of one tile that can matter beside a sum of at least exp(floor)."""
+    """Compute the terms of one tile that can matter beside a sum of at least exp(floor)."""
     largest = np.abs(rows.features[block]).max(0)
     shape = (len(floor), len(chunk.mean))
     with np.errstate(over="ignore", invalid="ignore"):
         magnitude = largest @ chunk.magnitude
-        # the largest features of any row with each column, or each row with the largest weights of any column
+        # bounds: the largest features of any row with each column, or each row with the largest weights of any column
         most = min(magnitude.max(), (np.abs(rows.features[block]) @ chunk.heaviest).max())
         depth = exact_depth(most + np.abs(finite(floor)).max(), len(largest) + 1)
         if depth and not screen:
@@ -245,7 +245,7 @@ def tile_of(chunk: Chunk, rows: Rows, block: slice, floor: Array, screen: bool) 
 
 
 def _product(features: Array, weights: Array, depth: int, out: Array) -> Array:
-    """features @ weights into `out`, `depth` terms of each sum at a time."""
+    """Write features @ weights into `out`, `depth` terms of each sum at a time."""
     np.matmul(features[:, :depth], weights[:depth], out=out)
     for start in range(depth, len(weights), depth):
         out += features[:, start : start + depth] @ weights[start : start + depth]
@@ -253,7 +253,7 @@ def _product(features: Array, weights: Array, depth: int, out: Array) -> Array:
 
 
 def _dense(chunk: Chunk, rows: Rows, block: slice, floor: Array, depth: int) -> Tile:
-    """All terms of a tile by products of that depth, the reference taken off inside them."""
+    """Compute all terms of a tile by products of that depth, with the reference subtracted inside them."""
     own = rows.own[block] - chunk.start
     if np.isfinite(floor).all():
         features = np.concatenate([rows.features[block], -floor[:, None]], 1)
@@ -282,7 +282,7 @@ def waves(
 ) -> Iterable[tuple[list[T], int]]:
     """Visit all chunks, `WAVE` at a time, in parallel; yields each wave's results in order, and the columns done.
 
-    `floor` holds what each row's sum is known to exceed; the caller raises it in place between waves.
+    `floor` holds a lower bound of each row's log-sum; the caller raises it in place between waves.
     """
     rows = Rows(q, z, own)
     tiles = len(list(rows.blocks()))

@@ -1,9 +1,9 @@
 """Whitening: codes become uncorrelated, each of variance one, by an invertible linear map whose volume is known.
 
-One map, made in two ways, because two things are asked of it. `Whitening.of` serves what learns a ratio of two sides, which any
-invertible map leaves as it is: directions without spread carry rounding, and stay as they are. `whiten` serves what learns a
-density, in which such a direction is no detail but an infinite KL: it refuses latents that never vary, and shrinks
-correlations as far as held-out codes bear out.
+There is one map, made in two ways. `Whitening.of` is for methods that learn a ratio of two sides, which any invertible map
+leaves as it is; directions without spread hold rounding errors alone, and are not scaled. `whiten` is for methods that learn a
+density, for which such a direction means an infinite KL: it refuses latents that never vary, and undoes correlations only as
+far as this helps on held-out codes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from klprobe.types import InputError
 
 NO_SPREAD = 1e-10
-"""Eigenvalue of the pooled correlation matrix of two sides: flatter directions carry rounding, and are left as they are."""
+"""Smallest eigenvalue of the pooled correlation matrix; directions below it hold rounding errors, and are not scaled."""
 SHRINKAGES = (0.0, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the identity tried in the correlation matrix; 1 standardises each latent by itself."""
 SMALLEST_EIGENVALUE = 1e-12
-"""Of a correlation matrix; below it lies the rounding of float64."""
+"""Smallest eigenvalue of a correlation matrix that is above the rounding of float64."""
 
 
 class Whitening(NamedTuple):
@@ -33,7 +33,7 @@ class Whitening(NamedTuple):
 
     @classmethod
     def of(cls, z: torch.Tensor) -> Whitening:
-        """From pooled codes of both sides; each latent is first standardised, so that scales may differ by 10^9."""
+        """Make it from pooled codes of both sides; each latent is standardised first, so that scales may differ by 10^9."""
         mean, std = z.mean(0), z.std(0)
         std = torch.where(std > 0, std, torch.ones_like(std))
         standard = (z - mean) / std
@@ -44,25 +44,25 @@ class Whitening(NamedTuple):
 
     @classmethod
     def none(cls, z: torch.Tensor) -> Whitening:
-        """Leaves codes as they are."""
+        """Make the identity, which leaves codes as they are."""
         identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         return cls(torch.zeros_like(z[0]), torch.ones_like(z[0]), identity, 0.0, 1.0)
 
     def white(self, z: torch.Tensor) -> torch.Tensor:
         """Whitened codes, shape (m, D), float64."""
         u = (z - self.mean) / self.std
-        return u if self.shrinkage == 1 else u @ self.rotation  # most of a step's time in thousands of latents
+        return u if self.shrinkage == 1 else u @ self.rotation  # with thousands of latents, this takes most of a step's time
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Whitened codes, float32, as networks take them."""
         return self.white(z).float()
 
     def undo(self, u: torch.Tensor) -> torch.Tensor:
-        """The z of whitened codes u, shape (m, D)."""
+        """Map whitened codes u back to z, shape (m, D)."""
         return torch.linalg.solve(self.rotation, u, left=False) * self.std + self.mean
 
     def log_volume(self, z: torch.Tensor) -> torch.Tensor:
-        """log |det of the map's derivative|, the same everywhere, shape (m,), float64."""
+        """Log of |det of the map's derivative|, the same everywhere, shape (m,), float64."""
         return torch.full((len(z),), self.log_det, dtype=self.std.dtype, device=self.std.device)
 
 
@@ -74,7 +74,7 @@ def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) 
 
     Args:
         fit, stop: Codes, shapes (m, D) and (k, D), float64.
-        correlations: Undo correlations at all.
+        correlations: Whether to undo correlations at all.
     Raises:
         InputError: a latent is the same number everywhere, so q(z) has no density.
     """
@@ -103,11 +103,11 @@ def whiten(fit: torch.Tensor, stop: torch.Tensor, *, correlations: bool = True) 
 
 
 class Preparation(Protocol):
-    """An invertible map that codes may go through before a network: this whitening, or one that bends as well."""
+    """An invertible map applied to codes before a network: whitening, or a non-linear map."""
 
     @property
     def mean(self) -> torch.Tensor:
-        """Where codes are centred, shape (D,)."""
+        """Point that is subtracted from codes, shape (D,)."""
 
     @property
     def rotation(self) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""From a posterior and a prior to a Report."""
+"""Everything between a posterior with its prior and a finished Report."""

@@ -1,15 +1,15 @@
-"""Which methods answer best what an input allows: what `auto` stands for."""
+"""The methods that `auto` runs, which are those that suit an input best."""
 
 from __future__ import annotations
 
 FIRST = ("closed-form", "monte-carlo")
 DENSITY_MODELS = ("gmm", "maf", "lstm")
 MANY_LATENTS = 50
-"""From about this number of latents on, a KL of 0.1 nats for each nears the ceiling log n - 5 that a classifier certifies."""
+"""Number of latents from which on a KL of 0.1 nats for each is near log n - 5, the most that a classifier certifies."""
 ENOUGH_A_WEIGHT = 2.0
-"""Data points for each latent below which denoisers and chains of D x D weights have nothing to learn from."""
+"""Number of data points for each latent below which denoisers and chains, of D x D weights, have too little to learn from."""
 WIDEST = {"lstm": 256, "classifier": 1024, "maf": 1024, "telescoping": 512, "gaussianized": 512}
-"""Latents up to which `auto` runs these: beyond, each can take hours on a CPU, and another method says as much.
+"""Largest number of latents for which `auto` runs these; beyond it, each can take hours on a CPU and tells nothing more.
 
 CPU seconds of one step at 1,024 and 4,096 latents: lstm 0.96 and four times that, classifier 0.08 and 1.1 (it has D^2 weights,
 and certifies log n nats at most), for 600 to 8000 steps; gmm found 12.5 of 13.75 nats in 1,024 latents in 51 CPU seconds. At
@@ -22,22 +22,22 @@ def recommended(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, .
 
     With both densities the exact methods bracket the KL, and every method beside them is there to be checked by them. Where
     one density is missing, estimates from samples are left, and analyses/ours/ratio_estimators.py says which. In one and
-    in ten latents a classifier was within 0.01 nats of the truth and its bounds hold; on warped codes it is better after
+    in ten latents a classifier was within 0.01 nats of the truth, and its bounds held; on warped codes it is better after
     Gaussianizing. In a hundred latents denoising and chains were within 1 %, and denoising is the one that was within 10 % in
     a thousand, where KL lies far beyond log n and no classifier's bound can follow; a chain certifies each of its links.
 
     Args:
-        dim: D.
-        num_points: N.
-        able: Of `posterior-density` and `prior-density`, those that can be had.
+        dim: Number of latents, D.
+        num_points: Number of data points, N.
+        able: Those of `posterior-density` and `prior-density` that the input has.
     """
     return tuple(name for name in _wanted(dim, num_points, able) if name not in left_out(dim, num_points, able))
 
 
 def left_out(dim: int, num_points: int, able: frozenset[str]) -> tuple[str, ...]:
-    """Names of the methods that `auto` leaves out because of the number of latents; arguments as of `recommended`.
+    """Names of the methods that `auto` leaves out because of the number of latents; arguments as for `recommended`.
 
-    Without the prior's density there is no gmm to fall back on: the classifier stays, however wide the codes.
+    Without the prior's density gmm cannot replace the classifier, which then runs for any number of latents.
     """
     spared = () if "prior-density" in able else ("classifier",)
     wanted = _wanted(dim, num_points, able)

@@ -1,7 +1,7 @@
-"""Prior holes: where p(z) draws codes that no data point encodes to, and the reverse, with the share of mass that lies there.
+"""Prior holes: regions where p(z) draws codes that no data point encodes to, the reverse, and the share of mass in them.
 
-A draw of q_N has its own component for a neighbour, and a draw of the prior does not: with all components kept, every draw
-of a perfect model's prior would look like a hole. So each draw of q is scored by the mixture without its own component.
+A draw of q_N is near the component that it was drawn from, and a draw of the prior has no such component: with all components
+kept, every draw of a perfect model's prior would look like a hole. So each draw of q is scored without its own component.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quan
 Array = NDArray[np.float64]
 
 GROUPS = 20
-"""Groups of the jackknife: its error's own relative error is 1 / sqrt(2 (GROUPS - 1)), a sixth."""
+"""Number of groups of the jackknife; the relative error of its standard error is 1 / sqrt(2 (GROUPS - 1)), a sixth."""
 LIKELIEST = 0.9
-"""Share of a distribution's draws among which places are ranked: those where its density is highest."""
+"""Share of a distribution's draws that are ranked, which are those where its density is highest."""
 LEAST_POINTS = 2 * GROUPS
 LEAST_DRAWS = 100
 
@@ -37,10 +37,10 @@ class Draws:
     """Draws of one distribution, scored by both.
 
     Attributes:
-        z: Shape (m, D).
+        z: Codes, shape (m, D).
         log_q: log q_N(z) in nats, shape (m,); leave-one-out where z was drawn from q_N.
         log_p: log p(z) in nats, shape (m,).
-        points: Data point that each was drawn at, shape (m,); -1 for draws of the prior.
+        points: Data point of each draw, shape (m,); -1 for draws of the prior.
     """
 
     z: torch.Tensor
@@ -49,13 +49,13 @@ class Draws:
     points: torch.Tensor
 
     def take(self, which: torch.Tensor) -> Draws:
-        """Some of the draws, in the order of `which`."""
+        """Select some of the draws, in the order of `which`."""
         return Draws(self.z[which], self.log_q[which], self.log_p[which], self.points[which])
 
 
 @dataclasses.dataclass(frozen=True)
 class Holes:
-    """What `find_holes` found. A perfect match gives both shares the value `level`.
+    """The result of `find_holes`. In a perfect match both shares have the value `level`.
 
     Attributes:
         level: The quantile, such as 0.01.
@@ -63,9 +63,9 @@ class Holes:
         reverse_share: Share of q's mass at which the prior's density lies below its own quantile.
         threshold, reverse_threshold: The two quantiles, log-densities in nats.
         codes, prior_draws: All draws of q_N and of the prior.
-        radius: |z| under both.
-        dimensionwise_kl: KL[q_N(z_d)||p(z_d)] of each latent, or None, and why.
-        pairs: KL of each pair of latents, or None, and why.
+        radius: Histograms of |z| under both.
+        dimensionwise_kl: KL[q_N(z_d)||p(z_d)] of each latent in nats, or None, and the reason.
+        pairs: KL of each pair of latents in nats, or None, and the reason.
     """
 
     num_points: int
@@ -88,19 +88,19 @@ class Holes:
         return draws.take((draws.log_p - draws.log_q).argsort(descending=True)[:count])
 
     def crowded(self, count: int) -> Draws:
-        """Likely codes with the largest log q_N(z) - log p(z), leave-one-out, the largest first, one a data point."""
+        """Likely codes with the largest log q_N(z) - log p(z), leave-one-out, the largest first, one for each point."""
         codes = _likely(self.codes, self.codes.log_q)
         order = (codes.log_q - codes.log_p).argsort(descending=True)
         _, first = np.unique(codes.points[order].numpy(), return_index=True)
         return codes.take(order[torch.from_numpy(np.sort(first)[:count])])
 
     def ordinary(self, count: int) -> Draws:
-        """Draws of the prior that lie in no hole, in the order they were drawn; may be fewer, or none."""
+        """Draws of the prior that lie in no hole, in the order of drawing; there may be fewer than asked for, or none."""
         return self.prior_draws.take((self.prior_draws.log_q >= self.threshold).nonzero().flatten()[:count])
 
 
 def _likely(draws: Draws, log_density: torch.Tensor) -> Draws:
-    """Those that their own distribution thinks likeliest: ratios of densities are largest far out, where no one goes."""
+    """Select the draws where their own distribution's density is highest, as ratios of densities are largest far out."""
     return draws.take((log_density >= log_density.quantile(1 - LIKELIEST)).nonzero().flatten())
 
 
@@ -113,23 +113,23 @@ def find_holes(
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Holes:
-    """Where prior and aggregate posterior miss each other, and how much mass lies there.
+    """Find where prior and aggregate posterior do not overlap, and how much mass lies there.
 
-    The errors are those over data sets and draws together, of the quantile as well: a jackknife that leaves out a
-    twentieth of the data points, as origins of draws and as components, and of the prior's draws. With few points for many
-    latents q_N is a rough picture of q, and the share of holes errs towards `level`: 31 % for 36 % with 1,000 points of 32.
+    The standard errors include the variation over data sets, draws and the quantile: a jackknife leaves out a twentieth of
+    the data points, as origins of draws and as components, and of the prior's draws. With few points for many latents q_N
+    is a rough picture of q, and the share errs towards `level`: 31 % in place of 36 % for 1,000 points of 32 latents.
 
     Args:
         posterior: Distribution with a density, batch shape (N,), event shape (D,).
         prior: Distribution with event shape (D,).
-        num_samples: Draws of each of the two.
-        level: Quantile of a density below which a place counts as one where that distribution hardly ever is.
+        num_samples: Number of draws of each of the two.
+        level: Quantile of a distribution's density below which a code counts as one that it hardly ever draws.
         generator: Source of all randomness.
-        progress: Told of the work done.
+        progress: Function that is called with the work done.
 
     Raises:
-        CapabilityError: no log q(z|x), or no log p(z).
-        InputError: fewer than 40 points, or 100 draws, or a level that leaves no draws below it.
+        CapabilityError: log q(z|x) or log p(z) is not known.
+        InputError: there are fewer than 40 points or 100 draws, or no draws lie below the level.
     Reference: the error, Shao and Wu (1989), A general theory for jackknife variance estimation.
     """
     q = as_posterior(posterior)
@@ -154,7 +154,7 @@ def find_holes(
 def share_in_holes(
     posterior: Posterior, prior: Distribution, *, num_samples: int = 2000, level: float = 0.01, generator: torch.Generator
 ) -> Quantity:
-    """The share alone, from fewer draws: what a report of the KL says of holes. Arguments and errors as in `find_holes`."""
+    """Estimate the share alone, from fewer draws, for a report of the KL; arguments and errors as for `find_holes`."""
     check_prior(posterior, prior)
     _check(posterior, prior, num_samples, level)
     return _look(posterior, prior, num_samples, level, generator, no_progress)[3][0]
@@ -163,7 +163,7 @@ def share_in_holes(
 def _look(
     q: Posterior, prior: Distribution, num_samples: int, level: float, generator: torch.Generator, progress: Progress
 ) -> tuple[Draws, Draws, tuple[float, float], tuple[Quantity, Quantity]]:
-    """Draws of q_N and of the prior with their densities; the two quantiles; the two shares."""
+    """Draw from q_N and from the prior, and compute their densities, the two quantiles and the two shares."""
     order = torch.arange(q.num_points)
     points = visit_evenly(order, num_samples, generator)
     z = q.sample_at(points, generator).cpu()
@@ -209,7 +209,7 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
 def _sums_by_group(
     q: Posterior, z: torch.Tensor, points: torch.Tensor, group: torch.Tensor, progress: Progress
 ) -> torch.Tensor:
-    """log sum_n q(z|x_n) over the points n of each group but the draw's own, shape (GROUPS, len(z)); draws of q come first."""
+    """Compute log sum_n q(z|x_n) over the points n of each group but the draw's own, (GROUPS, len(z)); draws of q first."""
     sums = torch.empty(GROUPS, len(z), dtype=torch.float64)
     own = torch.full((len(z),), -1)
     place = torch.empty_like(group)
@@ -223,13 +223,13 @@ def _sums_by_group(
 
 
 def _share(reference: Array, scores: Array, level: float) -> tuple[float, float]:
-    """The quantile of `reference`, and the share of `scores` below it."""
+    """Compute the quantile of `reference`, and the share of `scores` below it."""
     threshold = float(np.quantile(reference, level))
     return threshold, float((scores < threshold).mean())
 
 
 def _errors(sums: Array, log_p: Array, group: torch.Tensor, points: torch.Tensor, level: float) -> tuple[float, float]:
-    """Jackknife standard errors of both shares: each group of points, with its draws and as many of the prior's, left out."""
+    """Jackknife standard errors of both shares, leaving out each group of points with its draws and as many of the prior's."""
     m, n = len(points), len(group)
     of_code, of_prior, sizes = group[points].numpy(), np.arange(m) % GROUPS, np.bincount(group.numpy())
     shares = []
@@ -244,6 +244,6 @@ def _errors(sums: Array, log_p: Array, group: torch.Tensor, points: torch.Tensor
 
 
 def _least_error(share: float, num_samples: int) -> float:
-    """A share of none, or of all, of the draws is known to about one draw (Agresti and Coull 1998)."""
+    """Least standard error of a share of 0 or 1, which is known to about one draw (Agresti and Coull 1998)."""
     near = (share * num_samples + 2) / (num_samples + 4)
     return math.sqrt(near * (1 - near) / (num_samples + 4))

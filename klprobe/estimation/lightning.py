@@ -21,13 +21,13 @@ __all__ = ["TrackKL"]
 class TrackKL(Callback):
     """Log the bracket of KL[q(z)||p(z)] through the module's own logger, at the end of every k-th training epoch.
 
-    What cannot be tracked, such as an encoder that has diverged, is a warning and no end to the training. With several
-    devices the first one tracks, for all points.
+    Where the KL cannot be tracked, for instance because the encoder has diverged, a warning is given and training goes on.
+    With several devices the first one tracks, for all points.
 
     Args:
-        measure: From the module to a flat dict of floats: what to encode, and every setting, is said there.
-        every_n_epochs: k.
-        prefix: Of the names that are logged.
+        measure: Function from the module to a flat dict of floats, which says what to encode, and every setting.
+        every_n_epochs: Number of epochs k between two measurements.
+        prefix: Prefix of the names that are logged.
 
     Example:
         >>> Trainer(callbacks=[TrackKL(lambda module: klprobe.track(module.encode, validation_set), every_n_epochs=5)])
@@ -42,7 +42,7 @@ class TrackKL(Callback):
         self.measure, self.every_n_epochs, self.prefix = measure, every_n_epochs, prefix
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning's hook: the numbers are there for its loggers, and for callbacks such as ModelCheckpoint."""
+        """Log the numbers in Lightning's hook, for its loggers and for callbacks such as ModelCheckpoint."""
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
         try:

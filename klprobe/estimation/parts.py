@@ -1,4 +1,4 @@
-"""The report by part: levels of a hierarchy, channels of an image, categorical latents, each by itself.
+"""The report by part, that is for each level of a hierarchy, channel of an image or categorical latent by itself.
 
 A part of the continuous latents is the marginal of q_N over its columns, against the same columns of the prior; both have
 a closed form when q(z|x) is Gaussian and the prior factorises, so the methods that speak of the whole speak of each part.
@@ -21,7 +21,7 @@ from klprobe.types import INTERRUPTED, Check, Estimate, Estimator, InputError, P
 
 
 def check_parts(parts: Mapping[str, slice | Classes], posterior: Posterior) -> None:
-    """Raise InputError unless each part is columns, or classes, of this posterior."""
+    """Raise InputError unless each part is a set of columns, or of classes, of this posterior."""
     for name, part in parts.items():
         if isinstance(part, Classes):
             if len(part.probs) != posterior.num_points:
@@ -43,14 +43,14 @@ def report_parts(
     *,
     reason: str | None = None,
 ) -> tuple[PartReport, ...]:
-    """What the methods say of each part; a part without an answer says why.
+    """Run the methods on each part; a part without an answer says why.
 
     Args:
-        parts: By name: columns of the posterior, or a categorical latent beside it.
-        posterior, prior: Of all continuous latents.
-        methods: Those whose answers are wanted, such as the closed form and monte-carlo.
-        generator: From a part's name to its own source of randomness.
-        reason: Why nothing is to be drawn any more; None where it is.
+        parts: Parts by name: columns of the posterior, or a categorical latent beside it.
+        posterior, prior: Distributions of all continuous latents.
+        methods: Methods to run, such as the closed form and monte-carlo.
+        generator: Function from a part's name to its own source of randomness.
+        reason: Reason why no more draws are made; None where they are.
     """
     reports: list[PartReport] = []
     for name, part in parts.items():
@@ -70,7 +70,7 @@ def report_parts(
 
 
 def compare_parts(reports: Sequence[PartReport], whole: Sequence[Estimate]) -> list[Check]:
-    """A marginal's KL is never above the joint one: one check over all parts of the continuous latents, or none."""
+    """Check that no marginal's KL is above the joint one, over all parts of the continuous latents; None without such parts."""
     joint = _exact(whole)
     pairs = [(report.name, exact) for report in reports if report.kind == "latents" and (exact := _exact(report.estimates))]
     if joint is None or not pairs:
@@ -84,10 +84,10 @@ def compare_parts(reports: Sequence[PartReport], whole: Sequence[Estimate]) -> l
 
 
 def marginal(posterior: Posterior, columns: slice) -> Distribution:
-    """The posterior of some of the latents, batch shape (N,).
+    """Make the posterior of some of the latents, batch shape (N,).
 
     Raises:
-        InputError: its marginals are not known.
+        InputError: the marginals of the posterior are not known.
     """
     if isinstance(posterior, DiagonalGaussian):
         return DiagonalGaussian(posterior.mean[:, columns], **{posterior.parametrization: posterior.spread[:, columns]})
@@ -116,10 +116,10 @@ def _of_latents(
 
 
 def _alone(method: Estimator) -> Estimator:
-    """The method without what a part must not share: the draws on disk are those of the whole posterior."""
+    """Copy the method without its file of draws, which are those of the whole posterior."""
     if method.partial is None and not method.resume:
         return method
-    settings: Any = method  # a dataclass, whose fields these two then are
+    settings: Any = method  # it is a dataclass, and these two are fields of it
     alone: Estimator = dataclasses.replace(settings, partial=None, resume=False)
     return alone
 
@@ -143,6 +143,6 @@ def _nothing(name: str, size: int, reason: str) -> PartReport:
 
 
 def _exact(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The empirical KL itself, where a method gives it."""
+    """The estimate of the empirical KL itself, where a method gives one."""
     exact = [e for e in estimates if (e.quantity, e.target, e.bound) == ("kl", "empirical", "exact")]
     return exact[0] if exact else None

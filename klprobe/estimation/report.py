@@ -1,4 +1,4 @@
-"""The report: everything one run found out, as data, and as the strict-JSON document `klprobe.report/1`."""
+"""The report: all results of one run, as data and as the strict-JSON document `klprobe.report/1`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SCHEMA = "klprobe.report/1"
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `klprobe.estimate` returns. All values are nats; brackets are of the empirical and the population KL.
+    """The result of `klprobe.estimate`. All values are in nats; brackets are of the empirical and the population KL.
 
     Attributes:
-        latent_dim, num_points, log_n: D, N, log N.
-        average_kl: (1/N) sum_n KL[q(z|x_n)||p], its error over points.
-        mutual_information: I_N between data point and code, at most log N.
-        total_correlation: KL[q_N(z) || prod_d q_N(z_d)]; only for priors that factorise.
+        latent_dim, num_points, log_n: The numbers D, N and log N.
+        average_kl: Mean over the points, (1/N) sum_n KL[q(z|x_n)||p], with its error over points.
+        mutual_information: Mutual information I_N between data point and code, at most log N.
+        total_correlation: Total correlation KL[q_N(z) || prod_d q_N(z_d)]; only for priors that factorise.
         dimensionwise_kl: KL[q_N(z_d)||p(z_d)] of each latent, or None.
-        active_units: Latents whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016).
-        estimates: Every estimate of the KL, in the order they were made.
-        brackets: `empirical` and `population`.
-        verdict, advice: The answer in one word, and in sentences a reader can act on.
-        checks: What had to hold, and whether it did.
-        not_done: Methods that gave nothing, with the reason.
-        parts: Levels, channels, categorical latents: what was also looked at by itself.
+        active_units: Number of latents whose posterior mean has a variance over the data above 0.01 (Burda et al. 2016).
+        estimates: Every estimate of the KL, in the order in which they were made.
+        brackets: Brackets of the targets `empirical` and `population`.
+        verdict, advice: The answer in one word, and in sentences that say what to do.
+        checks: Conditions that have to hold, and whether they do.
+        not_done: Methods that gave no answer, with the reason.
+        parts: Reports of levels, channels and categorical latents by themselves.
         prior_in_holes: Share of the prior's mass where q_N's density is below its own 1 % quantile; 0.01 in a perfect match.
-        provenance: Settings, seed, versions, commit, device, input.
+        provenance: Settings, seed, versions, commit, device and input.
     """
 
     latent_dim: int
@@ -57,7 +57,7 @@ class Report:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The document `klprobe.report/1`; what has no finite value is None with a `reason`."""
+        """Make the document `klprobe.report/1`; a value that is not finite is None, with a `reason`."""
         document = {"schema": SCHEMA, **_fields(self)}
         if self.dimensionwise_kl is None:
             document["dimensionwise_kl_reason"] = self.total_correlation.reason or "not computed"
@@ -68,11 +68,11 @@ class Report:
         return document
 
     def to_json(self) -> str:
-        """`to_dict` as strict JSON text."""
+        """Write `to_dict` as strict JSON."""
         return as_json(self.to_dict())
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per estimate: method, quantity, target, bound, value, std_error, nats_per_dim, num_samples, seconds."""
+        """Make a table with a row for each estimate: method, quantity, target, bound, value, std_error, nats_per_dim, ..."""
         import pandas as pd
 
         columns = ["method", "quantity", "target", "bound", "value", "std_error", "num_samples", "seconds"]
@@ -87,17 +87,17 @@ class Report:
 
 
 def as_json(content: Any, indent: int = 2) -> str:
-    """Strict JSON in ASCII that shows itself: every control character, DEL too, is an escape."""
+    """Write strict JSON in ASCII, in which every control character, DEL too, is an escape."""
     return json.dumps(content, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def finite(value: float | None) -> TypeGuard[float]:
-    """Whether there is a number to print."""
+    """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def plain(value: Any) -> Any:
-    """JSON types only: non-finite floats become None, records become dicts."""
+    """Convert to JSON types: non-finite floats become None, and records become dicts."""
     if isinstance(value, Quantity | Side | Estimate):
         return _with_reason(value)
     if isinstance(value, Bracket):
@@ -122,7 +122,7 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def _with_reason(record: Quantity | Side | Estimate) -> dict[str, Any]:
-    """The record's fields; `reason` is there exactly when its value or standard error is not finite, or says why it is."""
+    """Fields of the record; `reason` is among them when a value or its standard error is not finite, or a reason is given."""
     fields = _fields(record)
     reason = fields.pop("reason", None) or fields.get("details", {}).get("reason")
     missing = [_missing(name, getattr(record, name)) for name in ("value", "std_error") if not finite(getattr(record, name))]

@@ -1,4 +1,4 @@
-"""Run the estimators on one posterior and one prior, and put what they say into one report."""
+"""Run the estimators on one posterior and one prior, and collect their answers in one report."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.categorical import Classes
+from klprobe.distributions.digest import digest
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.posteriors import (
@@ -32,6 +33,8 @@ from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
+from klprobe.runtime import parallel
+from klprobe.runtime.heartbeat import ProcessLost
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
     INTERRUPTED,
@@ -49,10 +52,10 @@ from klprobe.types import (
 )
 
 FIRST = ("closed-form", "monte-carlo")
-"""Run before the others: exact, quick, and what a run that is stopped early should have."""
+"""Methods that run first, because they are exact and quick, and a run that is stopped early should have them."""
 ALWAYS = "closed-form"
 WIDE = 512
-"""Hidden units of a layer from which a fit is given all torch threads."""
+"""Number of hidden units in a layer from which a fit uses all torch threads."""
 NOT_WANTED = "not asked for (marginals=False)"
 
 ProgressOf = Callable[[str], Progress]
@@ -71,28 +74,28 @@ def estimate(
     marginals: bool = True,
     progress: ProgressOf | None = None,
 ) -> Report:
-    """KL[q(z)||p(z)] of a posterior and its prior, by several methods, as a bracketed report in nats.
+    """Estimate KL[q(z)||p(z)] of a posterior and its prior by several methods; the report has brackets, in nats.
 
-    Each method's random numbers depend on the seed and its own name alone, so its result does not change with the
-    company it runs in. A method that fails, or is interrupted, is named in `report.not_done`; the rest stands.
+    Each method's random numbers depend on the seed and its own name alone, so its result does not depend on which other
+    methods run. A method that fails, or is interrupted, is named in `report.not_done`; the other results remain.
 
     Args:
-        posterior: Distribution with batch shape (N,), one entry a data point, and event shape (D,).
+        posterior: Distribution with batch shape (N,), one entry for each data point, and event shape (D,).
         prior: Distribution with event shape (D,); None means N(0, I).
-        methods: Names of estimators, configured instances, "auto": those that answer best what the input allows, or "all":
+        methods: Names of estimators or configured instances; "auto" for those that suit the input best, or "all" for
             every one that it allows. The closed form always runs where it can.
-        seed: Seed of all random numbers; torch's global state is untouched.
+        seed: Seed of all random numbers; torch's global state is not changed.
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
-        provenance: Recorded in the report as it is.
+        provenance: Facts that are recorded in the report as they are.
         parts: Latents to report by themselves too, by name: slices of the D latents, or categorical latents beside them.
         marginals: Whether to compute each latent's own KL by quadrature, and with it the total correlation: half a second
             for 10,000 points of 32 latents, and in proportion to both.
-        progress: Called with a method's name, gives the receiver of its progress.
+        progress: Function from a method's name to the function that is called with its progress.
 
     Raises:
-        InputError: the input cannot be used, or an unknown method (lists the known and the nearest).
-        TypeError: posterior or prior is no Distribution.
+        InputError: the input cannot be used, or a method is unknown; the message lists the known ones and the nearest.
+        TypeError: posterior or prior is not a Distribution.
 
     Example:
         >>> q = torch.distributions.Normal(mean, std)                     # mean, std of shape (N, D)
@@ -105,6 +108,8 @@ def estimate(
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
     check_prior(q, prior)
     check_parts(parts, q)
+    if parallel.rank_and_size()[1] > 1:
+        parallel.same_everywhere(digest(q, prior), "posterior and prior")
     data_checks = [*check_posterior(q), *check_clouds(q, prior)]
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
@@ -171,7 +176,7 @@ def estimate(
 
 
 def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> Quantity:
-    """Share of prior mass in holes; on the fast path alone, where it costs a second at most."""
+    """Estimate the share of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
     if left_out:
         return Quantity(None, None, left_out)
     if not isinstance(q, DiagonalGaussian):
@@ -185,7 +190,7 @@ def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Ge
 
 
 def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
-    """The dimension-wise KLs; Ctrl-C here costs them and nothing else."""
+    """Compute the dimension-wise KLs; Ctrl-C during this leaves out these KLs and nothing else."""
     try:
         return dimensionwise_kl(q, prior, progress=progress)
     except KeyboardInterrupt:
@@ -195,7 +200,7 @@ def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[
 def _run(
     chosen: Sequence[tuple[str, Estimator]], posterior: Distribution, prior: Distribution, seed: int, progress: ProgressOf
 ) -> tuple[list[Estimate], list[NotDone], bool]:
-    """Every method in turn; what fails or is interrupted is named and does not stop the report."""
+    """Run every method in turn; a method that fails or is interrupted is named, and the report goes on."""
     estimates: list[Estimate] = []
     not_done: list[NotDone] = []
     interrupted = False
@@ -211,18 +216,25 @@ def _run(
             some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
             estimates += some
             not_done.append(
-                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else INTERRUPTED)
+                NotDone(name, f"{INTERRUPTED}; its estimates rest on the draws made so far" if some else _why(stop))
             )
         except InputError as error:
+            if estimator.resume:  # the user wants to continue a run, and not to begin another
+                raise
             not_done.append(NotDone(name, str(error)))
-        except Exception as error:  # one method's fault must not cost the others' results
+        except Exception as error:  # an error in one method must not lose the results of the others
             not_done.append(NotDone(name, f"{type(error).__name__}: {error}"))
     return estimates, not_done, interrupted
 
 
+def _why(stop: KeyboardInterrupt) -> str:
+    """Why the run was interrupted, which is the user's affair unless another process was lost."""
+    return f"{INTERRUPTED}: {stop}" if isinstance(stop, ProcessLost) else INTERRUPTED
+
+
 @contextlib.contextmanager
 def _threads_for(estimator: Estimator) -> Iterator[None]:
-    """One torch thread for small networks, whose products are too small to share.
+    """Set one torch thread for small networks, whose products are too small to share.
 
     Measured on two cores that other work kept busy: the fits of the demo took 35 s of CPU with one thread, and more than
     six minutes with two, spent waiting for each other.
@@ -239,10 +251,10 @@ def _threads_for(estimator: Estimator) -> Iterator[None]:
 def choose_methods(
     methods: Sequence[str | Estimator], posterior: Posterior, prior: Distribution
 ) -> list[tuple[str, Estimator]]:
-    """(name, configured estimator) in the order they run; "all" is every one that the input allows, "auto" the best of them.
+    """List (name, configured estimator) in the order they run; "all" is every one that the input allows, "auto" the best ones.
 
     Raises:
-        InputError: no method, an unknown name, or an object that is no estimator.
+        InputError: no method is given, a name is unknown, or an object is not an estimator.
     """
     if not methods:
         raise InputError(f"No method was named; known: auto, all, {', '.join(registry.names('estimators'))}.")
@@ -283,13 +295,13 @@ def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
 
 
 def settings_of(estimator: Any) -> dict[str, Any]:
-    """The estimator's fields, for the record."""
+    """Fields of the estimator, for the record."""
     if dataclasses.is_dataclass(estimator) and not isinstance(estimator, type):
         return dataclasses.asdict(estimator)
     return {"repr": re.sub(r" at 0x[0-9a-f]+", "", repr(estimator))}
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """A generator that depends on the seed and the name alone."""
+    """Make a generator that depends on the seed and the name alone."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -29,9 +29,9 @@ QUICK: tuple[Estimator, ...] = (
     MonteCarlo(num_samples=4000),
     Gmm(components=10, em_iterations=10, steps=300, num_samples=10_000),
 )
-"""About a second and a half for 10,000 points of 32 latents; the mixture's is the lower bound of the population's KL."""
+"""About a second and a half for 10,000 points of 32 latents; the mixture gives the lower bound of the population's KL."""
 VERDICTS = {"resolved": 0.0, "floor-limited": 1.0, "methods-disagree": 2.0, "impossible": 3.0}
-"""The verdict as a number: from 2 on, do not trust the others."""
+"""The verdict as a number; from 2 on, the other numbers cannot be trusted."""
 
 
 def track(
@@ -46,24 +46,24 @@ def track(
     methods: Sequence[str | Estimator] = QUICK,
     seed: int = 0,
 ) -> dict[str, float]:
-    """What a training run should log about KL[q(z)||p(z)], in nats, between two epochs.
+    """Measure what a training run should log about KL[q(z)||p(z)], in nats, between two epochs.
 
-    The same points and the same random numbers every time, so that only the encoder moves the curves. Networks are put into
-    eval mode and come back as they were, module by module; no gradients; no global random state is moved.
+    Points and random numbers are the same every time, so that only the encoder moves the curves. Networks are put into eval
+    mode and come back as they were, module by module; no gradients are computed, and no global random state changes.
 
     Args:
         encoder: A network, one of its methods, or a function, from a batch of data to a Distribution, to (mean, logvar), or
-            to named outputs; or the posterior itself, a Distribution of batch shape (N,), and then no data. Networks
-            that a function does not name, as in a list, are yours to put into eval mode.
-        data: What the encoder was not trained on, for population bounds: a tensor or array of N points, a Dataset, or a
-            DataLoader, of which the Dataset is taken; of items that are tuples, the first entry.
+            to named outputs; or the posterior itself, a Distribution of batch shape (N,), and then no data. If a function
+            does not name its networks, for instance when they are in a list, put them into eval mode yourself.
+        data: A tensor or array of N points, a Dataset, or a DataLoader, whose Dataset is used; where items are tuples, their
+            first entry. Population bounds need data that the encoder was not trained on.
         prior: Distribution with event shape (D,), on the CPU; None means N(0, I).
         outputs: What the encoder returns, as `mean,logvar`, `mean,std` or `_,mean,logvar` (`_` is ignored). None means by
-            name, else by looks, which may become unclear while an encoder changes: say it in a long run.
-        num_points: At most so many of the points, chosen by `seed` and N alone. They bound mutual information by log N.
-        batch_size: Points encoded at a time.
-        device: Where the points go to be encoded; None means where the networks are.
-        methods: As in `klprobe.estimate`; those that the posterior does not allow are left out.
+            their names, or else by their values, which may become unclear while an encoder changes; name them in a long run.
+        num_points: Largest number of points, chosen by `seed` and N alone. They bound mutual information by log N.
+        batch_size: Number of points encoded at a time.
+        device: Device that points are moved to for encoding; None means that of the networks.
+        methods: Methods as in `klprobe.estimate`; those that the posterior does not allow are left out.
         seed: Seed of all random numbers.
 
     Returns:
@@ -73,7 +73,7 @@ def track(
         methods failed; seconds. The keys are always these; what is not known is NaN.
 
     Raises:
-        InputError: the encoder cannot run on these data, its outputs cannot be read, or hold NaN.
+        InputError: the encoder cannot run on these data, or its outputs cannot be read or hold NaN.
 
     Example:
         >>> logger.log_metrics(klprobe.track(model.encode, validation_set, outputs="mean,logvar"), step=epoch)
@@ -86,7 +86,7 @@ def track(
     q = as_posterior(posterior)
     prior = standard_normal(q.dim) if prior is None else prior
     able = capabilities(q, prior)
-    # a validation epoch may run without gradients, but the mixture is fitted
+    # a validation epoch may run without gradients, but fitting the mixture needs them
     with torch.inference_mode(False), torch.enable_grad():
         chosen = [method for _, method in choose_methods(methods, q, prior) if method.requires <= able]
         report = estimate(posterior, prior, methods=chosen, seed=seed, marginals=False)
@@ -110,14 +110,14 @@ def _bracket_ends(target: str, lower: Side, upper: Side) -> dict[str, float | No
 
 
 def _fixed(total: int, num_points: int, seed: int) -> torch.Tensor:
-    """Which points of `total`, in order: a function of the three numbers alone."""
+    """Choose points of `total`, in order, as a function of the three numbers alone."""
     if num_points < 2:
         raise InputError(f"An aggregate posterior needs at least 2 data points; got num_points = {num_points}.")
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:num_points].sort().values
 
 
 def _some_points(posterior: Distribution, num_points: int, seed: int) -> Distribution:
-    """The posterior of the fixed points, on the CPU, without its graph."""
+    """Select the posterior of the fixed points, on the CPU, without its graph."""
     with torch.no_grad():
         q = as_posterior(posterior)
         if isinstance(q, DiagonalGaussian):
@@ -134,7 +134,7 @@ def _encode(
     device: torch.device | str | None,
     seed: int,
 ) -> Distribution:
-    """The posterior of the fixed points of the data."""
+    """Encode the fixed points of the data."""
     if not callable(encoder):
         raise TypeError(f"Give an encoder that can be called, or a posterior, a Distribution; got {type(encoder).__name__}.")
     networks = _networks_of(encoder)
@@ -152,7 +152,7 @@ def _encode(
 
 
 def _networks_of(encoder: Callable[[torch.Tensor], Any]) -> list[nn.Module]:
-    """The networks behind a callable: itself, the object it is a method of, and what a function refers to by name."""
+    """Find the networks of a callable: itself, the object whose method it is, and networks that a function names."""
     found = [encoder, getattr(encoder, "__self__", None)]
     if inspect.isfunction(encoder):
         used = inspect.getclosurevars(encoder)
@@ -162,7 +162,7 @@ def _networks_of(encoder: Callable[[torch.Tensor], Any]) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def _eval_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Every module in eval mode, and afterwards each as it was: a frozen part of a network in training stays frozen."""
+    """Put every module into eval mode, and afterwards back as it was, so that a frozen part of a network stays frozen."""
     before = {module: module.training for network in networks for module in network.modules()}
     try:
         for network in networks:
@@ -175,7 +175,7 @@ def _eval_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _random_state_kept(device: torch.device, seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers, seeded inside, since data and encoders may draw from any of them."""
+    """Seed the random numbers of Python, NumPy and torch, which data and encoders may use, and restore them afterwards."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is the global one that is kept)
     there = {"devices": [device], "device_type": device.type} if device.type != "cpu" else {"devices": []}
     try:
@@ -190,7 +190,7 @@ def _random_state_kept(device: torch.device, seed: int) -> Iterator[None]:
 
 
 class _Points:
-    """The fixed points of the data, fetched when the encoder wants them."""
+    """The fixed points of the data, fetched when the encoder needs them."""
 
     def __init__(self, data: Any, num_points: int, seed: int) -> None:
         self.collate: Callable[[list[Any]], Any] = torch.utils.data.default_collate

@@ -1,4 +1,4 @@
-"""From estimates to an answer: two brackets, checks of what must hold, a verdict, and advice in words."""
+"""Make an answer from estimates: two brackets, checks of what must hold, a verdict, and advice in words."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity
 
 TARGETS: tuple[Target, ...] = ("empirical", "population")
 SLACK = 4.0
-"""Standard errors by which an estimated side may miss before a check fails."""
+"""Number of standard errors by which an estimated side may miss before a check fails."""
 LEVEL = 0.95
 NEAR_CEILING = 0.5
-"""Nats below log N at which mutual information counts as being at its ceiling."""
+"""Distance to log N, in nats, below which mutual information counts as being at its ceiling."""
 MOSTLY = 0.5
-"""Share of codes cut by a bound's ceiling at which the ceiling decides, and not the KL."""
+"""Share of codes cut by a bound's ceiling from which on the ceiling decides the bound, and not the KL."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the verdict and the checks look at, beside the estimates.
+    """Facts that the verdict and the checks use, beside the estimates.
 
     Attributes:
-        num_points: N.
-        average_kl, mutual_information, total_correlation: As in the report.
-        has_density, deterministic: What kind of encoder it is.
+        num_points: Number of data points, N.
+        average_kl, mutual_information, total_correlation: Quantities as in the report.
+        has_density, deterministic: Whether the encoder has a density, and whether it is deterministic.
         split, trained_on: Which points these are, and which the encoder was trained on.
     """
 
@@ -42,7 +42,7 @@ class Facts:
 
     @property
     def log_n(self) -> float:
-        """The most mutual information that N points can show."""
+        """Log N, the largest mutual information that N points can show."""
         return math.log(self.num_points)
 
 
@@ -50,15 +50,15 @@ INFINITE = "infinite: the encoder is deterministic, so q_N is N points, which p(
 
 
 def infinite_bracket() -> Bracket:
-    """The empirical bracket of a deterministic encoder."""
+    """The empirical bracket of a deterministic encoder, whose KL is infinite."""
     return Bracket(Side(None, None, None, INFINITE), Side(None, None, None, INFINITE))
 
 
 def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
-    """[best lower, best upper] of one target, and a simultaneous 95 % interval.
+    """Make the bracket [best lower, best upper] of one target, and a simultaneous 95 % interval.
 
-    Best is by the confidence limit, not by the value, so that a noisy method does not win by luck. The interval
-    divides its 5 % over every candidate (Bonferroni), so choosing costs it nothing.
+    The best bound is chosen by its confidence limit and not by its value, so that a noisy method is not chosen by luck. The
+    interval divides its 5 % over all candidates (Bonferroni), so that it holds although the best one was chosen.
     """
     for e in _of_kl(estimates):
         if e.target == target and e.bound in ("lower", "exact") and e.value == math.inf:
@@ -76,7 +76,7 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
 
 
 def _best(estimates: Sequence[Estimate], target: Target, side: str, sign: int) -> tuple[Side | None, float | None]:
-    """The bound with the best confidence limit, and the best limit at a level shared by all candidates."""
+    """Find the bound with the best confidence limit, and the best limit at a level shared by all candidates."""
     fit = [e for e in _of_kl(estimates) if e.target == target and e.bound in (side, "exact") and math.isfinite(e.value)]
     fit = [e for e in fit if math.isfinite(e.std_error)]
     if not fit:
@@ -93,7 +93,7 @@ def _of_kl(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def disagreements(estimates: Sequence[Estimate]) -> list[str]:
-    """Lower bounds that lie above an upper bound of the same target by more than 4 standard errors, in words."""
+    """Name lower bounds that lie above an upper bound of the same target by more than 4 standard errors, in words."""
     found = []
     kls = [e for e in _of_kl(estimates) if math.isfinite(e.value) and math.isfinite(e.std_error)]
     for low in (e for e in kls if e.bound in ("lower", "exact")):
@@ -108,7 +108,7 @@ def disagreements(estimates: Sequence[Estimate]) -> list[str]:
 
 
 def total_correlation(estimates: Sequence[Estimate], dimensions: Sequence[float] | None, reason: str | None) -> Quantity:
-    """KL[q_N||p] less the dimension-wise KLs: how far the latents of q_N are from independent."""
+    """Compute KL[q_N||p] minus the dimension-wise KLs, which says how far the latents of q_N are from independent."""
     exact = [e for e in _of_kl(estimates) if e.target == "empirical" and e.bound == "exact"]
     if dimensions is None:
         return Quantity(None, None, reason)
@@ -118,7 +118,7 @@ def total_correlation(estimates: Sequence[Estimate], dimensions: Sequence[float]
 
 
 def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
-    """The estimate of that quantity, or None with the reason."""
+    """Find the estimate of that quantity; None with the reason where there is none."""
     for estimate in estimates:
         if estimate.quantity == name:
             return Quantity(estimate.value, estimate.std_error, estimate.details.get("reason"))
@@ -126,7 +126,7 @@ def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
 
 
 def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
-    """What must hold of any correct set of estimates, with 4 standard errors of slack where a side is estimated."""
+    """Check what must hold for any correct set of estimates, with 4 standard errors of slack where a side is estimated."""
     return [
         _check("finite-values", "error", _non_finite(estimates), "every estimate and error is a finite number"),
         _check("non-negative-kl", "error", _negative(estimates), "no exact value or upper bound lies below 0"),
@@ -215,7 +215,7 @@ def _information_range(facts: Facts) -> str | None:
 
 
 def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
-    """The draws' own mean of log q(z|x) - log p(z) must agree with the closed form; it uses the densities alone."""
+    """Check that the draws' own mean of log q(z|x) - log p(z), which uses the densities alone, agrees with the closed form."""
     for estimate in estimates:
         plain = estimate.details.get("plain_average_kl")
         if plain is None or facts.average_kl.value is None or not math.isfinite(facts.average_kl.value):
@@ -248,7 +248,7 @@ def _trained(facts: Facts) -> str | None:
 def verdict(
     facts: Facts, estimates: Sequence[Estimate], brackets: dict[str, Bracket], checks: Sequence[Check]
 ) -> tuple[Verdict, str]:
-    """The answer in one word, and in sentences a reader can act on."""
+    """Give the answer in one word, and in sentences that say what to do."""
     failed = [c for c in checks if not c.passed and c.severity == "error"]
     if failed:
         return "impossible", "Do not use these numbers: " + "; ".join(c.message for c in failed) + "."
@@ -280,7 +280,7 @@ def verdict(
 
 
 def _cut(estimates: Sequence[Estimate], low: Side) -> str:
-    """That the best lower bound says nothing of how far the KL lies above it, where its ceiling cuts most codes."""
+    """Warn that the KL may lie far above the best lower bound, where the bound's ceiling cuts most codes."""
     best = next((e.details for e in estimates if e.value == low.value and e.target == "population"), {})
     if best.get("clipped_share_q", 0.0) <= MOSTLY:
         return ""
@@ -311,7 +311,7 @@ def _points(information: float) -> str:
 
 
 def _with_errors(bracket: Bracket) -> str:
-    """The 95 % interval, where there is one, in brackets."""
+    """Write the 95 % interval, where there is one, in brackets."""
     low, high = bracket.interval or (None, None)
     return f" (with their errors, {low:.3g} to {high:.3g})" if low is not None and high is not None else ""
 

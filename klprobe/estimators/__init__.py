@@ -1,1 +1,1 @@
-"""One file = one estimator of KL[q||p]."""
+"""Estimators of KL[q||p], one in each file."""

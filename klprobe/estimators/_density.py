@@ -1,8 +1,8 @@
-"""What gmm, maf and lstm share: fit a normalised density t to draws of q, then report E_q[log t - log p] (Algorithm 3).
+"""The base of gmm, maf and lstm: fit a normalised density t to draws of q, then report E_q[log t - log p] (Algorithm 3).
 
 KL[q||p] - E_q[log t - log p] = KL[q||t] >= 0, so every such number is a lower bound, whatever t is. All three
-therefore take the same liberties with t: it is fitted on whitened codes u = W (z - mean), whose log-determinant is
-exact, and is mixed with the prior, so that a poor fit costs a loose bound and not a large negative number.
+therefore treat t alike: it is fitted on whitened codes u = W (z - mean), whose log-determinant is
+exact, and is mixed with the prior, so that a poor fit gives a loose bound and not a large negative number.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from klprobe.estimators._sides import Split, draw_evenly, split_points
 from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, no_progress
 
 FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20
-"""At most: codes that fix the whitening and start the model; codes that choose the weights to keep; both, for each point."""
+"""Largest numbers of codes that fix the whitening and start the model, of codes that validate, and of codes for each point."""
 EVALUATIONS = 50
-"""Looks at the held-out codes during a fit; also the length of the recorded loss curves."""
+"""Number of checks on the validation codes during a fit, which is also the length of the recorded loss curves."""
 BETAS = (0.9, 0.999)
 """Decay rates of Adam's two averages."""
 AVERAGE = 0.99
-"""Decay a step of the running mean of the weights, which is what is judged and kept: 0.3 nats better on 1,800 points."""
+"""Decay rate, for each step, of the running mean of the weights, which is used: 0.3 nats better on 1,800 points."""
 ROWS, ROW_NUMBERS = 1024, 2**18
-"""Codes evaluated together at most, and numbers: they bound the memory of a recurrent net in float64, about 4 kB a number,
-not the results."""
+"""Largest numbers of codes, and of values, evaluated together, which limit the memory of a recurrent net in float64, about 4 kB
+for each value, and change no result."""
 NUMBERS = 16_000_000
-"""Numbers drawn together for a report: bounds its memory, 40,000 codes of 4,096 latents being 1.3 GB an array."""
+"""Number of values drawn together for a report, which limits memory: 40,000 codes of 4,096 latents are 1.3 GB an array."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DensityEstimator(Estimator, abc.ABC):
-    """Algorithm 3 with the model left open: a subclass says which density, and how it starts."""
+    """Algorithm 3 for any density: a subclass says which one, and how it starts."""
 
     preset: Literal["default", "paper"] = "default"
     """Values of the settings that are not given. paper has those of DMVI appendix A.4, which take days on a CPU."""
@@ -65,10 +65,10 @@ class DensityEstimator(Estimator, abc.ABC):
 
     requires: ClassVar[frozenset[str]] = frozenset({"prior-density", "volume"})
     PAPER: ClassVar[Mapping[str, Any]] = {}
-    """What `preset="paper"` sets."""
+    """Settings of `preset="paper"`."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 4 if field.name == "num_samples" else 1
             if field.type == "int" and value < least:
@@ -78,39 +78,39 @@ class DensityEstimator(Estimator, abc.ABC):
 
     @property
     def method(self) -> str:
-        """The command-line name: that of the file."""
+        """Name on the command line, which is that of the file."""
         return registry.name_of(self)
 
     @abc.abstractmethod
     def start(self, fit: torch.Tensor, stop: torch.Tensor, generator: torch.Generator) -> tuple[nn.Module, dict[str, Any]]:
-        """The model before Adam, and what there is to say of it in `details`.
+        """Make the model before Adam, and facts about it for `details`.
 
         Args:
-            fit, stop: Whitened codes to start from and to choose by, shapes (m, D) and (k, D), float64.
+            fit, stop: Whitened codes to start from and to validate on, shapes (m, D) and (k, D), float64.
             generator: Source of all randomness.
         Returns:
             A module that maps u of shape (m, D) to log t(u) in nats, shape (m,), in the precision it trains in.
         """
 
     def settings(self) -> DensityEstimator:
-        """These settings, with the preset's numbers for all that stand at their defaults."""
+        """These settings, with the preset's values in place of all defaults."""
         return self if self.preset == "default" else registry.with_preset(self, self.PAPER)
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """E[log t - log p] in nats, a lower bound: of KL[q||p] at points not fitted on, of KL[q_N||p] over all points.
+        """Estimate E[log t - log p] in nats, a lower bound of KL[q||p] at points not fitted on, of KL[q_N||p] over all points.
 
         The data points are split in three: t is fitted on fresh codes of the first part, the second chooses the
         weights, the third is reported on, with an error over points. Fresh codes from all N points, independent of t
         given the points, give the empirical bound; its error is that of the draws alone. An encoder known by one
-        fixed sample a point has no codes that t has not seen but those of the third part, so only the population's
-        bound is reported.
+        fixed sample for each point has fresh codes in the third part only, so that only the population's bound is
+        reported.
 
         Returns:
             Population, then empirical; `details` of both: loss curves (-E log t, nats), chosen step, settings, ...
         Raises:
-            InputError: fewer than 20 points, a latent that never varies, a fit that diverged at once.
+            InputError: there are fewer than 20 points, a latent never varies, or the fit diverged at once.
         Reference: DMVI Algorithm 3 and appendix A.4.
         """
         started, chosen, q = time.perf_counter(), self.settings(), as_posterior(posterior)
@@ -132,7 +132,7 @@ class DensityEstimator(Estimator, abc.ABC):
     def _fit(
         self, q: Posterior, prior: Distribution, split: Split, generator: torch.Generator, progress: Progress
     ) -> tuple[MixedWithPrior, dict[str, Any]]:
-        """The density, and how it was found."""
+        """Fit the density, and say how it was found."""
         fit = _draw(q, split.fit, FIT_DRAWS, generator)
         stop = _draw(q, split.stop, STOP_DRAWS, generator)
         whitening = whiten(fit, stop, correlations=self.whiten)
@@ -178,7 +178,7 @@ class MixedWithPrior(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module, whitening: Whitening, prior: Distribution, stop: torch.Tensor) -> MixedWithPrior:
-        """With the weight under which the held-out codes `stop` are most likely."""
+        """Mix with the weight under which the validation codes `stop` are most likely."""
         alone = cls(model, whitening, prior, 0.0)
         return alone._replace(weight=best_prior_weight(alone.log_ratio(stop)))
 
@@ -191,7 +191,7 @@ class MixedWithPrior(NamedTuple):
 
 
 def best_prior_weight(log_ratio: torch.Tensor) -> float:
-    """The w in [0, 1) that maximises mean log((1 - w) t/p + w), a concave function of w, by bisection of its slope."""
+    """Find w in [0, 1) that maximises mean log((1 - w) t/p + w), a concave function of w, by bisection of its slope."""
     ratio = log_ratio.clamp(max=50.0).exp()
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -202,12 +202,12 @@ def best_prior_weight(log_ratio: torch.Tensor) -> float:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The precision of a model's weights."""
+    """Precision of a model's weights."""
     return next(model.parameters()).dtype
 
 
 def log_density(model: nn.Module, u: torch.Tensor) -> torch.Tensor:
-    """log t(u) of many codes in the model's precision, without gradients; shape (m,), float64."""
+    """Compute log t(u) of many codes in the model's precision, without gradients; shape (m,), float64."""
     size = max(min(ROWS, ROW_NUMBERS // u.shape[1]), 1)
     with torch.no_grad():
         return torch.cat([model(rows.to(dtype_of(model))).double() for rows in u.split(size)])
@@ -219,7 +219,7 @@ def mean_log_density(model: nn.Module, u: torch.Tensor) -> float:
 
 
 class Reported(NamedTuple):
-    """A mean log-ratio in nats, its standard error and the codes behind it."""
+    """A mean log-ratio in nats, its standard error and the codes that it is a mean of."""
 
     value: float
     std_error: float
@@ -229,14 +229,14 @@ class Reported(NamedTuple):
 def population(
     density: MixedWithPrior, q: Posterior, held_out: torch.Tensor, num_samples: int, generator: torch.Generator
 ) -> Reported:
-    """At points that t has not seen; draws of one point are one cluster of the error."""
+    """Mean log-ratio at points that t was not fitted on; draws of one point are one cluster of the error."""
     points = held_out if isinstance(q, SampleOnly) else _visit(held_out, num_samples, generator)
     mean = mean_error(_log_ratio(density, q, points, generator), points)
     return Reported(mean.value, mean.std_error, len(points))
 
 
 def empirical(density: MixedWithPrior, q: Posterior, num_samples: int, generator: torch.Generator) -> Reported:
-    """At fresh codes of points among all N; the error is about the mean over exactly these N."""
+    """Mean log-ratio at fresh codes of points among all N; the error is about the mean over exactly these N."""
     points = _visit(torch.arange(q.num_points), num_samples, generator)
     values = _log_ratio(density, q, points, generator)
     mean = point_mean(values.cpu().numpy(), points.numpy(), q.num_points)
@@ -244,18 +244,18 @@ def empirical(density: MixedWithPrior, q: Posterior, num_samples: int, generator
 
 
 def _log_ratio(density: MixedWithPrior, q: Posterior, points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """At a fresh code of each point, shape (m,), drawn in blocks."""
+    """Log-ratio at a fresh code of each point, shape (m,), drawn in blocks."""
     blocks = points.split(max(NUMBERS // q.dim, 1))
     return torch.cat([density.log_ratio(q.sample_at(block, generator)) for block in blocks])
 
 
 def _visit(indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Each point equally often where there are draws enough for two rounds, else once or twice in random order."""
+    """Visit each point equally often where there are draws enough for two rounds, otherwise once or twice in random order."""
     rounds = num_samples // len(indices)
     return indices.repeat(rounds) if rounds >= 2 else indices[visits(len(indices), generator)[:num_samples]]
 
 
 def _draw(q: Posterior, indices: torch.Tensor, at_most: int, generator: torch.Generator) -> torch.Tensor:
-    """Codes of points visited evenly; of an encoder known by its samples, each once."""
+    """Draw codes of points visited evenly; an encoder known by its samples gives each sample once."""
     each = 1 if isinstance(q, SampleOnly) else DRAWS_A_POINT
     return draw_evenly(q, indices, min(at_most, each * len(indices)), generator)

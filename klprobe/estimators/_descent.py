@@ -1,10 +1,10 @@
-"""The descent that all networks that learn from fresh draws share: Adam, a running average of the weights, a stop draw.
+"""The descent of all networks that learn from fresh draws: Adam, a running average of the weights, validation codes.
 
-`Descent` is what is done at every step and at every look, once for all. Two ways of pacing it stay apart, because each was
-chosen for what it paces, and neither gives the other's numbers. `descend` lets the learning rate fall when nothing gets better,
-which a ratio needs that starts near its optimum, and stops at a loss that is not finite, since a ratio learned until then says
-nothing of its own worth. `anneal` lets it rise and fall by the clock and shortens long gradients, which a density needs, whose
-loss has no bound; its best weights so far are a density like any other, so a loss that is not finite only ends it.
+`Descent` has what is done at every step and at every check. There are two schedules of the learning rate, which give different
+numbers. `descend` lowers it when nothing gets better, which suits a ratio that starts near its optimum, and stops at a loss
+that is not finite, since a ratio learned until then cannot be trusted. `anneal` raises and lowers it with the number of steps,
+and shortens long gradients, which a density needs, because its loss has no bound; the best weights so far are a density like
+any other, so that a loss that is not finite only ends the fit.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import nn
 from klprobe.types import InputError, Progress
 
 DROPS, DROP = 2, 0.2
-"""Times that the learning rate falls, by that factor and from the best weights on, before patience is at its end."""
+"""Number of times that the learning rate falls before the fit stops, and the factor, each time from the best weights on."""
 WARM_UP = 50
-"""Steps over which an annealed learning rate rises to its value."""
+"""Number of steps over which an annealed learning rate rises to its value."""
 GRADIENT_NORM = 5.0
-"""Longer gradients of an annealed fit are shortened to this: a code far out must not throw the fit."""
+"""Largest norm of the gradient in an annealed fit, so that a code far out cannot spoil the fit."""
 CURVE_POINTS = 100
-"""Most points kept of a loss curve."""
+"""Largest number of points that are kept of a loss curve."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Schedule(NamedTuple):
-    """How long and how fast the descent goes; the estimators say what each field means to their users."""
+    """Length and learning rate of the descent; the settings of the estimators say what each field means."""
 
     steps: int
     lr: float
@@ -42,13 +42,13 @@ class Schedule(NamedTuple):
 
 
 class Fitted(NamedTuple, Generic[Network]):
-    """The network that was kept and how it came about.
+    """The network that was kept, and how it was found.
 
     Attributes:
         curves: `train` and `validation`, each a list of [step, loss], at most 100 of them.
-        start_loss: Loss on the stop draw before the first step.
+        start_loss: Loss on the validation codes before the first step.
         best_step: Step whose weights were kept.
-        steps_done: Steps taken until nothing got better.
+        steps_done: Number of steps taken until nothing got better.
         diverged_at: Step where the loss was not finite, or None.
     """
 
@@ -61,7 +61,7 @@ class Fitted(NamedTuple, Generic[Network]):
 
 
 class Descent(Generic[Network]):
-    """Adam on a network, and the running average of its weights, which is what is judged, kept and given back.
+    """Adam on a network, and the running average of its weights, which is checked, kept and returned.
 
     Args:
         network: What is trained, in place.
@@ -80,7 +80,7 @@ class Descent(Generic[Network]):
         self._keep()
 
     def step(self, loss: torch.Tensor, share: float, longest: float | None = None) -> None:
-        """One of Adam down this loss, its gradient no longer than `longest`; then the average keeps `share` of itself."""
+        """Take a step of Adam, its gradient no longer than `longest`; then move the average, which keeps `share` of itself."""
         self.adam.zero_grad()
         loss.backward()
         if longest is not None:
@@ -91,7 +91,7 @@ class Descent(Generic[Network]):
                 kept.lerp_(new, 1 - share)
 
     def look(self, step: int) -> bool:
-        """Judge the average on the stop draw; whether it got better, and is kept."""
+        """Check the average on the validation codes; return whether it got better, and is kept."""
         self._judge(step)
         better = self.validation[-1][1] < self.best_loss or self.keep_last
         if better:
@@ -107,7 +107,7 @@ class Descent(Generic[Network]):
         self.best_step, self.kept = int(step), copy.deepcopy(self.averaged.state_dict())
 
     def go_back(self, factor: float) -> None:
-        """To the best weights, and on with the learning rate times a factor."""
+        """Go back to the best weights, and multiply the learning rate by a factor."""
         for part in (self.network, self.averaged):
             part.load_state_dict(self.kept)
         for group in self.adam.param_groups:
@@ -129,15 +129,15 @@ def descend(
     *,
     method: str,
 ) -> Fitted[Network]:
-    """Adam on fresh batches; judged, kept and returned is a running average of the weights.
+    """Train by Adam on fresh batches; a running average of the weights is checked, kept and returned.
 
-    Where nothing gets better for a while the learning rate falls: what a good start needs is often smaller than the noise of
-    the steps that a bad one needs.
+    Where nothing gets better for a while the learning rate falls, because a good start often needs smaller steps than a bad
+    start.
 
     Args:
         network: What is trained, in place.
-        batch_loss: Of a fresh batch, shape ().
-        stop_loss: On draws that are never trained on; chooses the step. With no patience the last step is kept.
+        batch_loss: Function that returns the loss of a fresh batch, shape ().
+        stop_loss: Loss on codes that are never trained on, which chooses the step. With no patience the last step is kept.
         method: Who asks, for messages.
     Raises:
         InputError: the loss is not finite.
@@ -179,11 +179,11 @@ def anneal(
     method: str,
     note: Callable[[float], str],
 ) -> Fitted[Network]:
-    """As `descend`, with a learning rate that follows the clock; `patience` counts looks without an improvement, then it ends.
+    """Train as `descend` does, with a learning rate that depends on the step; it ends after `patience` checks without gain.
 
     Args:
-        decay: Let the learning rate fall to zero along half a cosine, after its short rise.
-        note: What to show of the best loss so far.
+        decay: Whether the learning rate falls to zero along half a cosine, after its short rise.
+        note: Function that turns the best loss so far into a text to show.
     Raises:
         InputError: the loss was not finite before anything was learned.
     """
@@ -213,12 +213,12 @@ def anneal(
 
 
 def _rate(schedule: Schedule, step: int, decay: bool) -> float:
-    """Learning rate at a step: a short rise, then half a cosine or a constant."""
+    """Learning rate at a step, which rises for a short time, and then follows half a cosine or is constant."""
     fall = 0.5 * (1 + math.cos(math.pi * (step - 1) / schedule.steps)) if decay else 1.0
     return schedule.lr * min(1.0, step / WARM_UP) * fall
 
 
 def _thin(curve: list[list[float]]) -> list[list[float]]:
-    """At most 100 points of a curve, its last among them."""
+    """Keep at most 100 points of a curve, among them the last."""
     stride = max(math.ceil(len(curve) / CURVE_POINTS), 1)
     return curve[::-1][::stride][::-1]

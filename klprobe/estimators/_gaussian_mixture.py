@@ -1,4 +1,4 @@
-"""Fitting a Gaussian mixture with diagonal components: a density by itself (gmm), and what a flow starts from (maf)."""
+"""Fit a Gaussian mixture with diagonal components, which is a density by itself (gmm), and the start of a flow (maf)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from klprobe.distributions.flows import Mixture
 def start_mixture(
     fit: torch.Tensor, stop: torch.Tensor, components: int, iterations: int, generator: torch.Generator
 ) -> Mixture:
-    """The mixture after EM on `fit`, of at most `components` Gaussians: as many as `stop` bears out.
+    """Fit a mixture by EM on `fit`; it has at most `components` Gaussians, as many as fit `stop` best.
 
-    Tried are `components`, a third of it, a tenth, ..., one: with few data points a large mixture learns the points.
+    Their number is `components`, a third of it, a tenth, ..., or one, since with few data points a large mixture overfits.
 
     Args:
-        fit, stop: Codes, shapes (m, D) and (k, D), float64.
-        generator: Chooses where k-means starts.
+        fit, stop: Codes to fit and to validate on, shapes (m, D) and (k, D), float64.
+        generator: Source of the randomness that k-means starts with.
     """
     seed = int(torch.randint(2**31, (), generator=generator))
     sizes = {max(1, round(components / 10 ** (i / 2))) for i in range(5)}
@@ -30,9 +30,9 @@ def start_mixture(
 
 
 def fit_by_em(codes: torch.Tensor, components: int, iterations: int, seed: int) -> Mixture:
-    """Maximum likelihood on codes of shape (m, D) by scikit-learn's EM from k-means."""
+    """Maximise the likelihood of codes, shape (m, D), by scikit-learn's EM, which starts from k-means."""
     em = GaussianMixture(components, covariance_type="diag", max_iter=iterations, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not have converged
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the start of a fit need not have converged
         em.fit(codes.cpu().numpy())
     return Mixture(*(torch.from_numpy(part).to(codes.device) for part in (em.weights_, em.means_, em.covariances_)))

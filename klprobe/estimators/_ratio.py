@@ -1,8 +1,8 @@
-"""The network that stands for a log-ratio log q/p, and how it is learned from draws of the two.
+"""The network whose output is a log-ratio log q/p, and how it is learned from draws of q and p.
 
-For every estimator that learns a ratio. Draws of q carry label 1, so under the logistic loss the network's logit is
+It serves every estimator that learns a ratio. Draws of q have label 1, so that under the logistic loss the network's logit is
 log q - log p. Codes are whitened by the pooled moments in float64 before the float32 network sees them; beside the
-hidden layers a quadratic form of the whitened code leads straight to the logit, because first and second moments are
+hidden layers a quadratic form of the whitened code is added to the logit, because first and second moments are
 what most ratios differ in first and what a narrow network learns last. To learn it: whiten, start convexly, descend, stop on
 other draws.
 """
@@ -26,30 +26,30 @@ from klprobe.types import Progress
 Activation = Literal["silu", "leaky-relu"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits at draws of q and at draws of p to the number that is minimised, shape ()."""
+"""A function from logits at draws of q and at draws of p to the number that is minimised, shape ()."""
 CHUNK = 4_096
-"""Codes evaluated together: what fits the processor's cache."""
+"""Number of codes evaluated together, which fit into the processor's cache."""
 MOMENT_DRAWS = 20_000
-"""Codes of each side that the whitening is computed from."""
+"""Number of codes of each side that the whitening is computed from."""
 
 START_DRAWS, START_PER_WEIGHT, START_NUMBERS, START_ROUNDS = (4_000, 10_000, 100_000), 100, 1e9, 12
-"""The descent sees a hundred codes of each side for every weight, at least the second and at most the third; of many latents
-fewer, so that codes * D^2 stays below the fourth number, but never under the first. It ends after so many rounds of five
-iterations at the latest."""
+"""The first descent uses a hundred codes of each side for every weight, at least the second number and at most the third. With
+many latents it uses fewer, so that codes * D^2 stays below START_NUMBERS, but never fewer than the first number. It ends after
+START_ROUNDS rounds of five iterations at the latest."""
 FEWEST_PER_WEIGHT = 0.25
-"""Codes for every weight below which a descent could only learn them by heart, and the moments stand."""
+"""Number of codes for every weight below which a descent would only overfit, so that the moments are kept."""
 LEAST_GAIN = 1e-5
-"""Nats of the stop loss that a better start must gain."""
+"""Smallest gain in the validation loss, in nats, for which another start is taken."""
 
 
 def logistic(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the labels, q's draws 1 and p's 0, both classes weighing the same; log 2 for a logit of 0."""
+    """Cross-entropy of the labels, 1 for q's draws and 0 for p's, with equal weight of both; log 2 for a logit of 0."""
     return 0.5 * (functional.softplus(-on_q).mean() + functional.softplus(on_p).mean())
 
 
 @dataclasses.dataclass(frozen=True)
 class RatioSettings:
-    """How a log-ratio is learned; the estimators say what each field means to their users."""
+    """Settings for learning a log-ratio; the estimators say what each of them means."""
 
     layers: int
     width: int
@@ -70,7 +70,7 @@ class RatioSettings:
 
 
 def hidden_layers(dim: int, width: int, layers: int, generator: torch.Generator, slope: float = 0.0) -> nn.ModuleList:
-    """Linear layers from D numbers to `width` units, weights of He et al. for units of that slope below zero, biases zero."""
+    """Make linear layers from D numbers to `width` units, with He et al.'s weights for that slope, and zero biases."""
     hidden = [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise([dim, *[width] * layers])]
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, a=slope, generator=generator)
@@ -93,7 +93,7 @@ class RatioNetwork(nn.Module):
         self.to(whitening.mean.device)
 
     def forward(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Logits, shape (m,), float32; with a generator, dropout and activation noise are at work.
+        """Logits, shape (m,), float32; dropout and activation noise are used only when a generator is given.
 
         Args:
             u: Whitened codes, shape (m, D), float32.
@@ -107,7 +107,7 @@ class RatioNetwork(nn.Module):
         return logit + self.quadratic(u) if self.settings.quadratic else logit
 
     def quadratic(self, u: torch.Tensor) -> torch.Tensor:
-        """u'Au / D + b'u: without the D a step of Adam would move all D^2 terms at once by too much."""
+        """The form u'Au / D + b'u, whose D keeps a step of Adam from moving all D^2 terms at once by too much."""
         return ((u @ self.form) * u).sum(-1) / u.shape[1] + u @ self.linear
 
     def _activate(self, h: torch.Tensor) -> torch.Tensor:
@@ -125,12 +125,12 @@ class RatioNetwork(nn.Module):
 
     @torch.no_grad()
     def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
-        """Logits at codes z, shape (m, D), as they come; shape (m,), float64."""
+        """Logits at codes z, shape (m, D), which are not whitened; shape (m,), float64."""
         return torch.cat([self(self.whitening(rows)).double() for rows in z.split(CHUNK)])
 
 
 def whitened(fit: Codes, stop: Codes) -> Preparation:
-    """The whitening by the moments of both sides' codes."""
+    """Whiten by the moments of both sides' codes."""
     return Whitening.of(torch.cat(fit))
 
 
@@ -147,14 +147,14 @@ def learn_ratio(
     loss: Loss = logistic,
     prepare: Callable[[Codes, Codes], Preparation] = whitened,
 ) -> Fitted[RatioNetwork]:
-    """Learn log q/p from fresh draws; keep the weights that do best on the stop draws.
+    """Learn log q/p from fresh draws, and keep the weights that do best on the validation codes.
 
     Args:
-        draw_q, draw_p: Fresh codes to fit on.
-        stop_q, stop_p: Codes to stop by, of other data points, shapes (m, D) and (n, D).
+        draw_q, draw_p: Functions that draw fresh codes to fit on.
+        stop_q, stop_p: Validation codes, of other data points, shapes (m, D) and (n, D).
         method: Who asks, for messages.
-        loss: What is minimised; its optimum must be the log-ratio.
-        prepare: From codes to fit and codes to choose by, of both sides, to the invertible map before the network.
+        loss: Loss that is minimised; its optimum must be the log-ratio.
+        prepare: Function from codes to fit and to validate on, of both sides, to the invertible map before the network.
 
     Raises:
         InputError: the loss is not finite.
@@ -196,14 +196,14 @@ def start(
     loss: Loss,
     moment_samples: int = 0,
 ) -> None:
-    """Fit the quadratic part alone: the best on the stop draws of zero, the moments' one, and what L-BFGS makes of it.
+    """Set the quadratic part to the best on validation codes: zero, the one of the moments, or the one after L-BFGS.
 
     Args:
-        network: Whose `form`, `linear` and `constant` are set.
-        draw_q, draw_p: Fresh codes to fit on.
-        stop: Whitened codes to choose by.
-        loss: Convex in the log-ratio.
-        moment_samples: Codes of each side behind the moments; 0 takes as many as the weights are worth.
+        network: Network whose `form`, `linear` and `constant` are set.
+        draw_q, draw_p: Functions that draw fresh codes to fit on.
+        stop: Whitened validation codes.
+        loss: Loss that is convex in the log-ratio.
+        moment_samples: Number of codes of each side for the moments; 0 takes a number that suits the weights.
     """
     parameters = [network.form, network.linear, network.constant]
 
@@ -237,7 +237,7 @@ def _set(parameters: list[nn.Parameter], weights: list[torch.Tensor]) -> None:
 
 
 def _codes(dim: int) -> int:
-    """Codes of each side that the descent sees."""
+    """Number of codes of each side that the descent uses."""
     least, usual, most = START_DRAWS
     return max(min(max(START_PER_WEIGHT * dim**2, usual), most, int(START_NUMBERS / dim**2)), least)
 
@@ -251,7 +251,7 @@ def _descend(
     stop_loss: Callable[[], float],
     best: float,
 ) -> list[torch.Tensor]:
-    """L-BFGS, convex under the logistic loss and done in seconds where Adam takes minutes; the stop draws end it."""
+    """Fit by L-BFGS until the validation codes end it; the logistic loss is convex, and this takes seconds, Adam minutes."""
     optimiser = torch.optim.LBFGS(parameters, max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What classifier and critic share: a network whose output is log q/p, fitted on disjoint draws, and what it reports."""
+"""The base of classifier and critic: a network whose output is log q/p, fitted on disjoint draws, and what it reports."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from klprobe.estimators._sides import Codes, Sides
 from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 STOP_DRAWS = 20_000
-"""Codes of each side that choose the weights, and the calibration."""
+"""Number of validation codes of each side, which choose the weights and the calibration."""
 Calibration = Literal["none", "temperature", "isotonic"]
 
 ROUNDS, REACH = 60, 7.0
-"""Halvings of the bracket around the temperature's logarithm, and its first half width."""
+"""Number of halvings of the interval for the temperature's logarithm, and half the width that it has first."""
 SPREAD = 0.5
 """Standard deviation of the temperature's logarithm before any draw is seen."""
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-"""From log-ratios to log-ratios, elementwise."""
+"""A function from log-ratios to log-ratios, elementwise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class RatioEstimator(Estimator, abc.ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         for name, least, most in _RANGES:
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -97,35 +97,35 @@ class RatioEstimator(Estimator, abc.ABC):
 
     @property
     def method(self) -> str:
-        """The command-line name: that of the file."""
+        """Name on the command line, which is that of the file."""
         return registry.name_of(self)
 
     def settings(self) -> RatioEstimator:
-        """These settings, with a preset's numbers where there is one."""
+        """These settings, with a preset's values where there is one."""
         return self
 
     def prepare(self, fit: Codes, stop: Codes, generator: torch.Generator) -> Preparation:
-        """The invertible map of the codes before the network, from codes to fit and to choose by, of both sides."""
+        """Make the invertible map of the codes before the network, from codes to fit and to validate on, of both sides."""
         return whitened(fit, stop)
 
     @abc.abstractmethod
     def loss(self) -> Loss:
-        """What is minimised; its optimum must be log q/p."""
+        """Loss that is minimised; its optimum must be log q/p."""
 
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """Mean log-ratio (no bound), NWJ and Donsker-Varadhan, clipped (lower bounds) and not, for both targets.
+        """Estimate the mean log-ratio (no bound), NWJ and Donsker-Varadhan, clipped (lower bounds) and not, for both targets.
 
         The data points are split in three: the network learns from fresh codes of the first part, the second chooses
         its weights, the third is reported on, for the population. Fresh codes from all N points, independent of the
-        network given the points, bound the empirical KL; an encoder known by one fixed sample a point has no fresh
+        network given the points, bound the empirical KL; an encoder known by one fixed sample per point has no fresh
         codes, so its estimates are of the population only. Needs samples, no density of either side.
 
         Returns:
             Five estimates for each target. `details` of the first: loss curves, settings, chosen step, calibration.
         Raises:
-            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+            InputError: there are fewer than 20 points or prior samples, or the fit diverged.
         Reference: DMVI Algorithm 2 and appendix A.3; `_ratio_report` for the five numbers.
         """
         started, chosen = time.perf_counter(), self.settings()
@@ -187,13 +187,13 @@ _RANGES = (
     ("num_prior_samples", 1000, 1e10),
     ("moment_samples", 0, 1e10),
 )
-"""Settings with the least value and the value that they stay below; a bound needs log n - 5 nats of prior codes."""
+"""Settings with their least value and the value that they stay below; a bound needs prior codes for log n - 5 nats."""
 
 
 def calibrated(
     kind: Literal["temperature", "isotonic"], on_q: torch.Tensor, on_p: torch.Tensor
 ) -> tuple[Change, dict[str, Any]]:
-    """What makes log-ratios agree with the frequency of the label at held-out draws, and what there is to say of it.
+    """Fit the map after which log-ratios agree with the frequency of the label at held-out draws, and describe it.
 
     Args:
         kind: `temperature` divides by one number; `isotonic` maps by a rising step function, joined by lines, that can
@@ -208,17 +208,17 @@ def calibrated(
 
 
 def best_temperature(on_q: torch.Tensor, on_p: torch.Tensor) -> float:
-    """T under which f / T has the least log-loss, both classes weighing the same, held near 1 by what is known beforehand.
+    """Find the temperature T for which f / T has the least log-loss, with equal weight of both classes and a prior near 1.
 
-    A fit is seldom off by a factor: log T is normal with standard deviation 1/2 before the draws are seen. Among thousands
-    of draws that overlap this says nothing; where the two sides are told apart without a mistake, and every T does, T is 1.
+    As a prior, log T is normal with standard deviation 1/2. With thousands of draws that overlap this has no effect; where
+    the two sides are told apart without a mistake, so that every T would do, it makes T = 1.
     """
     low, high, draws = -REACH, REACH, len(on_q) + len(on_p)
     for _ in range(ROUNDS):
         middle = (low + high) / 2
         slope = math.exp(-middle)
         loss = 0.5 * ((on_p * torch.sigmoid(slope * on_p)).mean() - (on_q * torch.sigmoid(-slope * on_q)).mean())
-        # derivative of the summed log-loss by log 1/T, and of the prior: more than zero where 1/T is too large
+        # derivative of the summed log-loss and of the prior by log 1/T, which is above zero where 1/T is too large
         gradient = draws * slope * float(loss) - middle / SPREAD**2
         low, high = (middle, high) if gradient > 0 else (low, middle)
     return math.exp((low + high) / 2)
@@ -230,7 +230,7 @@ def _isotonic(on_q: torch.Tensor, on_p: torch.Tensor) -> Change:
     f = torch.cat([on_q, on_p]).cpu().numpy()
     label = np.r_[np.ones(len(on_q)), np.zeros(len(on_p))]
     weight = np.r_[np.full(len(on_q), 1 / len(on_q)), np.full(len(on_p), 1 / len(on_p))]
-    # probabilities of the ends rest on a block of one class alone: with one more draw of the other they stay finite
+    # the ends have draws of one class alone; one more draw of the other class keeps their probabilities finite
     low, high = 1 / (len(on_q) + 1), len(on_p) / (len(on_p) + 1)
     rising = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip").fit(f, label, sample_weight=weight)
 

@@ -1,4 +1,4 @@
-"""What a learned log-ratio f = log q/p says of KL[q||p], with errors and sides; and how well its classifier is calibrated.
+"""Estimates of KL[q||p] from a learned log-ratio f = log q/p, with errors and sides, and the calibration of its classifier.
 
     mean-logit                   E_q f                            no bound
     nwj                          1 + E_q g - E_p e^g              lower, g = min(f, log n - 5)
@@ -33,32 +33,32 @@ from klprobe.types import Bound, Estimate, Target
 CLIP_MARGIN = 5.0
 """A log-ratio clipped at log n - 5 keeps both variational bounds and an honest error (FACTS section 1)."""
 FIT_LEFT_OUT = "of the draws that are reported on; what the fit missed comes on top, and no error bar shows it"
-"""Said of estimates that bound nothing, whose bias the fit alone decides."""
+"""What the error leaves out, for estimates that are no bound and whose bias depends on the fit."""
 NORMALISER_SHARE = 10
-"""Donsker and Varadhan's constant comes from one such part of the number of prior codes that are reported on."""
+"""Number of prior codes that are reported on for each prior code that Donsker and Varadhan's constant comes from."""
 CUT_SHARE, MORE_PRIOR = 0.01, 4
-"""Where the ceiling cuts more than this share of the stop codes, so many times the prior codes are drawn to raise it."""
+"""Share of validation codes cut by the ceiling above which more prior codes are drawn, and how many times as many."""
 NUMBERS = 16_000_000
-"""Numbers drawn together."""
+"""Number of values drawn together, which limits memory."""
 PRIOR_NUMBERS, FEWEST_PRIOR = 100_000_000, 1000
-"""Prior codes times D at most, before `MORE_PRIOR`, and codes at least: each costs D^2 operations."""
+"""Largest number of prior codes times D, before `MORE_PRIOR`, and smallest number of codes; each costs D^2 operations."""
 BINS = 15
-"""Bins of equal width of the expected calibration error (Guo et al. 2017)."""
+"""Number of bins, of equal width, of the expected calibration error (Guo et al. 2017)."""
 NEWTON_STEPS = 25
-"""Newton steps of the logistic recalibration; where it converges, it takes about eight."""
+"""Largest number of Newton steps of the logistic recalibration, which takes about eight where it converges."""
 
 
 def clip(log_ratio: torch.Tensor, num_prior: int) -> torch.Tensor:
-    """Clip log q/p from above at log n - 5, n prior draws: a classifier certifies about log n nats and no more."""
+    """Clip log q/p from above at log n - 5 for n prior draws, because a classifier certifies about log n nats at most."""
     return log_ratio.clamp(max=math.log(num_prior) - CLIP_MARGIN)
 
 
 def nwj(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
-    """1 + E_q f - E_p e^f, a lower bound of KL[q||p] in expectation for any f.
+    """Compute 1 + E_q f - E_p e^f, a lower bound of KL[q||p] in expectation for any f.
 
     Args:
-        on_q: E_q f and its error.
-        on_p: f at draws of p, shape (n,).
+        on_q: Mean E_q f and its error.
+        on_p: Values of f at draws of p, shape (n,).
     Reference: Nguyen, Wainwright, Jordan (2010); with f the log-ratio log q/p it is tight.
     """
     p = mean_error(on_p.exp())
@@ -66,7 +66,7 @@ def nwj(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
 
 
 def donsker_varadhan(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
-    """E_q f - log E_p e^f, a lower bound of KL[q||p] for any f as the number of prior draws grows.
+    """Compute E_q f - log E_p e^f, a lower bound of KL[q||p] for any f as the number of prior draws grows.
 
     Arguments as in `nwj`; the error is the delta method's.
     Reference: Donsker and Varadhan (1983).
@@ -78,13 +78,13 @@ def donsker_varadhan(on_q: MeanError, on_p: torch.Tensor) -> MeanError:
 
 
 class RatioOnQ(NamedTuple):
-    """f at draws of q, and what they speak of.
+    """Values of f at draws of q, and the target that they estimate.
 
     Attributes:
         target: `population` when the points were not learned from, `empirical` for fresh draws from all N points.
-        log_ratio: f, shape (m,), float64.
+        log_ratio: Values of f, shape (m,), float64.
         points: Data point of each draw, shape (m,).
-        num_points: N.
+        num_points: Number of data points, N.
     """
 
     target: Target
@@ -101,7 +101,7 @@ class RatioOnQ(NamedTuple):
 
 
 def log_normaliser(on_p: torch.Tensor) -> float:
-    """Log c = log E_p e^f from draws of p that serve nothing else; f is clipped as it will be in the report."""
+    """Compute log c = log E_p e^f from draws of p that are used for nothing else; f is clipped as in the report."""
     return float(torch.logsumexp(clip(on_p, len(on_p)), 0)) - math.log(len(on_p))
 
 
@@ -111,11 +111,11 @@ def share_above_ceiling(log_ratio: torch.Tensor, num_prior: int) -> float:
 
 
 def ratio_estimates(method: str, on_q: RatioOnQ, on_p: torch.Tensor, log_constant: float) -> list[Estimate]:
-    """The five estimates above, of one target.
+    """Compute the five estimates above, for one target.
 
     Args:
-        on_p: f at fresh draws of p, shape (n,), float64.
-        log_constant: `log_normaliser` of other draws of p.
+        on_p: Values of f at fresh draws of p, shape (n,), float64.
+        log_constant: Value of `log_normaliser` at other draws of p.
     """
     n, f = len(on_p), on_q.log_ratio
     plain = on_q.mean(f)
@@ -144,12 +144,12 @@ def ratio_estimates(method: str, on_q: RatioOnQ, on_p: torch.Tensor, log_constan
 
 
 class Logits(NamedTuple):
-    """A log-ratio at the draws that are reported on, all of them new to whoever fitted it.
+    """A log-ratio at the draws that are reported on, none of which it was fitted on.
 
     Attributes:
-        on_q: At codes of held-out points (population), then at fresh codes of all points (empirical) where there are such.
-        on_p: At prior codes, shape (n,).
-        centre: At other prior codes, for Donsker and Varadhan's constant.
+        on_q: Values at codes of held-out points (population), then at fresh codes of all points (empirical), if any.
+        on_p: Values at prior codes, shape (n,).
+        centre: Values at other prior codes, for Donsker and Varadhan's constant.
     """
 
     on_q: tuple[RatioOnQ, ...]
@@ -157,12 +157,12 @@ class Logits(NamedTuple):
     centre: torch.Tensor
 
     def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Logits:
-        """With every log-ratio f replaced by change(f), such as a calibration."""
+        """Replace every log-ratio f by change(f), such as a calibration."""
         on_q = tuple(side._replace(log_ratio=change(side.log_ratio)) for side in self.on_q)
         return Logits(on_q, change(self.on_p), change(self.centre))
 
     def estimates(self, method: str) -> list[Estimate]:
-        """The five numbers above for each target."""
+        """Compute the five estimates above for each target."""
         constant = log_normaliser(self.centre)
         return [e for side in self.on_q for e in ratio_estimates(method, side, self.on_p, constant)]
 
@@ -174,14 +174,14 @@ def evaluate(
     num_samples: int,
     num_prior_samples: int,
 ) -> Logits:
-    """A log-ratio at draws that it has not seen.
+    """Evaluate a log-ratio at draws that it was not fitted on.
 
     Args:
-        log_ratio: From codes (m, D) to f (m,), float64.
-        on_stop: f at the stop codes of q, shape (k,): where the ceiling log n - 5 cuts more than a hundredth of them, four
-            times the prior codes raise it.
-        num_samples: Codes of q for each target.
-        num_prior_samples: Codes of p, fewer beyond 100 latents.
+        log_ratio: Function from codes (m, D) to f (m,), float64.
+        on_stop: Values of f at the validation codes of q, shape (k,); where the ceiling log n - 5 cuts more than a hundredth
+            of them, four times as many prior codes are drawn, which raises it.
+        num_samples: Number of codes of q for each target.
+        num_prior_samples: Number of codes of p, which is smaller beyond 100 latents.
     """
     q, generator, held_out = sides.q, sides.generator, sides.points.report
     count = min(num_prior_samples, max(PRIOR_NUMBERS // q.dim, FEWEST_PRIOR))
@@ -196,12 +196,12 @@ def evaluate(
     if isinstance(q, SampleOnly):
         return Logits((at(held_out, "population"),), on_p, centre)
     visited = visit_evenly(held_out, num_samples, generator)
-    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # twice, for the error
+    twice = visit_evenly(torch.arange(q.num_points), num_samples // 2, generator).repeat(2)  # two draws of each, for the error
     return Logits((at(visited, "population"), at(twice, "empirical")), on_p, centre)
 
 
 def _at(log_ratio: Callable[[torch.Tensor], torch.Tensor], draw: Draw, count: int, dim: int) -> torch.Tensor:
-    """The log-ratio at as many draws as there are, `count` at most."""
+    """Compute the log-ratio at all the draws there are, `count` at most."""
     found, size = [], _rows(dim)
     for start in range(0, count, size):
         z = draw(min(size, count - start))
@@ -212,12 +212,12 @@ def _at(log_ratio: Callable[[torch.Tensor], torch.Tensor], draw: Draw, count: in
 
 
 def _rows(dim: int) -> int:
-    """Codes drawn together; bounds memory, not results."""
+    """Number of codes drawn together, which limits memory and changes no result."""
     return max(NUMBERS // dim, 1024)
 
 
 def calibration(on_q: torch.Tensor, on_p: torch.Tensor) -> dict[str, float | None]:
-    """How far the logits are probabilities of the label: held-out draws of q (label 1) and of p (label 0) weigh the same.
+    """Measure how well the logits predict the label of held-out draws of q (1) and of p (0), which have equal weight.
 
     Args:
         on_q, on_p: Logits at draws that were not learned from, shapes (m,) and (n,), float64.
@@ -247,7 +247,7 @@ def calibration(on_q: torch.Tensor, on_p: torch.Tensor) -> dict[str, float | Non
 
 
 def _recalibrate(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple[float, float] | tuple[None, None]:
-    """Newton's method for the logistic regression of the label on the logit; (None, None) where it has no optimum."""
+    """Fit the logistic regression of the label on the logit by Newton's method; (None, None) where it has no optimum."""
     design = torch.stack([logits, torch.ones_like(logits)], 1)
     line = torch.tensor([1.0, 0.0], dtype=logits.dtype, device=logits.device)
     for _ in range(NEWTON_STEPS):

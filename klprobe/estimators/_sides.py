@@ -1,9 +1,9 @@
 """The two sides that a ratio is learned from: disjoint parts of q's points and of p's draws to fit, to stop and to report on.
 
-A prior with a sampler gives fresh draws without end. A prior known by a cloud of samples has so many and no more: it is
-split in parts as the data points are, and every part hands out each of its samples once; only the part that is fitted on is
-gone through again and again. Methods ask for as many as they like and get as many as there are. Most begin with the moments of
-either side, which a stream of draws gives in one pass.
+A prior with a sampler gives any number of fresh draws. A prior known by a cloud of samples has a fixed number: it is
+split in parts as the data points are, and each part gives each of its samples once; only the part that is fitted on is
+used again and again. Methods ask for any number of draws and get as many as there are. Most begin with the moments of
+both sides, which a stream of draws gives in one pass.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from klprobe.types import InputError, Posterior
 Codes = tuple[torch.Tensor, torch.Tensor]
 """Codes of q and codes of p."""
 Draw = Callable[[int], torch.Tensor]
-"""Gives at most that many codes, shape (m, D), float64."""
+"""A function that returns at most that many codes, shape (m, D), float64."""
 CLOUD_PARTS = {"fit": 0.6, "stop": 0.1, "centre": 0.05, "check": 0.05, "report": 0.2}
-"""Shares of a cloud of prior samples."""
+"""Shares of the parts of a cloud of prior samples."""
 SMALLEST_CLOUD = 40
-"""Prior samples, so that each part has two."""
+"""Smallest number of prior samples, with which each part has two."""
 FEWEST_POINTS, STOP_SHARE, REPORT_SHARE = 20, 0.1, 0.2
-"""Data points that can be split in three, and the shares of those that choose and of those that are reported on."""
+"""Smallest number of data points to split in three, and the shares of validation points and of report points."""
 CODES, CODES_PER_WEIGHT, NUMBERS = (20_000, 400_000), 400, 2e8
-"""Least and most codes; codes for every weight of a quadratic form; and codes times D at most."""
+"""Least and largest number of codes; codes for every weight of a quadratic form; largest number of codes times D."""
 BLOCK_NUMBERS = 8e6
-"""Numbers drawn together."""
+"""Number of values drawn together, which limits memory."""
 POOLED_SHARES = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0)
-"""Shares of the pooled covariance that are worth a try where codes are few (Friedman 1989)."""
+"""Shares of the pooled covariance that are tried where codes are few (Friedman 1989)."""
 
 
 class Split(NamedTuple):
-    """Indices of disjoint data points to fit on, to stop by and to report on."""
+    """Indices of disjoint data points to fit on, to validate on (`stop`) and to report on."""
 
     fit: torch.Tensor
     stop: torch.Tensor
@@ -48,10 +48,10 @@ class Split(NamedTuple):
 
 
 def split_points(num_points: int, generator: torch.Generator, *, method: str) -> Split:
-    """Split the data points at random in three, so that nothing learned has seen what it is judged on.
+    """Split the data points at random in three, so that nothing is tested on points that it has learned from.
 
     Raises:
-        InputError: fewer than 20 points.
+        InputError: there are fewer than 20 points.
     """
     if num_points < FEWEST_POINTS:
         raise InputError(
@@ -64,19 +64,19 @@ def split_points(num_points: int, generator: torch.Generator, *, method: str) ->
 
 
 def draw_evenly(posterior: Posterior, indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """z ~ q(z|x_n) for points n visited evenly among `indices`; shape (num_samples, D), float64."""
+    """Draw z ~ q(z|x_n) at points n visited evenly among `indices`; shape (num_samples, D), float64."""
     return posterior.sample_at(visit_evenly(indices, num_samples, generator), generator)
 
 
 class PriorDraws(NamedTuple):
-    """Draws of p for five purposes, no sample in two of them.
+    """Draws of p for five purposes; no sample serves two of them.
 
     Attributes:
-        fit: To learn from.
-        stop: To choose weights and settings by.
-        centre: For Donsker and Varadhan's constant.
-        check: For what is said beside the estimates, such as how each link of a chain does.
-        report: For the expectations that are reported.
+        fit: Draws to learn from.
+        stop: Validation draws, which choose weights and settings.
+        centre: Draws for Donsker and Varadhan's constant.
+        check: Draws for facts beside the estimates, such as the certificate of each link of a chain.
+        report: Draws for the expectations that are reported.
     """
 
     fit: Draw
@@ -90,9 +90,9 @@ class Sides(NamedTuple):
     """Both sides of one estimate.
 
     Attributes:
-        q: The posterior.
-        points: Its data points, split.
-        prior: Draws of p.
+        q: Posterior.
+        points: Data points of the posterior, split in three.
+        prior: Draws of the prior p.
         generator: Source of all randomness.
     """
 
@@ -103,10 +103,10 @@ class Sides(NamedTuple):
 
     @classmethod
     def of(cls, posterior: Distribution, prior: Distribution, generator: torch.Generator, *, method: str) -> Sides:
-        """Check the two and split them; `method` says in errors who asks.
+        """Check posterior and prior, and split them; errors name `method`.
 
         Raises:
-            InputError: dimensions that differ, or too few points or prior samples to split.
+            InputError: dimensions differ, or there are too few points or prior samples to split.
         """
         q = as_posterior(posterior)
         check_prior(q, prior)
@@ -115,16 +115,16 @@ class Sides(NamedTuple):
         return cls(q, points, _prior_draws(prior, generator, method, device), generator)
 
     def fit_q(self, count: int) -> torch.Tensor:
-        """Codes of points to fit on, drawn by chance, shape (count, D)."""
+        """Draw codes of points to fit on, chosen at random, shape (count, D)."""
         chance = torch.randint(len(self.points.fit), (count,), generator=self.generator)
         return self.q.sample_at(self.points.fit[chance], self.generator)
 
     def fit_p(self, count: int) -> torch.Tensor:
-        """Prior codes to fit on, shape (count, D)."""
+        """Draw prior codes to fit on, shape (count, D)."""
         return self.prior.fit(count)
 
     def once_q(self, indices: torch.Tensor, count: int) -> torch.Tensor:
-        """At most `count` codes of the points, visited evenly; of an encoder known by its samples, each once."""
+        """Draw at most `count` codes of the points, visited evenly; an encoder known by samples gives each sample once."""
         most = min(count, len(indices)) if isinstance(self.q, SampleOnly) else count
         return draw_evenly(self.q, indices, most, self.generator)
 
@@ -155,7 +155,7 @@ def _prior_draws(prior: Distribution, generator: torch.Generator, method: str, d
 
 
 def _each_once(samples: torch.Tensor, indices: torch.Tensor) -> Draw:
-    """Hands out these samples in order, none twice; fewer than asked for, and then none, when they run out."""
+    """Make a function that returns these samples in order, each once; near their end it returns fewer, and then none."""
     used = 0
 
     def draw(count: int) -> torch.Tensor:
@@ -173,27 +173,27 @@ class Moments(NamedTuple):
     covariance: torch.Tensor
 
     def towards(self, other: Moments, share: float) -> Moments:
-        """With the covariance moved by that share towards the pooled one of the two."""
+        """Move the covariance by that share towards the pooled one of the two."""
         pooled = 0.5 * (self.covariance + other.covariance)
         return Moments(self.mean, (1 - share) * self.covariance + share * pooled)
 
 
 def moments(draw: Draw, whitening: Preparation, codes: int = 0) -> Moments:
-    """Of so many whitened codes, or, with 0, of as many as the weights of a quadratic form are worth."""
+    """Compute the moments of that many whitened codes; 0 takes a number that suits the weights of a quadratic form."""
     dim = len(whitening.mean)
     codes = codes or max(min(CODES_PER_WEIGHT * dim**2, int(NUMBERS / dim), CODES[1]), CODES[0])
     size = int(min(codes, max(BLOCK_NUMBERS // dim, 1)))
     count = 0
     total, square = torch.zeros_like(whitening.mean), torch.zeros_like(whitening.rotation)
     for _ in range(0, codes, size):
-        u = whitening(draw(size))  # products in float32 are twice as fast, and sums over a block exact enough
+        u = whitening(draw(size))  # products in float32 are twice as fast, and exact enough for sums over a block
         count, total, square = count + len(u), total + u.sum(0, dtype=torch.float64), square + (u.T @ u).double()
     mean = total / count
     return Moments(mean, square / count - torch.outer(mean, mean))
 
 
 def quadratic_ratio(q: Moments, p: Moments) -> list[torch.Tensor]:
-    """Form (times D), linear part, constant of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero where a covariance is flat."""
+    """Form (times D), linear part, constant of log N(mean_q, cov_q) - log N(mean_p, cov_p); zero for a singular covariance."""
     dim = len(q.mean)
     form, linear, constant = torch.zeros_like(q.covariance), torch.zeros_like(q.mean), torch.zeros_like(q.mean[0])
     for sign, side in ((1.0, q), (-1.0, p)):

@@ -1,4 +1,4 @@
-"""Density ratio by classification: a network tells draws of q from draws of p, its logit is log q/p (Algorithm 2)."""
+"""Density ratio by classification: a network separates draws of q from draws of p, and its logit is log q/p (Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class Classifier(RatioEstimator):
         "patience": 0,
         "calibrate": "none",
     }
-    """What `preset="paper"` sets."""
+    """Settings of `preset="paper"`."""
 
     def settings(self) -> Classifier:
-        """These settings, with the preset's numbers for all that stand at their defaults."""
+        """These settings, with the preset's values in place of all defaults."""
         return self if self.preset == "default" else registry.with_preset(self, self.PAPER)
 
     def loss(self) -> Loss:
-        """Cross-entropy of the label, q's draws 1."""
+        """Cross-entropy of the label, which is 1 for draws of q."""
         return logistic
 
     def prepare(self, fit: Codes, stop: Codes, generator: torch.Generator) -> Preparation:
-        """Whitening, or nothing."""
+        """Whiten the codes, or leave them as they are."""
         return whitened(fit, stop) if self.whiten else Whitening.none(fit[0])

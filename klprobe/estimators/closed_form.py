@@ -1,4 +1,4 @@
-"""What follows from the average KL alone: average KL - log N <= KL[q_N||p] <= average KL."""
+"""Bounds that follow from the average KL alone: average KL - log N <= KL[q_N||p] <= average KL."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ClosedForm(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """The average KL (its error is over points), upper bounds of both KLs, and a lower bound of the empirical one.
+        """Compute the average KL, whose error is over points, upper bounds of both KLs, and a lower bound of the empirical one.
 
-        KL[q||p] of the population has no such lower bound: its mutual information may exceed log N.
+        KL[q||p] of the population has no such lower bound, because its mutual information may exceed log N.
 
         Reference: DMVI eq. 4-6.
         """

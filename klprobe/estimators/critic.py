@@ -1,7 +1,7 @@
 """Critics trained on their own variational bound: f-GAN's family, of which the classifier is the Jensen-Shannon member.
 
-Each loss is the negative of a variational bound, has f = log q/p for its optimum, and is convex in f. Arguments are f at draws
-of q and at draws of p; the value is a scalar, shape ().
+Each loss is minus a variational bound; its optimum is f = log q/p, and it is convex in f. The arguments are f at draws of q and
+at draws of p; the value is a scalar, shape ().
 Reference: Nguyen, Wainwright and Jordan (2010) and Nowozin, Cseke and Tomioka (2016), table 1, for f-divergences with the
 critic written as a function of log q/p; Donsker and Varadhan (1983).
 """
@@ -31,7 +31,7 @@ def donsker_varadhan(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
 
 
 def hellinger(on_q: torch.Tensor, on_p: torch.Tensor) -> torch.Tensor:
-    """Minus 2 - E_q e^(-f/2) - E_p e^(f/2), at most the squared Hellinger distance: mild exponents, alike on both sides."""
+    """Minus 2 - E_q e^(-f/2) - E_p e^(f/2), at most the squared Hellinger distance; its exponents are small on both sides."""
     return (-0.5 * on_q).exp().mean() + (0.5 * on_p).exp().mean() - 2
 
 
@@ -58,5 +58,5 @@ class Critic(RatioEstimator):
     """Learning rate of Adam at the start of the fit."""
 
     def loss(self) -> Loss:
-        """Minus the objective."""
+        """Minus the bound that `objective` names."""
         return OBJECTIVES[self.objective]

@@ -1,9 +1,9 @@
-"""KL as an integral over noise levels of how much worse p's denoiser does than q's own on draws of q.
+"""KL as an integral over noise levels of how much larger the error of p's denoiser is than that of q's on draws of q.
 
-Denoisers of both sides at several noise levels: the best linear one of each in closed form, and one network for the rest.
-Codes u are whitened by the pooled moments; y = u + noise / sqrt(g) at signal-to-noise ratios g. What is learned and reported is
-the error in units of the noise, sqrt(g) (u - D(y)), which is of order one at all levels. Both sides share one network, told
-which side it serves, so that what it cannot learn is missing on both and cancels in the difference.
+Each side has a denoiser at several noise levels: the best linear one, in closed form, and a network for the rest.
+Codes u are whitened by the pooled moments; y = u + noise / sqrt(g) at signal-to-noise ratios g. The error that is learned and
+reported is in units of the noise, sqrt(g) (u - D(y)), which is of order one at all levels. Both sides share one network, whose
+input says which side it is, so that what it cannot learn is missing on both sides and cancels in the difference.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["Denoising"]
 
 METHOD = "denoising"
 STOP_DRAWS = 4000
-"""Codes of each side that choose shrinkage and weights, at all levels."""
+"""Number of validation codes of each side, which choose shrinkage and weights, at all levels."""
 SURE = 3.0
-"""Standard errors by which a shrinkage must do better on the stop draws."""
+"""Number of standard errors by which a shrinkage must do better on the validation codes."""
 NUMBERS = 8_000_000
-"""Numbers evaluated together: codes times levels times D."""
+"""Number of values evaluated together: codes times levels times D."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Denoising(Estimator):
     requires: ClassVar[frozenset[str]] = frozenset({"volume"})
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         least = {"levels": 3, "width": 1, "layers": 1, "steps": 0, "check_every": 1, "num_samples": 4, "moment_samples": 0}
         for name, number in least.items():
             if getattr(self, name) < number:
@@ -88,17 +88,17 @@ class Denoising(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """KL[q||p] = 1/2 int_0^inf E_q |z - D_p(z_g)|^2 - |z - D_q(z_g)|^2 dg, z_g = z + N(0, I/g), D the best denoisers.
+        """Estimate 1/2 int_0^inf E_q |z - D_p(z_g)|^2 - |z - D_q(z_g)|^2 dg = KL[q||p], z_g = z + N(0, I/g).
 
-        A worse denoiser of q lowers the value and a worse one of p mostly raises it, so it is no bound; neither meets the
-        ceiling log n of methods that average e^f. The standard error is that of the draws: what the denoisers missed is in
-        none. Denoisers learn from fresh codes of the first part of the points and prior draws, the second part chooses, the
-        third is reported on. A Gaussian prior's denoiser is exact.
+        Here D is a side's best denoiser. A worse denoiser of q lowers the value and a worse one of p mostly raises it, so it
+        is no bound; the ceiling log n of methods that average e^f does not apply. The standard error is that of the draws,
+        and leaves out the errors of the denoisers. These learn from fresh codes of the first part of the points and from
+        prior draws; the second part chooses, and the third is reported on. A Gaussian prior's denoiser is exact.
 
         Returns:
             One estimate of the population's KL and, unless the encoder is known by its samples, one of the empirical's.
         Raises:
-            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+            InputError: there are fewer than 20 points or prior samples, or the fit diverged.
         Reference: Verdu (2010), Mismatched estimation and relative entropy; Kong, Brekelmans and Ver Steeg (2023);
             Franzese, Bounoua and Michiardi (2024).
         """
@@ -147,7 +147,7 @@ class Denoising(Estimator):
         noises: list[torch.Tensor],
         progress: Progress,
     ) -> Fitted[Residual]:
-        """The network, on fresh codes; kept are the weights that do best on the stop draws of both sides."""
+        """Fit the network on fresh codes, and keep the weights that do best on the validation codes of both sides."""
         learners = (0,) if denoisers.exact_p else (0, 1)
         draws, rows = (sides.fit_q, sides.fit_p), self.batch_size // self.levels
 
@@ -167,7 +167,7 @@ class Denoising(Estimator):
         return descend(residual, batch_loss, stop_loss, schedule, progress, method=METHOD)
 
     def _report(self, denoisers: Denoisers, sides: Sides, whitening: Whitening, target: Target) -> Estimate:
-        """The integral at codes that nothing has seen, with its error over points."""
+        """Compute the integral at codes that nothing was fitted on, with its error over points."""
         q, generator, weights = sides.q, sides.generator, denoisers.levels.weights
         if target == "empirical":
             points = visit_evenly(torch.arange(q.num_points), self.num_samples // 2, generator).repeat(2)
@@ -191,7 +191,7 @@ class Denoising(Estimator):
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """Log signal-to-noise ratios on an even grid and the weights of their sum, as an integral over the whole line.
+    """Log signal-to-noise ratios on an even grid, and the weights with which their sum is an integral over the whole line.
 
     An even grid's sum converges exponentially for what is analytic. Beyond its ends the integrand falls as g and as 1/g, so
     that what is left out is a geometric series of the last term.
@@ -202,7 +202,7 @@ class Levels:
 
     @classmethod
     def even(cls, lowest: float, highest: float, count: int, like: torch.Tensor) -> Levels:
-        """`count` levels from `lowest` to `highest`."""
+        """Make `count` levels from `lowest` to `highest`."""
         step = (highest - lowest) / (count - 1)
         weights = torch.full((count,), step, dtype=torch.float64, device=like.device)
         weights[[0, -1]] = step / (1 - math.exp(-step))
@@ -216,8 +216,8 @@ class Linear(NamedTuple):
     """The best linear denoiser of one side at each level: D(y) = mean + gain (y - mean).
 
     Attributes:
-        mean: Shape (D,), float32.
-        gain: Shape (levels, D, D), float32.
+        mean: Mean, shape (D,), float32.
+        gain: Matrices, shape (levels, D, D), float32.
     """
 
     mean: torch.Tensor
@@ -225,7 +225,7 @@ class Linear(NamedTuple):
 
     @classmethod
     def of(cls, side: Moments, levels: Levels) -> Linear:
-        """From mean and covariance S: gain = S (S + 1/g)^-1. Exact for a Gaussian."""
+        """Make it from mean and covariance S: gain = S (S + 1/g)^-1, which is exact for a Gaussian."""
         values, vectors = torch.linalg.eigh(side.covariance)
         signal = levels.log_snr.exp()[:, None] * values.clamp(min=0.0)
         gain = (vectors * (signal / (1 + signal))[:, None, :]) @ vectors.T
@@ -233,7 +233,7 @@ class Linear(NamedTuple):
 
 
 class Residual(nn.Module):
-    """What is missing to the linear denoisers, in units of the noise; zero before it is trained."""
+    """Network that corrects the linear denoisers, in units of the noise; zero before it is trained."""
 
     def __init__(self, dim: int, levels: Levels, width: int, layers: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -245,10 +245,10 @@ class Residual(nn.Module):
         self.to(levels.log_snr.device)
 
     def forward(self, y: torch.Tensor, side: int) -> torch.Tensor:
-        """Shape (levels, m, D) from noisy codes of that shape; side 0 is q, 1 is p.
+        """Correction, shape (levels, m, D), at noisy codes of that shape; side 0 is q, 1 is p.
 
-        The output is scaled as what a denoiser adds to a linear one falls at either end: sqrt(g) where noise drowns all,
-        1 / sqrt(g) where it moves a code by less than the density varies over.
+        The output is scaled as the correction of a linear denoiser falls at both ends: sqrt(g) where the noise is larger
+        than the codes, 1 / sqrt(g) where it moves a code by less than the density varies over.
         """
         h = y * self.scale_in[:, None, None]
         for layer, shift in zip(self.hidden, self.shift, strict=True):
@@ -257,12 +257,12 @@ class Residual(nn.Module):
 
 
 class Denoisers(NamedTuple):
-    """Both sides' denoisers.
+    """The denoisers of both sides.
 
     Attributes:
-        linear: Of q and of p.
-        residual: What is missing to them; None for nothing.
-        exact_p: p is Gaussian with known moments, and its linear denoiser all there is.
+        linear: Linear denoisers of q and of p.
+        residual: Network that corrects them; None where there is no correction.
+        exact_p: Whether p is a Gaussian with known moments, whose linear denoiser is exact.
     """
 
     levels: Levels
@@ -271,11 +271,11 @@ class Denoisers(NamedTuple):
     exact_p: bool
 
     def errors(self, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
-        """sqrt(g) (u - D_side(u + noise / sqrt(g))), shape (levels, m, D).
+        """Compute the errors sqrt(g) (u - D_side(u + noise / sqrt(g))), shape (levels, m, D).
 
         Args:
             u: Whitened codes, shape (levels, m, D) or (m, D) for the same at all levels, float32.
-            noise: Standard normal, shape (levels, m, D), float32.
+            noise: Standard normal noise, shape (levels, m, D), float32.
         """
         root = (0.5 * self.levels.log_snr).exp().float()[:, None, None]
         y, linear = u + noise / root, self.linear[side]
@@ -293,7 +293,7 @@ class Denoisers(NamedTuple):
 
 
 def _gaussian_moments(prior: Distribution, whitening: Whitening) -> Moments | None:
-    """Mean and covariance of whitened prior codes where the prior is a Gaussian that says so, else None."""
+    """Mean and covariance of whitened prior codes where the prior is a known Gaussian; otherwise None."""
     normal = diagonal_normal(prior)
     if normal is not None:
         mean, covariance = normal[0].double(), torch.diag(normal[1].double().square())
@@ -306,9 +306,9 @@ def _gaussian_moments(prior: Distribution, whitening: Whitening) -> Moments | No
 
 
 def _best_linear(own: Moments, other: Moments, levels: Levels, u: torch.Tensor, noise: torch.Tensor) -> tuple[Linear, float]:
-    """The linear denoiser, shrunk as far towards the other side's as the stop draws are sure of.
+    """Compute the linear denoiser, shrunk towards the other side's as far as the validation codes show a clear gain.
 
-    An error of p's denoiser in the direction of q's moves the KL in first order, so that chance must not choose.
+    An error of p's denoiser in the direction of q's moves the KL in first order, so the choice must not depend on chance.
     """
     best, chosen = None, (0.0, Linear.of(own, levels))
     for share in POOLED_SHARES:
@@ -324,17 +324,17 @@ def _best_linear(own: Moments, other: Moments, levels: Levels, u: torch.Tensor, 
 
 @torch.no_grad()
 def _losses(denoisers: Denoisers, u: torch.Tensor, noise: torch.Tensor, side: int) -> torch.Tensor:
-    """Squared errors, shape (levels, m), float64."""
+    """Squared errors of one side, shape (levels, m), float64."""
     size = _rows(len(denoisers.levels), u.shape[1])
     parts = zip(u.split(size), noise.split(size, 1), strict=True)
     return torch.cat([denoisers.losses(v, e, side).double() for v, e in parts], 1)
 
 
 def _noise(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal, float32, on the device of `like`."""
+    """Draw standard normal noise, float32, on the device of `like`."""
     return torch.randn(shape, generator=generator).to(like.device)
 
 
 def _rows(levels: int, dim: int) -> int:
-    """Codes evaluated together."""
+    """Number of codes evaluated together."""
     return max(NUMBERS // (levels * dim), 16)

@@ -1,10 +1,11 @@
 """Density ratio after an invertible map that makes codes look normal, and a calibrated classifier behind it.
 
-An invertible map after which pooled codes look normal: whiten, turn to independent components, bend each marginal.
+The map whitens pooled codes, rotates them to independent components, and transforms each marginal to a normal one.
 
-KL[q||p] is that of the images, whatever the map; what it changes is how far a quadratic form goes. Latents that are bent one
-by one, or bent and then mixed linearly, come out straight. Where q and p hardly overlap, though, their pooled codes are two
-lumps that such a map presses together and bends towards each other; the map is then one of either side's codes alone, or the
+KL[q||p] is that of the images, for any invertible map; the map changes how well a quadratic form can fit the ratio. Latents
+that
+were transformed one by one, or transformed and then mixed linearly, become normal. Where q and p hardly overlap, though, their
+pooled codes are two clusters that such a map would push together; the map is then one of one side's codes alone, or the
 whitening, whichever makes both sides most nearly normal.
 
 Reference: Chen and Gopinath (2000), Gaussianization; Laparra, Camps-Valls and Malo (2011), Iterative Gaussianization; Choi,
@@ -29,42 +30,42 @@ from klprobe.estimators._sides import Codes
 __all__ = ["Gaussianized"]
 
 KNOTS, CODES_A_KNOT = 500, 80
-"""Quantiles that a marginal's curve is estimated from, at most, and pooled codes for each."""
+"""Largest number of quantiles that a marginal's curve is estimated from, and number of pooled codes for each."""
 CELLS, REACH = 2048, 1e-3
-"""Even cells that the curve is a straight line in, so that a code's cell is found by division, and the share of codes beyond
-either end of them."""
+"""Number of even cells, in each of which the curve is a straight line, so that a code's cell is found by division, and the
+share of codes beyond either end of them."""
 LEAST_SLOPE = 1e-2
-"""Added to the curve's slope, per standard deviation: keeps the map invertible where there are no codes."""
+"""Slope added to the curve, per standard deviation, which keeps the map invertible where there are no codes."""
 SMALLEST = 1e-9
-"""Least range of a component, in standard deviations."""
+"""Smallest range of a component, in standard deviations."""
 ROUNDS = 30
-"""Of the search for independent components; what it has found by then is a rotation all the same."""
+"""Largest number of iterations of the search for independent components, which gives a rotation after any number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gaussianized(RatioEstimator):
     """Density ratio after Gaussianizing the codes: for codes whose independent components are far from normal.
 
-    The map is fitted to the pooled codes, to either side's alone, or is the plain whitening: what makes both sides most
-    nearly normal, by held-out likelihood.
+    The map is fitted to the pooled codes, to one side's alone, or is the plain whitening, whichever makes both sides most
+    nearly normal, by the likelihood of validation codes.
     """
 
     def loss(self) -> Loss:
-        """Cross-entropy of the label, q's draws 1."""
+        """Cross-entropy of the label, which is 1 for draws of q."""
         return logistic
 
     def prepare(self, fit: Codes, stop: Codes, generator: torch.Generator) -> Preparation:
-        """The map in place of the whitening."""
+        """Fit the map that replaces the whitening."""
         return most_normal(fit, stop, int(torch.randint(2**31 - 1, (), generator=generator)))
 
 
 class Gaussianization(NamedTuple):
-    """u = curve((z - mean) @ rotation), the curve bending each component so that pooled codes are nearly standard normal.
+    """u = curve((z - mean) @ rotation), where the curve maps each component so that pooled codes are nearly standard normal.
 
     Attributes:
-        mean, rotation: Whitening and turn in one, shapes (D,) and (D, D).
-        low, width: First cell's lower end and all cells' width, shape (D,).
-        curve: Images of the cells' ends, rising in each row, shape (D, CELLS + 1).
+        mean, rotation: Whitening and rotation in one, shapes (D,) and (D, D).
+        low, width: Lower end of the first cell, and width of all cells, shape (D,).
+        curve: Images of the ends of the cells, rising in each row, shape (D, CELLS + 1).
     """
 
     mean: torch.Tensor
@@ -75,7 +76,7 @@ class Gaussianization(NamedTuple):
 
     @classmethod
     def of(cls, z: torch.Tensor, seed: int) -> Gaussianization:
-        """From pooled codes of both sides, shape (m, D); `seed` starts the search for components."""
+        """Fit it to pooled codes of both sides, shape (m, D); `seed` starts the search for components."""
         whitening = Whitening.of(z)
         turn = _independent_components(whitening.white(z), seed)
         rotation = (whitening.rotation / whitening.std[:, None]) @ turn
@@ -90,12 +91,12 @@ class Gaussianization(NamedTuple):
         return cls(whitening.mean, rotation, low.to(z), width.to(z), bent.to(z).contiguous())
 
     def _place(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each component's place among its cells, in cells, and the cell it is in or next to; shapes (D, m)."""
+        """Place of each component, in units of cells, and the cell that it is in or next to; shapes (D, m)."""
         place = (((z - self.mean) @ self.rotation - self.low) / self.width).T
         return place, place.long().clamp_(0, CELLS - 1)
 
     def white(self, z: torch.Tensor) -> torch.Tensor:
-        """Images, float64: straight lines in the cells, and beyond them the line of slope one."""
+        """Images, float64, by straight lines in the cells, and a line of slope one beyond them."""
         place, cell = self._place(z)
         left = self.curve.gather(1, cell)
         share = (place - cell).clamp(0, 1)
@@ -115,15 +116,15 @@ class Gaussianization(NamedTuple):
 
 
 def most_normal(fit: Codes, stop: Codes, seed: int) -> Preparation:
-    """Of the whitening and the Gaussianizations of pooled codes, of q's and of p's, the one of most likely held-out codes.
+    """Choose the whitening or a Gaussianization of pooled codes, of q's or of p's, by the likelihood of validation codes.
 
-    The likelihood of a side's codes is that of a normal density of their images, with the moments of the images of its own
-    other codes, times the map's volume: it can be compared among maps, however far apart q and p lie, where a log-loss
-    cannot, because any map tells the sides apart.
+    The likelihood of a side's codes is that of a normal density of their images, with the moments of the images of that
+    side's fit codes, times the map's volume. It can be compared among maps even where q and p are far apart, while a
+    log-loss cannot, because after any map the sides are separate.
 
     Args:
-        fit, stop: Codes of q and of p to fit and to choose by, shapes (m, D), float64.
-        seed: Starts the searches for components.
+        fit, stop: Codes of q and of p to fit and to validate on, shapes (m, D), float64.
+        seed: Seed of the searches for components.
     """
     pooled = torch.cat(fit)
     found: list[Preparation] = [Whitening.of(pooled), *(Gaussianization.of(z, seed) for z in (pooled, *fit))]
@@ -131,7 +132,7 @@ def most_normal(fit: Codes, stop: Codes, seed: int) -> Preparation:
 
 
 def _likelihood(through: Preparation, fit: torch.Tensor, stop: torch.Tensor) -> float:
-    """Mean log-density in nats of one side's held-out codes; -inf where its images have no volume."""
+    """Mean log-density in nats of one side's validation codes; -inf where its images have no volume."""
     u = through.white(fit)
     mean, count = u.mean(0), len(u)
     centred, dim = u - mean, u.shape[1]
@@ -144,7 +145,7 @@ def _likelihood(through: Preparation, fit: torch.Tensor, stop: torch.Tensor) -> 
 
 
 def _independent_components(u: torch.Tensor, seed: int) -> torch.Tensor:
-    """A rotation of whitened codes to components as independent as it finds them, shape (D, D)."""
+    """Find a rotation of whitened codes to components that are as independent as possible, shape (D, D)."""
     dim = u.shape[1]
     if dim == 1:
         return torch.ones(1, 1, dtype=u.dtype, device=u.device)
@@ -152,8 +153,8 @@ def _independent_components(u: torch.Tensor, seed: int) -> torch.Tensor:
 
     search = FastICA(whiten=False, max_iter=ROUNDS, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not converged is all it can say
+        warnings.simplefilter("ignore")  # the only warning is that it has not converged
         search.fit(u.cpu().numpy())
     unmixing = torch.from_numpy(search.components_).to(u)
-    left, _, right = torch.linalg.svd(unmixing)  # the nearest rotation, exact where the search gives one
+    left, _, right = torch.linalg.svd(unmixing)  # the nearest rotation; a rotation stays as it is
     return (left @ right).T

@@ -34,6 +34,6 @@ class Gmm(DensityEstimator):
     PAPER: ClassVar[Mapping[str, Any]] = {"components": 100, "lr": 5e-4, "decay": False, "whiten": False, "steps": 100_000}
 
     def start(self, fit: torch.Tensor, stop: torch.Tensor, generator: torch.Generator) -> tuple[nn.Module, dict[str, Any]]:
-        """The mixture after EM."""
+        """Start from the mixture after EM."""
         mixture = start_mixture(fit, stop, self.components, self.em_iterations, generator)
         return mixture, {"components": len(mixture.means)}

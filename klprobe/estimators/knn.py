@@ -1,4 +1,4 @@
-"""Nearest neighbours: how much farther codes of q are from codes of p than from each other."""
+"""Nearest neighbours: the KL from how much farther codes of q are from codes of p than from each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Knn"]
 
 METHOD = "knn"
 PARTS = 20
-"""Disjoint parts of both sides that tell the error, itself known to a sixth."""
+"""Number of disjoint parts of both sides from which the error is estimated, with a relative error of a sixth."""
 Array = NDArray[np.float64]
 
 
@@ -41,7 +41,7 @@ class Knn(Estimator):
     requires: ClassVar[frozenset[str]] = frozenset({"volume"})
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         if self.neighbours < 1 or self.num_samples < 4 * self.neighbours + 4:
             raise InputError(
                 f"{METHOD} needs at least 1 neighbour, and at least 4 * neighbours + 4 codes; got "
@@ -51,17 +51,17 @@ class Knn(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """KL[q||p] from the distances of q's codes to their nearest neighbours among q's other codes and among p's.
+        """Estimate KL[q||p] from distances of q's codes to their nearest neighbours among q's other codes and among p's.
 
-        Nothing is fitted, so all data points serve: each gives one code (two codes of a point would be each other's
-        neighbours), and no code is its own neighbour. Consistent, but slowly where there are many latents: balls that
-        hold k codes are then as wide as the cloud, and the answer comes out too small. Codes are whitened by the pooled
-        moments, which leaves the KL as it is and distances comparable.
+        Nothing is fitted, so all data points are used: each gives one code (two codes of a point would be each other's
+        neighbours), and no code is its own neighbour. The estimate is consistent, but converges slowly with many latents:
+        balls that hold k codes are then as wide as the cloud, and the answer is too small. Codes are whitened by the
+        pooled moments, which does not change the KL and makes distances comparable.
 
         Returns:
-            One estimate of the population's KL. Its error holds no bias.
+            One estimate of the population's KL. Its error does not include the bias.
         Raises:
-            InputError: fewer codes than neighbours, or codes that coincide.
+            InputError: there are fewer codes than neighbours, or codes that coincide.
         Reference: Wang, Kulkarni and Verdu (2009), Divergence estimation for multidimensional densities via k-nearest-neighbor
             distances; Perez-Cruz (2008).
         """
@@ -95,9 +95,9 @@ class Knn(Estimator):
         return (Estimate(METHOD, "population", "none", *mean, "kl", len(z_q), seconds, details),)
 
     def _with_error(self, u_q: Array, u_p: Array) -> MeanError:
-        """The mean over all codes, and its error from how it varies over disjoint parts of both sides.
+        """Compute the mean over all codes, and its error from its variation over disjoint parts of both sides.
 
-        The terms' own variance misses what p's codes contribute: all terms of a region lean on the same few of them.
+        The variance of the terms would leave out the variation of p's codes, of which all terms of a region use the same few.
         """
         terms = _same_ball if self.adaptive else _same_count
         parts = max(min(PARTS, min(len(u_q), len(u_p)) // (2 * self.neighbours + 2)), 2)
@@ -116,7 +116,7 @@ def _trees(u_q: Array, u_p: Array) -> tuple[Any, Any]:
 
 
 def _same_count(u_q: Array, u_p: Array, k: int) -> Array:
-    """d log(nu_k / rho_k) + log(m / (n - 1)): the k-th neighbour on either side, where the biases of the two cancel."""
+    """Compute d log(nu_k / rho_k) + log(m / (n - 1)) with the k-th neighbour on both sides, so that the biases cancel."""
     near_q, near_p = _trees(u_q, u_p)
     rho = near_q.kneighbors(n_neighbors=k)[0][:, -1]
     nu = near_p.kneighbors(u_q, n_neighbors=k)[0][:, -1]
@@ -125,7 +125,7 @@ def _same_count(u_q: Array, u_p: Array, k: int) -> Array:
 
 
 def _same_ball(u_q: Array, u_p: Array, k: int) -> Array:
-    """psi(l) - psi(m) + log(M / (n - 1)) + d log(nu_m / rho_l), l and m the neighbours of either side within one ball.
+    """Compute psi(l) - psi(m) + log(M / (n - 1)) + d log(nu_m / rho_l), with l and m neighbours of q and p in one ball.
 
     The ball is the larger of the two k-th distances; distances are those of the last neighbours inside it, so that both
     densities are smoothed over nearly the same ball.

@@ -20,7 +20,7 @@ __all__ = ["LeastSquares"]
 
 METHOD = "least-squares"
 STOP_DRAWS = 10_000
-"""Codes of each side that choose width and penalty."""
+"""Number of validation codes of each side, which choose width and penalty."""
 WIDTHS = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5)
 """Kernel widths that are tried, in median distances between codes and centres (Sugiyama et al. 2012, section 5.3)."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -45,7 +45,7 @@ class LeastSquares(Estimator):
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         for name, least in (("centres", 1), ("fit_samples", 10), ("num_samples", 4), ("num_prior_samples", 1000)):
             if getattr(self, name) < least:
                 raise InputError(f"{METHOD} needs {name} to be at least {least}; got {getattr(self, name)}.")
@@ -55,16 +55,17 @@ class LeastSquares(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """Mean log of the fitted ratio (no bound), and NWJ's and Donsker-Varadhan's bounds with it, for both targets.
+        """Estimate the mean log of the fitted ratio (no bound), and NWJ's and Donsker-Varadhan's bounds, for both targets.
 
         The relative ratio r_a = q / (a q + (1 - a) p) is fitted, and q / p = (1 - a) r_a / (1 - a r_a) taken from it before
         any logarithm. A fit can be 0 or less, or reach 1 / a, where the logarithm has no value: it is kept as far from both
-        as one code among those fitted on can tell. Width and penalty are those of the least squared error on the stop draws.
+        as one code among those fitted on can show. Width and penalty are those of the least squared error on the validation
+        codes.
 
         Returns:
             Five estimates for each target, as of `classifier`.
         Raises:
-            InputError: fewer than 20 points or prior samples.
+            InputError: there are fewer than 20 points or prior samples.
         Reference: Kanamori, Hido and Sugiyama (2009), A least-squares approach to direct importance estimation; Yamada et al.
             (2013), Relative density-ratio estimation for robust distribution comparison.
         """
@@ -90,7 +91,7 @@ class Bumps(NamedTuple):
     """r_a(u) = sum_l weights_l exp(-|u - centre_l|^2 / (2 width^2)) at whitened codes.
 
     Attributes:
-        most, least: Between which r_a is kept.
+        most, least: Largest and smallest value that r_a may have.
     """
 
     whitening: Whitening
@@ -102,7 +103,7 @@ class Bumps(NamedTuple):
     most: float
 
     def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
-        """log q/p at codes z as they come, shape (m,), float64."""
+        """Compute log q/p at codes z, which are not whitened; shape (m,), float64."""
         found = []
         for rows in z.split(CHUNK):
             relative = (_kernel(self.whitening.white(rows), self.centres, self.width) @ self.weights).clamp(
@@ -119,7 +120,7 @@ def _kernel(u: torch.Tensor, centres: torch.Tensor, width: float) -> torch.Tenso
 def _fit(
     fit: tuple[torch.Tensor, torch.Tensor], stop: tuple[torch.Tensor, torch.Tensor], count: int, alpha: float
 ) -> tuple[Bumps, dict[str, Any]]:
-    """The bumps whose width and penalty do best on the stop draws."""
+    """Fit bumps, with the width and penalty that do best on the validation codes."""
     whitening = Whitening.of(torch.cat(fit))
     (fit_q, fit_p), (stop_q, stop_p) = ([whitening.white(z) for z in side] for side in (fit, stop))
     centres = fit_q[:count]
@@ -134,7 +135,7 @@ def _fit(
             if score < best:
                 best, chosen = score, (width, penalty, weights)
     width, penalty, weights = chosen
-    one = 1 / min(len(fit_q), len(fit_p))  # what a single code among those fitted on can tell from none
+    one = 1 / min(len(fit_q), len(fit_p))  # the least ratio that a single code among those fitted on can show
     bumps = Bumps(whitening, centres, width, weights, alpha, one, (1 - one) / alpha if alpha else math.inf)
     # 1 + 2 score estimates minus Pearson's divergence of the relative ratio
     return bumps, {"width": width, "penalty": penalty, "stop_score": best, "relative_pearson": -best - 0.5}
@@ -143,7 +144,7 @@ def _fit(
 def _normal_equations(
     u_q: torch.Tensor, u_p: torch.Tensor, centres: torch.Tensor, width: float, alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """H = a E_q k k' + (1 - a) E_p k k' and h = E_q k."""
+    """Compute H = a E_q k k' + (1 - a) E_p k k' and h = E_q k."""
     size = len(centres)
     square, linear = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     for share, codes in ((alpha, u_q), (1 - alpha, u_p)):

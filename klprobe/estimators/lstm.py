@@ -16,11 +16,11 @@ from klprobe.runtime.randomness import seeded
 __all__ = ["Lstm"]
 
 SMALL = 0.001
-"""Size of the last maps' first weights: t starts near the Gaussian of q's moments."""
+"""Size of the last maps' initial weights, with which t starts near the Gaussian of q's moments."""
 LARGEST_LOG_STD = 7.0
-"""|log sigma| stays below this on whitened codes: sigma within [0.001, 1100], so no step can overflow."""
+"""Largest |log sigma| on whitened codes: sigma lies within [0.001, 1100], so that no step can overflow."""
 PLACE = 16
-"""Numbers that tell the net which latent comes next; DMVI does not say what the net is told."""
+"""Number of inputs that say which latent comes next; DMVI does not describe them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Lstm(DensityEstimator):
     }
 
     def start(self, fit: torch.Tensor, stop: torch.Tensor, generator: torch.Generator) -> tuple[nn.Module, dict[str, Any]]:
-        """A net that says N(0, 1) of every latent."""
+        """Start from a net that gives N(0, 1) for every latent."""
         with seeded(generator):
             return Recurrent(fit.shape[1], self.layers, self.width), {}
 
@@ -56,8 +56,8 @@ class Lstm(DensityEstimator):
 class Recurrent(nn.Module):
     """prod_i N(u_i; mu_i, sigma_i), where an LSTM that has read u_1 ... u_{i-1} gives mu_i and sigma_i.
 
-    The net is told which latent comes next, and each latent reads the state through a linear map of its own: latents
-    are not a sequence of like things, and on three encoders' posteriors side by side (D = 30) this was worth 1.5 nats.
+    An input says which latent comes next, and each latent reads the state through a linear map of its own, because
+    latents differ in kind; on three encoders' posteriors side by side (D = 30) this raised the bound by 1.5 nats.
     """
 
     def __init__(self, dim: int, layers: int, width: int) -> None:

@@ -23,7 +23,7 @@ from klprobe.types import InputError, Posterior, Progress
 __all__ = ["Maf"]
 
 EM_ITERATIONS = 10
-"""Enough for a base that the flows go on from."""
+"""Number of iterations of EM, enough for a base that the flows then improve."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Maf(DensityEstimator):
     }
 
     def start(self, fit: torch.Tensor, stop: torch.Tensor, generator: torch.Generator) -> tuple[nn.Module, dict[str, Any]]:
-        """Flows near the identity over a mixture after a little EM."""
+        """Start from flows near the identity over a mixture after a few iterations of EM."""
         base = start_mixture(fit, stop, self.components, EM_ITERATIONS, generator)
         with seeded(generator):
             return Flow(base.float(), fit.shape[1], self.flows, self.width, self.layers), {"components": len(base.means)}
@@ -66,7 +66,7 @@ class Maf(DensityEstimator):
     def _fit(
         self, q: Posterior, prior: Distribution, split: Split, generator: torch.Generator, progress: Progress
     ) -> tuple[MixedWithPrior, dict[str, Any]]:
-        """Fit the density, then save the flow to `save`, without the share of the prior that the bound mixes in."""
+        """Fit the density, then save the flow to `save`, without the share of the prior that the bound adds."""
         if self.save is not None:
             _check_folder(self.save)
         density, details = super()._fit(q, prior, split, generator, progress)
@@ -78,6 +78,6 @@ class Maf(DensityEstimator):
 
 
 def _check_folder(path: Path) -> None:
-    """Raise InputError before the fit where its result could not be kept."""
+    """Raise InputError before the fit where its result could not be saved."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--maf.save {path} cannot be written: give a file in a folder that exists and can be written to.")

@@ -16,10 +16,12 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior, general_rate
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
+from klprobe.distributions.digest import digest
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl, prior_log_prob
 from klprobe.distributions.removal import removal_losses
 from klprobe.distributions.statistics import PointMean, point_mean, visits
 from klprobe.distributions.tails import infinite_at, outside_prior, tail_of, tail_within_points
+from klprobe.runtime import parallel
 from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, Estimator, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
 
@@ -27,11 +29,11 @@ __all__ = ["MonteCarlo"]
 
 Array = NDArray[np.float64]
 BATCH = 8192
-"""Draws evaluated together; the first batch fits the control variates that later ones use."""
+"""Number of draws evaluated together; the first batch fits the control variates that later ones use."""
 ROLE_DRAWS = 2048
-"""Draws that show how much each point serves as a mixture component."""
+"""Number of draws from which the role of each point as a mixture component is estimated."""
 SHOWN, SHOWN_BY_OTHERS, COST = range(3)
-"""What each draw gives: log q(z|x_n) - log q_N(z), the same against the leave-one-out density, log q(z|x_n) - log p(z)."""
+"""Values of each draw: log q(z|x_n) - log q_N(z), the same with the leave-one-out density, log q(z|x_n) - log p(z)."""
 KL = np.array([-1.0, 0.0, 1.0])
 INFORMATION = np.array([1.0, 0.0, 0.0])
 LEFT_OUT = np.array([0.0, -1.0, 1.0])
@@ -53,7 +55,8 @@ class MonteCarlo(Estimator):
     device: str = "cpu"
     """Device on which log q_N(z) is computed: cpu, or cuda for a GPU."""
     partial: Path | None = None
-    """File that the draws are saved to, every minute and at Ctrl-C, until the method is done; by default they are not saved."""
+    """File that the draws are saved to, every minute, at Ctrl-C and when all are made; by default they are not saved. Remove it
+    once the result is in safety; the command line does."""
     resume: bool = False
     """Continue from the draws in the file `partial`, if there are any; the result is exactly that of a run without a break."""
 
@@ -62,7 +65,7 @@ class MonteCarlo(Estimator):
     """Several processes can share the work (klprobe.runtime.parallel)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         if self.num_samples < 4:
             raise InputError(f"monte-carlo needs at least 4 draws for an error bar; got num_samples = {self.num_samples}.")
         if self.tolerance is not None and not self.tolerance > 0:
@@ -71,7 +74,7 @@ class MonteCarlo(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """KL[q_N||p] (exact), its role as an upper bound of KL[q||p], the leave-one-out lower bound, and I_N.
+        """Estimate KL[q_N||p] (exact), which is an upper bound of KL[q||p] too, the leave-one-out lower bound, and I_N.
 
         For z drawn at point n, log q_N(z) keeps every component and the leave-one-out density drops component n.
         The empirical error is that of the draws given the N points; the population error adds the variation over data
@@ -83,22 +86,21 @@ class MonteCarlo(Estimator):
         q = as_posterior(posterior)
         check_prior(q, prior)
         draws = _Draws(q, prior, generator, self.control_variates, self.device)
-        keeper = Keeper(self.partial, _fingerprint(q, prior, generator))
+        keeper = Keeper(self.partial, _fingerprint(q, prior, generator) if self.partial is not None else {})
         if self.resume:
             draws.restore(keeper.load())
         try:
             self._draw(draws, keeper, progress)
         except KeyboardInterrupt as stop:
             keeper.save(draws.state)
-            if len(draws.points) < 4:
+            if len(draws.points) < 4 or parallel.rank_and_size()[1] > 1:  # the others may be gone, or have other draws
                 raise
             raise InterruptedEstimate(self._report(draws, time.perf_counter() - started)) from stop
-        estimates = self._report(draws, time.perf_counter() - started)
-        keeper.discard()
-        return estimates
+        keeper.save(draws.state)
+        return self._report(draws, time.perf_counter() - started)
 
     def cost(self, posterior: Posterior) -> str | None:
-        """What the run will take on the general path, in words; None for diagonal Gaussians, whose path is fast."""
+        """Say how long the run will take on the general path; None for diagonal Gaussians, whose path is fast."""
         rate = general_rate(posterior) if posterior.has_log_prob else None
         if rate is None:
             return None
@@ -109,7 +111,7 @@ class MonteCarlo(Estimator):
         )
 
     def _draw(self, draws: _Draws, keeper: Keeper, progress: Progress) -> None:
-        """Draw `num_samples` times, and on until the tolerance is met."""
+        """Draw `num_samples` times, and then until the tolerance is reached."""
         goal = max(self.num_samples, len(draws.points))
         while True:
             while len(draws.points) < goal:
@@ -151,14 +153,13 @@ class MonteCarlo(Estimator):
 
 
 def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
-    """What must be the same for draws to belong to this run."""
-    some = q.sample_at(torch.arange(min(8, q.num_points)), torch.Generator().manual_seed(0))
-    codes, log_p = float(some.sum()), float(prior_log_prob(prior, some.cpu()).sum())
-    return {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim, "posterior": codes, "prior": log_p}
+    """Facts that must be the same for draws to belong to this run."""
+    same = {"seed": generator.initial_seed(), "N": q.num_points, "D": q.dim}
+    return {**same, "posterior and prior": digest(q, prior)[:16]}
 
 
 class _Draws:
-    """Draws made so far, and what is known of each."""
+    """Draws made so far, with the values of each."""
 
     def __init__(self, q: Posterior, prior: Distribution, generator: torch.Generator, control: bool, device: str) -> None:
         self.q, self.prior, self.generator = q, prior, generator
@@ -176,15 +177,15 @@ class _Draws:
         self.first: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def extend(self, goal: int, progress: Progress) -> None:
-        """Draw one batch more towards `goal` draws."""
+        """Draw one more batch towards `goal` draws."""
         done, size = len(self.points), min(BATCH, goal - len(self.points))
-        if done >= 1.25 * self.noted:  # now and then: a mean over all draws costs more than a batch when they are many
+        if done >= 1.25 * self.noted:  # only now and then, because a mean over many draws costs more than a batch
             mean, self.noted = self.mean(KL), done
             self.note = f"{mean.value:.4g} ± {math.sqrt(mean.conditional_variance):.2g} nats"
         self._batch(size, _part_of(progress, done, size, goal, self.note))
 
     def state(self) -> dict[str, Any]:
-        """Everything that another process needs to go on as if nothing had happened."""
+        """Everything that another process needs to continue exactly as this one would."""
         kept: dict[str, Any] = {
             "points": self.points,
             "raw": self.raw,
@@ -200,7 +201,7 @@ class _Draws:
         return kept
 
     def restore(self, kept: Mapping[str, Any]) -> None:
-        """Take up where `state` was taken; nothing kept means a fresh start."""
+        """Continue from `state`; without a kept state, start afresh."""
         if not kept:
             return
         self.points, self.raw = kept["points"], kept["raw"]
@@ -217,7 +218,7 @@ class _Draws:
         before = self.generator.get_state(), self.pending
         try:
             self._evaluate(size, progress)
-        except KeyboardInterrupt:  # as if this batch had not begun
+        except KeyboardInterrupt:  # leave the draws as they were before this batch
             self.generator.set_state(before[0])
             self.pending = before[1]
             raise
@@ -239,7 +240,7 @@ class _Draws:
         self.points, self.raw = np.concatenate([self.points, points.numpy()]), np.concatenate([self.raw, raw])
 
     def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Adjusted:
-        """Take off what the control variates explain; log q(z|x_n) - log p(z) gives way to its exact mean."""
+        """Subtract the part that control variates explain; log q(z|x_n) - log p(z) is replaced by its exact mean."""
         adjusted = Adjusted(raw.copy(), np.zeros_like(raw))
         if self.controls is not None and np.isfinite(raw).all():
             controls, between = self.controls.at(z, points)
@@ -256,11 +257,11 @@ class _Draws:
         return adjusted
 
     def mean(self, combination: Array) -> PointMean:
-        """Mean over the points of a combination of what the draws give, control variates taken off."""
+        """Mean over the points of a combination of the draws' values, with control variates subtracted."""
         return _mean(self.adjusted.residuals, combination, self.points, self.q.num_points)
 
     def plain_mean(self, combination: Array) -> dict[str, float]:
-        """The same without control variates, as DMVI's algorithm has it."""
+        """The same without control variates, as in DMVI's algorithm."""
         mean = _mean(self.raw, combination, self.points, self.q.num_points)
         return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
 
@@ -283,7 +284,7 @@ class _Draws:
         return {"tail": whole and whole._asdict(), "tail_within": within and within._asdict()}
 
     def between_variance(self, combination: Array) -> float:
-        """Variance over points of a point's own mean: what the controls explain of it, and the residuals' part."""
+        """Variance over points of a point's own mean: the part that the controls explain, and that of the residuals."""
         explained = self.adjusted.between @ combination
         return float(explained.var(ddof=1)) + self.mean(combination).between_variance
 
@@ -312,7 +313,7 @@ class _Draws:
         return max(self.between_variance(LEFT_OUT) + 2 * covariance + role_variance, 0.0)
 
     def details(self, tolerance: float | None) -> dict[str, Any]:
-        """What a careful reader asks of the draws."""
+        """Facts about the draws, for `details`."""
         plain, error = self.plain_mean(KL), math.sqrt(self.mean(KL).conditional_variance)
         return {
             "distinct_points": len(np.unique(self.points)),
@@ -335,12 +336,12 @@ def _mean(columns: Array, combination: Array, points: NDArray[np.int64], num_poi
 
 
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:
-    """Report a batch's share of posteriors visited as draws done."""
+    """Make a progress function that reports the share of posteriors visited in a batch as draws done."""
     return lambda columns, total, _="": progress(done + size * columns / total, goal, note)
 
 
 def _duration(seconds: float) -> str:
-    """About how long, as people say it."""
+    """Write a duration in words, roughly."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"about {seconds / length:.0f} {unit}"

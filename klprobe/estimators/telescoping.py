@@ -26,16 +26,16 @@ __all__ = ["Telescoping"]
 
 METHOD = "telescoping"
 STOP_DRAWS = 8_000
-"""Codes of each side that choose the number of links and the weights."""
+"""Number of validation codes of each side, which choose the number of links and the weights."""
 EASY_LOSS = 0.4
-"""Log-loss of the hardest link above which a chain is long enough: links of about 1.3 nats, told apart four times in five."""
+"""Log-loss of the hardest link above which a chain is long enough: about 1.3 nats, or 4 of 5 codes classified correctly."""
 
 LEAST_GAIN = 2e-4
-"""Nats of the mean log-loss by which a stronger shrinkage must be better: less is chance among the stop draws."""
+"""Smallest gain of a stronger shrinkage in the mean log-loss, in nats; a smaller one is chance."""
 
 
 class Start(NamedTuple):
-    """What the fit begins with."""
+    """The start of the fit."""
 
     whitening: Whitening
     of_q: Moments
@@ -80,7 +80,7 @@ class Telescoping(Estimator):
     requires: ClassVar[frozenset[str]] = frozenset({"volume"})
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no answer."""
+        """Raise InputError for settings that give no answer."""
         least = {"most_links": 1, "layers": 1, "width": 1, "steps": 0, "batch_size": 1, "check_every": 1, "num_samples": 4}
         for name, number in (least | {"links": 0, "num_prior_samples": 1000, "moment_samples": 0}).items():
             if getattr(self, name) < number:
@@ -91,17 +91,17 @@ class Telescoping(Estimator):
     def estimate(
         self, posterior: Distribution, prior: Distribution, *, generator: torch.Generator, progress: Progress = no_progress
     ) -> tuple[Estimate, ...]:
-        """Mean of the summed log-ratio (no bound), and its NWJ and Donsker-Varadhan bounds, for both targets.
+        """Estimate the mean of the summed log-ratio (no bound), and its NWJ and Donsker-Varadhan bounds, for both targets.
 
-        Waymarks are mixtures cos(a) z_q + sin(a) z_p of independent draws. Each link's classifier tells one waymark from
-        the next, which stays possible where q and p never meet. The sum is log q/p, read at draws of q, where the links
-        near p are asked about codes that they seldom saw: the mean is no bound. NWJ and Donsker-Varadhan of the sum are,
-        up to log n. `details` has a lower bound of KL[waymark || next waymark] for each link, on codes that nothing saw.
+        Waymarks are mixtures cos(a) z_q + sin(a) z_p of independent draws. Each link's classifier separates one waymark from
+        the next, which works even where q and p do not overlap. The sum of all links is log q/p, evaluated at draws of q,
+        which are rare codes for the links near p, so that the mean is no bound. NWJ and Donsker-Varadhan of the sum are
+        lower bounds, up to log n. `details` has a lower bound of KL[waymark || next waymark] for each link.
 
         Returns:
-            Five estimates for each target, as of `classifier`.
+            Five estimates for each target, as for `classifier`.
         Raises:
-            InputError: fewer than 20 points or prior samples, or a fit that diverged.
+            InputError: there are fewer than 20 points or prior samples, or the fit diverged.
         Reference: Rhodes, Xu and Gutmann (2020), Telescoping density-ratio estimation.
         """
         started = time.perf_counter()
@@ -130,7 +130,7 @@ class Telescoping(Estimator):
         return tuple(dataclasses.replace(e, seconds=seconds) for e in found)
 
     def _long_enough(self, begin: Start, sides: Sides) -> Chain:
-        """The shortest chain of 1, 2, 4, ... links whose hardest is easy for its quadratic part, or of `links`."""
+        """Find the shortest chain of 1, 2, 4, ... links whose hardest link is easy for its quadratic part, or use `links`."""
         links = self.links or 1
         while True:
             chain = Chain(begin.whitening, links, self.width, self.layers, sides.generator)
@@ -141,7 +141,7 @@ class Telescoping(Estimator):
             links *= 2
 
     def _fit(self, chain: Chain, begin: Start, sides: Sides, progress: Progress) -> Fitted[Chain]:
-        """All links together, each with the logistic loss of its two waymarks."""
+        """Fit all links together, each with the logistic loss of its two waymarks."""
 
         def batch_loss(network: Chain) -> torch.Tensor:
             u_q, u_p = (begin.whitening(draw(self.batch_size)) for draw in (sides.fit_q, sides.fit_p))
@@ -164,7 +164,7 @@ def _begin(sides: Sides, codes: int) -> Start:
 
 
 def _start(chain: Chain, begin: Start) -> None:
-    """Quadratic parts from the waymarks' moments, with the shrinkage that does best on the stop draws, or none at all."""
+    """Make quadratic parts from the waymarks' moments, with the shrinkage that does best on the validation codes, or none."""
     best, kept = float(_link_losses(chain, begin.stop_q, begin.stop_p).mean()), None
     for share in POOLED_SHARES:
         of_q, of_p = begin.of_q.towards(begin.of_p, share), begin.of_p.towards(begin.of_q, share)
@@ -174,7 +174,7 @@ def _start(chain: Chain, begin: Start) -> None:
         if loss < best - LEAST_GAIN:
             best, kept = loss, marks
     if kept is None:
-        kept = [Moments(begin.of_q.mean, begin.of_q.covariance)] * (chain.links + 1)  # no link tells anything apart
+        kept = [Moments(begin.of_q.mean, begin.of_q.covariance)] * (chain.links + 1)  # no link learned anything
     chain.set_quadratic(kept)
 
 
@@ -192,7 +192,7 @@ def _link_losses(chain: Chain, u_q: torch.Tensor, u_p: torch.Tensor) -> torch.Te
 
 @torch.no_grad()
 def _certificates(chain: Chain, sides: Sides) -> list[dict[str, float]]:
-    """For each link, NWJ's lower bound of the KL between its waymarks, at held-out codes of q and unseen ones of p."""
+    """For each link, compute NWJ's lower bound of the KL between its waymarks, at codes that nothing was fitted on."""
     z_q = sides.once_q(sides.points.report, STOP_DRAWS)
     z_p = sides.prior.check(len(z_q))
     count = min(len(z_q), len(z_p))
@@ -206,7 +206,7 @@ def _certificates(chain: Chain, sides: Sides) -> list[dict[str, float]]:
 
 
 def waymarks(u_q: torch.Tensor, u_p: torch.Tensor, links: int) -> torch.Tensor:
-    """cos(a) u_q + sin(a) u_p at links + 1 even angles a from 0 (q) to pi/2 (p); shape (links + 1, m, D) from two of (m, D).
+    """Compute cos(a) u_q + sin(a) u_p at links + 1 even angles a from 0 (q) to pi/2 (p); (links + 1, m, D) from two (m, D).
 
     The squares of the two weights add up to 1, so that moments move evenly from q's to p's.
     """
@@ -240,7 +240,7 @@ class Chain(nn.Module):
 
     @torch.no_grad()
     def set_quadratic(self, marks: list[Moments]) -> None:
-        """The quadratic parts from the waymarks' moments."""
+        """Set the quadratic parts from the waymarks' moments."""
         for k, (near, far) in enumerate(pairwise(marks)):
             for parameter, value in zip((self.form, self.linear, self.constant), quadratic_ratio(near, far), strict=True):
                 parameter[k].copy_(value)
@@ -264,7 +264,7 @@ class Chain(nn.Module):
 
     @torch.no_grad()
     def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
-        """The sum over all links, log q/p, at codes z as they come; shape (m,), float64."""
+        """Sum over all links, log q/p, at codes z, which are not whitened; shape (m,), float64."""
         form, linear, head, constant = self.form.sum(0), self.linear.sum(0), self.head.sum(0), self.constant.sum()
 
         def at(u: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What metrics may look at: samples, data, features, codes, and the trained system itself."""
+"""The evidence that metrics may use: samples, data, features, codes, and the trained system itself."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ SAMPLED_AT_ONCE = 500
 NOISE = 0.1
 """Standard deviation of the noise on test data that DMVI and AGAN set beside their diversity."""
 Role = Literal["model", "real", "noisy"]
-"""Whose samples a metric gets: the model's, real data's, or real data's with noise."""
+"""Origin of the samples that a metric gets: the model, real data, or real data with noise."""
 
 
 class Evidence:
-    """What metrics may look at, made when it is first asked for; the names are those of `klprobe.metrics`.
+    """The evidence that metrics may use, made when it is first needed; the names are those of `klprobe.metrics`.
 
     Sets of points are equal in size: as many samples as held-out data as real data in the samples' place. For metrics of
     samples alone the latter are the held-out data; for those that compare with held-out data they are training data.
 
     Args:
-        system: Which is judged.
+        system: System that is measured.
         held_out, training: Data that it was not trained on, and that it was.
-        dataset: Where they come from; `centres` and `std` are its.
-        net: Feature net, or what makes it when a metric needs one.
-        num_samples: Samples at most.
-        seed: Of the samples and of the choice of data.
+        dataset: Data set that they come from, which may know `centres` and `std`.
+        net: Feature net, or a function that makes it when a metric needs one.
+        num_samples: Largest number of samples.
+        seed: Seed of the samples and of the choice of data.
         cache: Folder for features.
         perceptual: Folder with the weights of `lpips`.
-        validation: Gives further data that it was not trained on, where there are some, when a metric asks for them.
+        validation: Function that returns further data that it was not trained on, where there are any.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Evidence:
 
     @cached_property
     def samples(self) -> torch.Tensor:
-        """Of the model, on the scale of the data, shape (num, *shape); values outside of the range of pixels are cut off."""
-        noise = torch.Generator(self.system.device).manual_seed(self.seed)
-        made = torch.cat([self.system.sample(n, generator=noise) for n in self._counts])
+        """Samples of the model, on the scale of the data, shape (num, *shape); values beyond the pixel range are cut off."""
+        rng = torch.Generator(self.system.device).manual_seed(self.seed)
+        made = torch.cat([self.system.sample(n, generator=rng) for n in self._counts])
         if not made.isfinite().all():
             raise InputError("the system makes samples that are not finite numbers, so it has diverged: train it again.")
         if self.pixels is None:
@@ -93,7 +93,7 @@ class Evidence:
 
     @cached_property
     def pixels(self) -> tuple[float, float] | None:
-        """Range of the data's pixels, by the values of those held out; None of points that are no images, or have no known one.
+        """Range of the data's pixels, by the values of held-out data; None for points that are not images, or of unknown range.
 
         Vectors that fill a square are images where they lie in [0, 1].
         """
@@ -114,7 +114,7 @@ class Evidence:
 
     @property
     def _counts(self) -> list[int]:
-        """Samples that are made at once."""
+        """Numbers of samples that are made at once."""
         return [len(block) for block in torch.arange(self.num).split(SAMPLED_AT_ONCE)]
 
     @cached_property
@@ -123,7 +123,7 @@ class Evidence:
 
     @property
     def data(self) -> torch.Tensor:
-        """Held out, shape (num, *shape), chosen at random."""
+        """Held-out data, shape (num, *shape), chosen at random."""
         return self._held_out[0]
 
     @property
@@ -133,7 +133,7 @@ class Evidence:
 
     @cached_property
     def real(self) -> torch.Tensor:
-        """Training data, as many."""
+        """Training data, of the same number."""
         return self._some(self.training, "training")[0]
 
     @cached_property
@@ -144,7 +144,7 @@ class Evidence:
         return (self.data + (high - low) * NOISE * noise).clamp(low, high)
 
     def give(self, name: str, role: Role, metric: str, compares: bool) -> Any:
-        """The argument of that name.
+        """Return the argument of that name.
 
         Args:
             name: The name of an argument of a metric's `measure`.
@@ -190,7 +190,7 @@ class Evidence:
         return self.perceptual
 
     def _sample_labels(self, source: str) -> torch.Tensor:
-        """Classes asked for, or those of the data in the samples' place."""
+        """Classes that samples were drawn for, or those of the data in the samples' place."""
         self.system.need("labels")
         if source == "model":
             return torch.cat([torch.arange(n) % self.system.classes for n in self._counts])
@@ -202,7 +202,7 @@ class Evidence:
         return self.labels
 
     def _own_logits(self) -> torch.Tensor:
-        """Of the classifier that a system learned beside its codes, for the held-out data."""
+        """Logits, for the held-out data, of the classifier that a system learned beside its codes."""
         return torch.cat([self.system.classify(x) for x in self.data.split(SAMPLED_AT_ONCE)])
 
     def _points(self, source: str) -> torch.Tensor:
@@ -220,7 +220,7 @@ class Evidence:
         return data.floats(chosen).cpu(), None if data.labels is None else data.labels[chosen.to(data.labels.device)].cpu()
 
     def _look(self, source: str) -> Features:
-        """Features of points, looked at once; how good a classifier is at held-out data is said."""
+        """Features of points, computed once; a note says how accurate the net is on held-out data."""
         if source not in self._features:
             points = self._points(source)
             ready = points if self.net.value_range is None else self.unit(points)
@@ -234,17 +234,17 @@ class Evidence:
         return self._features[source]
 
     def _prior_codes(self, seed: int) -> torch.Tensor:
-        """As many draws of the prior."""
+        """Draws of the prior, of the same number."""
         return self.system.sample_prior(self.num, torch.Generator(self.system.device).manual_seed(seed)).double()
 
     @cached_property
     def posterior(self) -> ConditionalDistribution:
-        """q(z|x) of the held-out data."""
+        """Posterior q(z|x) of the held-out data."""
         return self.system.encode(self.data, self.labels if self.system.conditional else None)
 
     @cached_property
     def _codes(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One draw of q(z|x) a held-out point, and the means of q(z|x) where they are known."""
+        """One draw of q(z|x) for each held-out point, and the means of q(z|x) where they are known."""
         codes = self.posterior.sample_at(torch.arange(self.num), generator_of(self.seed, "codes")).cpu()
         try:
             return codes, self.posterior.mean.cpu()
@@ -257,6 +257,6 @@ def _in_unit(x: torch.Tensor) -> bool:
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
-    """A generator that depends on the seed and the name alone: no metric's numbers change with its company."""
+    """Make a generator that depends on the seed and the name alone, so that metrics do not change each other's numbers."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

@@ -1,4 +1,4 @@
-"""From images to features: a net, what it expects of an image, and a cache so that no image is looked at twice."""
+"""Turn images into features: a net, the images that it takes, and a cache so that no features are computed twice."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ OUTSIDE = 0.25
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A net that looks at images, or points.
+    """A net that turns images, or points, into features.
 
     Attributes:
-        name: Which one it is, for people: scores under different names are not comparable.
-        digest: Of its weights, for the cache; empty where features cost nothing, and none are kept.
-        look: From points (m, *shape), float32, on its device, to features (m, dim) and logits (m, classes) or None.
-        shape: Of the points it takes; None for any.
-        value_range: Of their values, where they are images; None: as the data at hand are, on which it was trained.
-        device: Where it runs.
+        name: Name of the net, for readers; scores under different names are not comparable.
+        digest: Digest of its weights, for the cache; empty where features cost nothing, and none are kept.
+        look: Function from points (m, *shape), float32, on its device, to features (m, dim) and logits (m, classes) or None.
+        shape: Shape of the points that it takes; None for any.
+        value_range: Range of their values, where they are images; None for that of the data, on which it was trained.
+        device: Device that it runs on.
         own: Whether its classes are those of the data at hand.
     """
 
@@ -57,13 +57,13 @@ class FeatureNet:
     def features(
         self, x: torch.Tensor, cache: Path | None = None, progress: Progress = no_progress
     ) -> tuple[Features, tuple[str, ...]]:
-        """Features of points in [0, 1], and what was changed about the points so that the net takes them.
+        """Compute features of points in [0, 1], and say how the points were changed for the net.
 
         Args:
             x: Points, shape (n, *shape).
             cache: Folder of features already known, by the digests of net and points; None keeps nothing.
         Raises:
-            InputError: points that the net cannot take, or that give features that are no numbers.
+            InputError: the net cannot take the points, or gives features that are not finite.
         """
         ready, notes = fit(x, self)
         file = None if cache is None or not self.digest else cache / f"{_digest(ready, self.digest)}.npz"
@@ -90,7 +90,7 @@ class FeatureNet:
 
 
 def raw_values() -> FeatureNet:
-    """No net: the points themselves, as features."""
+    """Use the points themselves as features, without a net."""
     return FeatureNet("the values themselves", "", lambda x: (x.flatten(1), None))
 
 
@@ -101,17 +101,17 @@ def read_net(
     value_range: tuple[float, float] = UNIT,
     limits: Limits | None = None,
 ) -> FeatureNet:
-    """A net of a file: a checkpoint of `klprobe train classifier`, or TorchScript.
+    """Read a net from a file: a checkpoint of `klprobe train classifier`, or TorchScript.
 
     TorchScript returns logits (also taken as features), or features and logits; it runs in a confined process.
 
     Args:
         path: The file.
-        device: Where it runs.
-        shape, value_range: What a TorchScript net takes; a checkpoint of klprobe says that itself.
+        device: Device that it runs on.
+        shape, value_range: Shape and range that a TorchScript net takes; a checkpoint of klprobe says them itself.
         limits: Memory and time that a TorchScript net may use.
     Raises:
-        InputError: no such file, no such net, or one that does more than compute.
+        InputError: there is no such file, it holds no such net, or its program does more than compute.
     """
     if not path.is_file():
         raise InputError(f"There is no net {path}.")
@@ -141,7 +141,7 @@ def read_net(
 
 
 def _pair(seen: Any, label: str, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and logits of what a net returned: one tensor is both."""
+    """Features and logits in the answer of a net; a single tensor is both."""
     pair = seen if isinstance(seen, list) and len(seen) == 2 else [seen, seen]
     if not all(isinstance(part, torch.Tensor) and part.dim() > 1 and len(part) == num for part in pair):
         raise InputError(
@@ -151,10 +151,10 @@ def _pair(seen: Any, label: str, num: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Points as the net takes them, float32, and what was changed, in words.
+    """Convert points to those that the net takes, float32, and say in words what was changed.
 
     Raises:
-        InputError: points of a shape that cannot be made the net's.
+        InputError: the points cannot be brought to the net's shape.
     """
     notes = []
     x = x.float()
@@ -186,7 +186,7 @@ def fit(x: torch.Tensor, net: FeatureNet) -> tuple[torch.Tensor, tuple[str, ...]
 
 
 def _of_weights(networks: nn.Module) -> str:
-    """Digest of the weights alone: a net that another version trains to the same weights is the same net."""
+    """Digest of the weights alone, so that a net with the same weights is the same net in every version."""
     state = hashlib.sha256()
     for name, weight in networks.state_dict().items():
         state.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -201,7 +201,7 @@ def _digest(x: torch.Tensor, net: str) -> str:
 
 
 def _kept(file: Path, name: str) -> Features | None:
-    """Features that an earlier run kept; None of none, or of a damaged file, which is written again."""
+    """Features that an earlier run kept; None where there are none, or the file is damaged, which is then written again."""
     try:
         with np.load(file, allow_pickle=False) as kept:
             logits = torch.from_numpy(kept["logits"]) if "logits" in kept else None
@@ -211,7 +211,7 @@ def _kept(file: Path, name: str) -> Features | None:
 
 
 def _keep(file: Path, found: Features) -> None:
-    """Write features under another name, then rename, so that no half a file is ever read."""
+    """Write features under another name, then rename the file, so that no incomplete file is ever read."""
     draft = file.with_name(f".{os.getpid()}.{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -225,10 +225,10 @@ def _keep(file: Path, found: Features) -> None:
 
 
 def unit_range(x: torch.Tensor) -> tuple[float, float]:
-    """The range that images have by their values, a quarter of it left for outliers: [0, 1], [-1, 1], or bytes' [0, 255].
+    """Range of images by their values, with a quarter of it left for outliers: [0, 1], [-1, 1], or [0, 255] of bytes.
 
     Raises:
-        InputError: none of them.
+        InputError: the values fit none of these ranges.
     """
     least, most = float(x.min()), float(x.max())
     for low, high in (UNIT, SYMMETRIC):
@@ -241,10 +241,10 @@ def unit_range(x: torch.Tensor) -> tuple[float, float]:
 
 
 def to_unit(x: torch.Tensor, found: tuple[float, float]) -> torch.Tensor:
-    """Images of a range, in [0, 1]."""
+    """Scale images of a range to [0, 1]."""
     return (x - found[0]) / (found[1] - found[0])
 
 
 def range_note(found: tuple[float, float]) -> str:
-    """What was done to images of another range than [0, 1]."""
+    """Note that says how images of another range than [0, 1] were scaled."""
     return f"images were taken to lie in [{found[0]:g}, {found[1]:g}], by their values, and brought to [0, 1]"

@@ -1,4 +1,4 @@
-"""The net that judges samples: of a file, or a classifier that klprobe trains on the data at hand."""
+"""Train the net that judges samples, a classifier of the data at hand."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LEAST_BATCH = 2
 def own_net(
     training: Data, cache: Path | None, steps: int, device: str = "cpu", progress: Progress = no_progress
 ) -> tuple[FeatureNet, str]:
-    """A classifier of the training data, and a sentence on what it is; the values themselves where there are no classes.
+    """Make a classifier of the training data, and a sentence about it; the values themselves where there are no classes.
 
     Args:
-        training: Labelled data, or not.
-        cache: Folder where it is kept, and found again; None: it is forgotten.
-        steps: Of its training.
-        device: Where it is trained, and runs.
+        training: Data, with labels or without.
+        cache: Folder where it is kept for later runs; None keeps nothing.
+        steps: Number of steps of its training.
+        device: Device that it is trained on, and runs on.
     """
     if training.labels is None or len(training.labels.unique()) < 2:
         return (
@@ -46,7 +46,7 @@ def own_net(
 
 
 def _train(algorithm: Classifier, training: Data, steps: int, folder: Path, device: str, progress: Progress) -> None:
-    """Train elsewhere and move the whole net into place: two processes that want the same one do not disturb each other."""
+    """Train in another folder, then move the whole net into place, so that two processes do not disturb each other."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as draft:

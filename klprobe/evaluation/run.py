@@ -1,4 +1,4 @@
-"""Run the metrics on a trained system: each is given what its arguments name, and the same of real data."""
+"""Run the metrics on a trained system, and on real data in its place; the names of their arguments say what they get."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from klprobe.types import INTERRUPTED, InputError, NotDone, Progress, no_progres
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a metric says of the model, and of real data (or of the prior, for codes) in the model's place."""
+    """Scores of a metric for the model, and for real data (or for the prior, for codes) in the model's place."""
 
     metric: str
     score: Score
@@ -29,14 +29,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All that the metrics found.
+    """Results of the metrics.
 
     Attributes:
-        rows: One a quantity, in the order asked for.
-        not_done: Metrics that could not be, and why.
-        notes: What was changed or assumed about the images, in sentences.
-        settings: Of every metric.
-        seconds: By metric.
+        rows: One row for each quantity, in the order of the metrics.
+        not_done: Metrics that could not be measured, with the reasons.
+        notes: Sentences that say what was changed or assumed about the images.
+        settings: Settings of every metric.
+        seconds: Time of each metric, in seconds.
     """
 
     rows: tuple[Row, ...]
@@ -49,14 +49,14 @@ class Evaluation:
 def evaluate(
     metrics: Mapping[str, Any], evidence: Evidence, begin: Callable[[str], Progress] = lambda _: no_progress
 ) -> Evaluation:
-    """Every metric on the model, and on real data where that has a meaning; what cannot be is named with its reason.
+    """Run every metric on the model, and on real data where that has a meaning; failures are named with their reasons.
 
-    Ctrl-C ends it with what there is.
+    Ctrl-C ends it with the results so far.
 
     Args:
         metrics: Configured metrics by name.
-        evidence: What they look at.
-        begin: Called with a metric's name, gives the receiver of its progress.
+        evidence: Evidence that they use.
+        begin: Function from a metric's name to the function that receives its progress.
     """
     rows: list[Row] = []
     not_done, seconds = [], {}
@@ -71,7 +71,7 @@ def evaluate(
             break
         except InputError as error:
             not_done.append(NotDone(name, str(error)))
-        except Exception as error:  # one metric's fault must not cost the others' results
+        except Exception as error:  # an error in one metric must not lose the results of the others
             not_done.append(NotDone(name, f"{type(error).__name__}: {error}"))
         seconds[name] = time.perf_counter() - started
     settings = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
@@ -94,7 +94,7 @@ def _rows(name: str, metric: Any, evidence: Evidence) -> list[Row]:
 
 @contextlib.contextmanager
 def _threads_for(evidence: Evidence) -> Iterator[None]:
-    """One torch thread for vectors, whose networks' products are too small to share; images have convolutions."""
+    """Set one torch thread for vectors, whose networks' products are too small to share; images have convolutions."""
     before = torch.get_num_threads()
     if len(evidence.held_out.shape) == 1:
         torch.set_num_threads(1)
@@ -114,10 +114,10 @@ def _roles(wanted: Sequence[str]) -> tuple[Role, ...]:
 
 
 def choose(names: Sequence[str]) -> dict[str, Any]:
-    """Metrics by name, with their default settings; "all" stands for every one.
+    """Choose metrics by name, with their default settings; "all" is every one.
 
     Raises:
-        InputError: no name, or an unknown one.
+        InputError: no name is given, or an unknown one.
     """
     if not names:
         raise InputError(f"No metric was named; known: all, {', '.join(registry.names('metrics'))}.")

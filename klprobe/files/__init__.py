@@ -1,1 +1,1 @@
-"""Untrusted files: one function opens each kind of file, and what could run code runs in a confined process."""
+"""Untrusted files: one function opens each kind of file, and files that could run code are opened in a confined process."""

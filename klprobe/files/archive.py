@@ -1,4 +1,4 @@
-"""Looking into torch's zip files before torch does: what kind they are, and whether they are what they claim."""
+"""Checks of torch's zip files before torch reads them: of which kind they are, and whether they are what they claim."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from klprobe.files.zips import DAMAGED, opened
 from klprobe.types import InputError
 
 PACKED_LIMIT = 1 << 26
-"""torch stores tensors as they are and packs source code only; 64 MiB of code is a bomb."""
+"""Largest number of bytes of packed entries: torch packs source code only, and 64 MiB of code is a zip bomb."""
 
 
 def names_in(path: Path) -> tuple[str, ...]:
-    """Names in a zip file without its top folder, from the directory at its end alone; empty of what is no zip, or no file."""
+    """Names in a zip file without its top folder, from the directory at its end alone; empty where there is no zip file."""
     if not path.is_file():
         return ()
     try:
@@ -29,7 +29,7 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def check_archive(path: Path) -> None:
-    """Raise InputError unless what is stored fits into the file and what is packed stays small: no zip bomb."""
+    """Raise InputError unless stored entries fit into the file and packed entries stay small, so that it is no zip bomb."""
     with opened(path, path.name) as archive:
         entries = archive.infolist()
     stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
@@ -43,15 +43,15 @@ def check_archive(path: Path) -> None:
 
 
 def repacked(path: Path, change: Callable[[str, bytes], bytes | None]) -> io.BytesIO:
-    """A copy in memory whose entries are exactly those that `change` saw, so that torch cannot read another file than we did.
+    """Copy the file in memory with exactly the entries that `change` saw, so that torch reads the same file as klprobe.
 
     Two readers of one zip file may disagree on what it holds: two top folders, names that differ in case, a second directory.
 
     Args:
         path: A file that `check_archive` has not seen yet.
-        change: From an entry's name, without the top folder, and its content to the content to keep; None leaves it out.
+        change: Function from an entry's name, without the top folder, and its content to the content to keep; None for none.
     Raises:
-        InputError: damaged, a zip bomb, or with a name twice; whatever `change` raises.
+        InputError: the file is damaged, a zip bomb, or has a name twice; and any error that `change` raises.
     """
     check_archive(path)
     copy, seen = io.BytesIO(), set()

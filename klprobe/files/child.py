@@ -1,4 +1,4 @@
-"""A confined process for files that could run code, take all memory, or never end: it opens them, and answers with arrays.
+"""A confined process for files that could run code, take all memory, or never end: it opens the file, and answers with arrays.
 
 The process is a fresh Python. It may use a stated amount of memory, an answer may take a stated time, and where the system
 allows it (Linux with Landlock) it can neither write a file nor start a program. What it answers is JSON and bytes.
@@ -29,22 +29,22 @@ from klprobe.types import CapabilityError, InputError
 
 GB = 10**9
 SLACK = 4
-"""An answer may take this many times what the first answer took a point, where that is more than the limit."""
+"""Longest time of an answer, relative to the time for each point of the first answer, where that exceeds the limit."""
 START_SECONDS = 120.0
-"""For a fresh Python to import torch, on a busy machine; no file has been opened yet."""
+"""Longest time, in seconds, for a new Python process to import torch on a busy machine, before any file is opened."""
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|bad_alloc|bad allocation|[Ff]ailed to allocate|[Cc]annot allocate|MemoryError"
 )
-"""How torch, onnxruntime and Python say that there is no more memory."""
+"""Words with which torch, onnxruntime and Python say that there is no more memory."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file that is opened in a confined process may use.
+    """Limits of a file that is opened in a confined process.
 
     Attributes:
-        memory: GB (10^9 bytes) beyond what Python and torch themselves take; None is half of the machine's memory.
-        seconds: Seconds that opening the file, or one answer of its program, may take.
+        memory: Largest memory in GB (10^9 bytes), beyond that of Python and torch; None is half of the machine's memory.
+        seconds: Longest time, in seconds, for opening the file, or for one answer of its program.
     """
 
     memory: float | None = None
@@ -57,7 +57,7 @@ class Limits:
 
 
 def machine_bytes() -> float:
-    """Bytes of memory that this machine has; 16 GB where the system does not say."""
+    """Number of bytes of memory of this machine; 16 GB where the system does not say."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
@@ -73,13 +73,13 @@ class Child:
     Args:
         function: A function at the top of one of klprobe's modules, from `settings` to an `Opened`.
         settings: Its keyword arguments; JSON values.
-        label: The file's name, for messages.
-        limits: What the process may use.
-        device: Device that it computes on; on a GPU the limit of memory does not hold, for the driver maps all of it.
-        seed: Of torch's generator in the process, set before the first answer.
+        label: Name of the file, for messages.
+        limits: Memory and time that the process may use.
+        device: Device that it computes on; on a GPU memory is not limited, because the driver maps all of it.
+        seed: Seed of torch's generator in the process, set before the first answer.
         writable: The only folder that the process may write to; None if there is no such folder.
     Raises:
-        InputError: the function refused the file, failed, crashed, or went beyond a limit; CapabilityError as it said so.
+        InputError: the function refused the file, failed, crashed, or went beyond a limit; CapabilityError if it raised it.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Child:
                 },
             )
         try:
-            self._answer(START_SECONDS)  # that it is ready to open the file
+            self._answer(START_SECONDS)  # the message that it is ready to open the file
             opened, tensors = self._answer(limits.seconds)
         except RuntimeError as error:
             raise InputError(f"{label} cannot be opened ({error}): save or copy it again.") from error
@@ -132,11 +132,11 @@ class Child:
         self._end()
 
     def __call__(self, x: torch.Tensor) -> Any:
-        """What the opened program returns for the points x, shape (m, ...): tensors in lists and dictionaries.
+        """Run the opened program on the points x, shape (m, ...); it returns tensors in lists and dictionaries.
 
         Raises:
-            InputError: it crashed, or went beyond a limit.
-            RuntimeError: it failed; the message is its own.
+            InputError: the program crashed, or went beyond a limit.
+            RuntimeError: the program failed; the message is its own.
         """
         begin = time.monotonic()
         with contextlib.suppress(OSError):  # it has ended; why is found out when its answer is read
@@ -160,7 +160,7 @@ class Child:
         except MemoryError:
             self.close()
             raise InputError(self._too_large()) from None
-        except BaseException:  # Ctrl-C: an answer that was not read would be taken for the next one
+        except BaseException:  # after Ctrl-C, an answer that was not read would be mistaken for the next one
             self.close()
             raise
         if "error" in answer:
@@ -207,7 +207,7 @@ def launch(theirs: socket.socket, writable: str, devices: bool) -> Process:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # no terminal of the user's to type into
+        start_new_session=True,  # without a terminal of the user's that it could type into
     )
 
 
@@ -215,14 +215,14 @@ def _end(process: Process, channel: socket.socket) -> None:
     """End the process, if it has not ended yet."""
     channel.close()
     try:
-        process.wait(timeout=0.2)  # it ends by itself when nobody asks it any more
+        process.wait(timeout=0.2)  # it ends by itself when the connection is closed
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def _rebuilt(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """The returned value again: {"tensor": i}, {"list": [...]}, {"dict": [[key, value], ...]}, or None for anything else."""
+    """Rebuild the returned value from {"tensor": i}, {"list": [...]}, {"dict": [[key, value], ...]}; None for anything else."""
     try:
         if not isinstance(value, dict):
             return None

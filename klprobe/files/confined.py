@@ -25,17 +25,17 @@ from klprobe.files.messages import BrokenMessage, receive, send
 from klprobe.types import InputError
 
 MOST_WRITTEN = 1 << 32
-"""Bytes that a process with a writable folder may put into one file."""
+"""Largest number of bytes that a process with a writable folder may write into one file."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a function that opens a file in a confined process returns.
+    """The result of a function that opens a file in a confined process.
 
     Attributes:
-        facts: About the file; JSON values.
-        tensors: By name.
-        run: From points, shape (m, ...), on the CPU, to tensors in tuples, lists and dictionaries; None where
+        facts: Facts about the file, as JSON values.
+        tensors: Tensors by name.
+        run: Function from points, shape (m, ...), on the CPU, to tensors in tuples, lists and dictionaries; None where
             there is nothing to run.
     """
 
@@ -46,13 +46,13 @@ class Opened:
 
 def serve(descriptor: int) -> None:
     """Open the file that the first message names, then answer messages until the other side ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side handles Ctrl-C
     with socket.socket(fileno=descriptor) as channel, contextlib.suppress(BrokenMessage, BrokenPipeError, ConnectionError):
         asked, _ = receive(channel, 0)
         try:
             _name_folders(asked["writable"] or sys.prefix)
             module, _, name = asked["function"].partition(":")
-            function = getattr(importlib.import_module(module), name)  # klprobe's own: the other side wrote this name
+            function = getattr(importlib.import_module(module), name)  # a module of klprobe's own, which the other side named
             torch.set_num_threads(asked["threads"])
             _limit(asked["memory"], writes=bool(asked["writable"]))
             send(channel, {"ready": True})
@@ -74,13 +74,13 @@ def serve(descriptor: int) -> None:
 
 
 def _name_folders(folder: str) -> None:
-    """Name a folder to the libraries that ask for one to write to as soon as they are imported, whether they write or not."""
+    """Set a folder for libraries that need a writable one as soon as they are imported, whether they write or not."""
     tempfile.tempdir = folder
     os.environ |= dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), folder)
 
 
 def _said(error: Exception) -> dict[str, str]:
-    """The error as a message; of torch's long ones the last line, which says what failed."""
+    """Turn the error into a message; of torch's long messages, take the last line, which says what failed."""
     if isinstance(error, InputError):
         return {"error": str(error), "kind": type(error).__name__}
     lines = str(error).strip().splitlines() or [""]
@@ -90,7 +90,7 @@ def _said(error: Exception) -> dict[str, str]:
 
 
 def _flat(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """The structure of what a program returned as JSON; its tensors go to the list."""
+    """Describe the structure of a program's answer as JSON, and append its tensors to the list."""
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}
@@ -104,7 +104,7 @@ def _flat(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _limit(num_bytes: float | None, *, writes: bool) -> None:
-    """Bound what the process may take from here on; where a system lacks a limit, the others hold."""
+    """Limit the memory and file sizes of the process from here on; where a system lacks one limit, the others hold."""
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_FSIZE, MOST_WRITTEN if writes else 0)
     if num_bytes is not None and sys.platform == "linux":
@@ -112,14 +112,14 @@ def _limit(num_bytes: float | None, *, writes: bool) -> None:
 
 
 def _bound(kind: int, most: int) -> None:
-    """Set a limit, but never above the one that the process was started with."""
+    """Set a limit, but never above the limit that the process was started with."""
     hard = resource.getrlimit(kind)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(kind, (most, most))
 
 
 def _data_bytes() -> int:
-    """Bytes that the process has for data already."""
+    """Number of bytes that the process already uses for data."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) << 10

@@ -1,4 +1,4 @@
-"""Building a network whose sizes come from a file: it can claim nothing that the file does not hold."""
+"""Build a network whose sizes come from a file, without using more memory than the tensors of the file justify."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from klprobe.types import InputError
 
 Network = TypeVar("Network", bound=nn.Module)
 SLACK = 2
-"""Factor on what the file holds: parts that are made and left out again, such as a weight before its normalisation."""
+"""Factor on the number of tensors in the file, for parts that are made and removed again, such as unnormalised weights."""
 SPARE = 200
-"""Tensors beyond that, for parts whose weights the file leaves out, such as a decoder."""
+"""Number of tensors beyond that, for parts whose weights the file leaves out, such as a decoder."""
 MODULES = 8
-"""Modules for each tensor: layers without weights, and the containers around them."""
+"""Number of modules for each tensor, which counts layers without weights, and containers."""
 LARGEST_SIZE = 10**7
-"""Largest whole number in settings: no width, depth or number of steps comes near it, and a list of that length is small."""
+"""Largest whole number in settings; every width and depth is far smaller, and a list of that length is small."""
 
 
 @contextmanager
 def watched(held: int, label: str) -> Iterator[None]:
-    """Stops the building of a network in this block when it has more parts than a file with so many tensors can fill.
+    """Stop building a network in this block when it has more parts than a file with that many tensors can fill.
 
-    Elements need no count, where sizes alone are built (on the device `meta`): what they claim is compared before they are.
+    Elements are not counted, because on the device `meta` they take no memory, and sizes are compared before they do.
 
     Raises:
-        InputError: it has more.
+        InputError: the network has more parts.
     """
     left = {"tensors": SLACK * held + SPARE, "modules": MODULES * (SLACK * held + SPARE)}
 
@@ -54,18 +54,18 @@ def watched(held: int, label: str) -> Iterator[None]:
 
 
 def sizes_of(build: Callable[[], Network], held: int, label: str) -> Network:
-    """What `build` makes, without memory for its numbers: shapes alone, on the device `meta`."""
+    """Call `build` on the device `meta`, so that the network has shapes and no memory for its numbers."""
     with torch.random.fork_rng(), torch.device("meta"), watched(held, label):
         return build()
 
 
 def differences(network: nn.Module, given: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of a network's tensors that are not given, given too much, or given in another shape or kind."""
+    """Names of a network's tensors that are missing, superfluous, or of another shape or kind."""
     needed = network.state_dict()
     wrong = (n for n in given.keys() | needed.keys() if n not in given or n not in needed or given[n].shape != needed[n].shape)
     return sorted(wrong)
 
 
 def num_elements(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Numbers in all tensors together."""
+    """Number of elements in all tensors together."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""The only file that touches the network, and only when `klprobe data fetch` asks: files known by their SHA-256."""
+"""Downloads, which only `klprobe data fetch` starts, of files known by their SHA-256; no other file uses the network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from klprobe.types import InputError, Progress, no_progress
 
 ATTEMPTS = 4
-"""How often one address is tried; each goes on where the last one broke off."""
+"""Number of attempts for one address; each continues where the last one stopped."""
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Time without a byte, in seconds, after which a connection counts as broken."""
 BLOCK = 1 << 18
 
 
@@ -25,9 +25,9 @@ class Download:
     """A file of a data set.
 
     Attributes:
-        path: Where it goes, below the folder of the data sets.
+        path: Path of the file below the folder of the data sets.
         urls: Addresses of the same bytes, tried in this order.
-        sha256: Of the file, hexadecimal.
+        sha256: SHA-256 of the file, hexadecimal.
     """
 
     path: str
@@ -36,20 +36,20 @@ class Download:
 
 
 def fetch(download: Download, root: Path, progress: Progress = no_progress) -> Path:
-    """Put the file below `root` unless it is there already, whole and checked or not at all.
+    """Download the file to `root` unless it is there already; it appears there only when it is whole and checked.
 
-    What has come when it is interrupted stays beside it as `.part`, and the next call goes on from there.
+    When it is interrupted, the bytes so far stay beside it as `.part`, and the next call continues from there.
 
     Args:
-        download: What to get.
+        download: File to download.
         root: Folder of the data sets.
-        progress: Told the bytes that are there, and the bytes in all.
+        progress: Function that is called with the number of bytes so far, and of all bytes.
     Raises:
         InputError: no address gives the file, what they give has another SHA-256, or it cannot be written.
     """
     import pooch
 
-    pooch.get_logger().setLevel("ERROR")  # what there is to say is said here
+    pooch.get_logger().setLevel("ERROR")  # klprobe prints its own messages
     target = root / download.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,19 +62,19 @@ def fetch(download: Download, root: Path, progress: Progress = no_progress) -> P
         )
         try:
             return Path(getter.fetch(target.name, downloader=_downloader(target, progress)))
-        except (OSError, ValueError, HTTPException) as error:  # pooch's word for another hash is ValueError
+        except (OSError, ValueError, HTTPException) as error:  # pooch raises ValueError for another hash
             said.append(f"{url}: {error}")
     kept = " What has come is kept: the same command goes on." if _part(target).exists() else ""
     raise InputError(f"{target} could not be fetched. {'; '.join(said)}.{kept}")
 
 
 def _part(target: Path) -> Path:
-    """Where a file is while it is coming."""
+    """Path of a file while it is being downloaded."""
     return target.with_name(target.name + ".part")
 
 
 def _downloader(target: Path, progress: Progress) -> Callable[[str, str, Any], None]:
-    """What pooch calls for the bytes; it checks them afterwards, and moves them to where they belong."""
+    """Make the function with which pooch downloads; pooch checks the bytes afterwards, and moves them to their place."""
 
     def get(url: str, output: str, _: Any) -> None:
         for attempt in range(ATTEMPTS):
@@ -92,7 +92,7 @@ def _downloader(target: Path, progress: Progress) -> Callable[[str, str, Any], N
 
 
 def _resume(url: str, part: Path, name: str, progress: Progress) -> None:
-    """Bring `part` to its full length; from the start where the server cannot go on in the middle."""
+    """Download the rest of `part`, or all of it where the server cannot continue in the middle."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "klprobe", "Accept-Encoding": "identity"})
     if have:
@@ -100,7 +100,7 @@ def _resume(url: str, part: Path, name: str, progress: Progress) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the hash will tell whether it is all there
+        if error.code == 416:  # nothing is left to send: the hash shows whether the file is whole
             return
         raise
     with response:

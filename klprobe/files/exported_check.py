@@ -1,6 +1,6 @@
-"""Making a `torch.export` file safe to load: torch 2.13 unpickles, evaluates and compiles some of what such a file says.
+"""Make a `torch.export` file safe to load, since torch 2.13 unpickles, evaluates and compiles parts of such a file.
 
-What reaches torch is a new file in memory: the entries listed here and no other, the two kinds of JSON written anew from what
+Torch gets a new file in memory: the entries listed here and no other, the two kinds of JSON written anew from the values that
 `exported_schema` understood, and the bytes of the tensors, each as long as its description says.
 """
 
@@ -25,19 +25,19 @@ TABLES = {
 DOCUMENTS: dict[str, Parser] = {"models/model.json": program, **TABLES}
 TENSOR = re.compile(r"data/weights/weight_[0-9]{1,6}|data/constants/tensor_[0-9]{1,6}")
 FIXED = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"[0-9]{1,3}\n?", "byteorder": b"little|big"}
-"""Entries of a few bytes, and what they may be."""
+"""Entries of a few bytes, and the values that they may have."""
 EMPTIED = "data/sample_inputs/model.pt"
-"""A pickle that torch reads even where it takes Python code to do so; nobody needs it here."""
+"""A pickle that torch reads even where this runs Python code; it is not needed, and replaced by an empty one."""
 LEFT_OUT = re.compile(r"extra/.*|\.data/serialization_id", re.DOTALL)
 EXPANDED = 1 << 24
-"""Elements that a tensor may have beyond those stored for it: one stored number can stand for a whole row."""
+"""Largest number of elements of a tensor beyond those stored for it, as one stored number can represent a whole row."""
 
 
 def sanitised(path: Path) -> io.BytesIO:
-    """The file as torch may load it.
+    """Make the version of the file that torch may load.
 
     Raises:
-        InputError: damaged, a zip bomb, or holding anything that is not a graph of listed operators and plain tensors.
+        InputError: the file is damaged, a zip bomb, or holds anything but a graph of listed operators and plain tensors.
     """
     lengths: dict[str, int] = {}
     tables: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def _parsed(content: bytes, parser: Callable[[Any], Any]) -> Any:
 
 
 def _check_lengths(table_name: str, table: dict[str, Any], lengths: dict[str, int]) -> None:
-    """Refuse a tensor that reaches beyond the bytes stored for it: torch would make up the rest."""
+    """Refuse a tensor that needs more bytes than are stored for it, because torch would use arbitrary values for the rest."""
     folder = table_name.rpartition("/")[0]
     for name, payload in table.items():
         meta = payload["tensor_meta"]

@@ -1,4 +1,4 @@
-"""Operators that a `torch.export` file may call: the ones neural networks are made of, listed by name.
+"""Operators that a `torch.export` file may call, listed by name: those that neural networks are made of.
 
 Torch looks a name up attribute by attribute, starting at the module `torch`: whoever writes the name chooses the function. So
 the name has to be in a list. None of those listed reads or writes a file, a pickle or another process. Left out on purpose,
@@ -120,7 +120,7 @@ MODES = """
     bilinear nearest bicubic linear lower higher midpoint left right ij xy fro nuc reduced complete r U L
 """
 WORDS = frozenset(MODES.split())
-"""Texts that operators take as an argument."""
+"""Strings that operators take as an argument."""
 
 _ATEN_TARGET = matching(r"torch\.ops\.aten\.[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z][A-Za-z0-9_]*", "operator")
 

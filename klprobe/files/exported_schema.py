@@ -1,4 +1,4 @@
-"""What a `torch.export` file may say, position by position: torch's own schema 8, with a type of ours at every place.
+"""The schema of a `torch.export` file, position by position: torch's own schema 8, with a type of klprobe's at every place.
 
 Each table below lists the keys of one of torch's records and what stands there. What torch gets is built from what was parsed;
 a position of free text is written anew as empty, and what is not listed makes the file be refused: programs within programs,
@@ -37,9 +37,9 @@ from klprobe.files.exported_values import (
 BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2} | {
     28: 2, 29: 1, 30: 1, 31: 1, 32: 1, 33: 1, 34: 4, 35: 8,
 }  # fmt: skip
-"""torch's numbers of the types of tensors, and how many bytes an element takes."""
+"""Numbers with which torch names the types of tensors, and the number of bytes of an element."""
 DEEPEST = 10
-"""Tuples in tuples that an encoder may return."""
+"""Largest depth of nested tuples that an encoder may return."""
 
 # Scalars -----------------------------------------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ whole = integer(-(1 << 63), (1 << 63) - 1)
 natural = integer(0, (1 << 63) - 1)
 dtype = one_of(*BYTES)
 layout = one_of(7)
-"""Dense; sparse tensors are refused."""
+"""The dense layout; sparse tensors are refused."""
 memory_format = one_of(1, 2, 3, 4)
 device = record({"type": one_of("cpu", "cuda", "mps", "xpu")}, {"index": optional(integer(0, 127))})
 
@@ -195,7 +195,7 @@ _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 def _tree(key: Parser) -> Parser:
-    """Tuples, lists and dicts with keys of one type, in a text of JSON; no class of whatever kind."""
+    """Tuples, lists and dicts with keys of one type, as a string of JSON; no class of any kind."""
 
     def parse(value: Any) -> str:
         protocol, root = _pair(_json(value))
@@ -279,7 +279,7 @@ program = record(
         "guards_code": emptied([]),
     },
 )
-"""models/model.json"""
+"""Content of models/model.json."""
 
 
 def _payloads(file_name: str) -> Parser:
@@ -295,6 +295,6 @@ def _payloads(file_name: str) -> Parser:
 
 
 weights = _payloads("weight_[0-9]{1,6}")
-"""data/weights/model_weights_config.json: which file holds which parameter or buffer."""
+"""Content of data/weights/model_weights_config.json, which says which file holds which parameter or buffer."""
 constants = _payloads("tensor_[0-9]{1,6}")
-"""data/constants/model_constants_config.json"""
+"""Content of data/constants/model_constants_config.json."""

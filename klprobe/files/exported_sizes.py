@@ -18,12 +18,12 @@ from typing import Any
 from klprobe.files.exported_values import Refused, matching, shown
 
 LONGEST = 20_000
-"""Letters of one expression."""
+"""Largest number of letters of one expression."""
 DEEPEST = 50
 HIGHEST_DEGREE = 16
 HIGHEST_EXPONENT = 8
 SYMBOL = r"(?:s|u|zf|zuf)(?:0|[1-9][0-9]{0,5})"
-"""Sizes and numbers that torch names itself, backed by an input or not."""
+"""Pattern of sizes and numbers that torch names itself, whether they come from an input or not."""
 ASSUMPTIONS = frozenset(
     {"integer", "positive", "nonnegative", "negative", "zero", "nonzero", "real", "extended_real", "finite"}
 )
@@ -76,7 +76,7 @@ def size(value: Any) -> str:
 
 
 def is_symbol(name: str) -> bool:
-    """Whether a text is the name of one size, and no more."""
+    """Whether a string is the name of one size, and nothing more."""
     return bool(re.fullmatch(SYMBOL, name, re.ASCII))
 
 

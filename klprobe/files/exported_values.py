@@ -1,4 +1,4 @@
-"""What a position of a JSON document may hold: small parsers, each from a value read from a file to one built anew.
+"""Small parsers for the positions of a JSON document, each of which checks a value from a file and builds it anew.
 
 A parser takes whatever `json.loads` gives and either returns a value that it made itself, or raises `Refused`. Nothing passes
 through unseen: a record has exactly the keys it lists, a list has a greatest length, a number has bounds, a text is ASCII and
@@ -19,21 +19,21 @@ import torch
 Parser = Callable[[Any], Any]
 
 LONGEST_NAME = 300
-"""Letters of a name; torch joins the names of nested modules into one."""
+"""Largest number of letters of a name; torch joins the names of nested modules into one."""
 LONGEST_LIST = 100_000
-"""Nodes of a graph, entries of a table."""
+"""Largest number of nodes of a graph, or of entries of a table."""
 TAKEN = frozenset(dir(torch.nn.Module()))
-"""A weight of this name would hide what torch needs; torch itself makes no such weight."""
+"""Names that a weight may not have, because it would hide an attribute that torch needs; torch makes no such weight."""
 GENERATED = frozenset({"torch", "self", "math", "_operator", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree"})
 """Names that torch's generated source uses itself."""
 
 
 class Refused(Exception):
-    """A position holds something else than its type; no ValueError, which readers of archives take for damage."""
+    """A position holds a value of another type. This is no ValueError, which readers of archives would take for damage."""
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, on one line, in ASCII."""
+    """Write a value for a message: short, on one line, in ASCII."""
     if isinstance(value, dict | list):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value):,}"
     return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
@@ -44,12 +44,12 @@ def _inside(place: object, error: Refused) -> Refused:
 
 
 def emptied(anew: Any) -> Parser:
-    """Whatever the file says, torch gets this: text that nothing is computed from."""
+    """A parser that gives torch this value, whatever the file says, for text that nothing is computed from."""
     return lambda value: anew
 
 
 def optional(parser: Parser) -> Parser:
-    """Null, or what the parser takes."""
+    """A parser of null, or of whatever the given parser takes."""
     return lambda value: None if value is None else parser(value)
 
 
@@ -116,7 +116,7 @@ def matching(pattern: str, what: str, longest: int = LONGEST_NAME) -> Parser:
 _word = matching(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", "plain name")
 _part = matching(r"(?!__)[A-Za-z0-9_]+", "plain name")
 argument_name = matching(r"(?:(?!__)[A-Za-z_][A-Za-z0-9_]*)?", "name of an argument")
-"""Held by torch against the operator's own arguments, one of which is called `from`; empty for an unnamed one."""
+"""Name of an argument, which torch compares with those of the operator, such as `from`; empty for an unnamed one."""
 label = matching(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_ ./-]*", "plain key")
 """Key of a dict that an encoder returns: never part of generated source."""
 _AXES = r"(?:[A-Za-z ]|\.\.\.)*"

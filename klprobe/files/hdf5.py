@@ -1,4 +1,4 @@
-"""HDF5 files of cells (.h5ad), in a confined process: they lead to no other file."""
+"""HDF5 files of cells (.h5ad), read in a confined process; links to other files are refused."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from klprobe.types import InputError
 
 MOST_OBJECTS = 100_000
-"""Groups and data sets in one file: a file of cells has some hundreds."""
+"""Largest number of groups and data sets in one file; a file of cells has some hundreds."""
 
 
 def read_h5ad(path: Path) -> Any:
-    """The cells of a file, an anndata.AnnData.
+    """Read the cells of a file, as an anndata.AnnData.
 
     Raises:
-        InputError: damaged, no file of cells, or with links to other files.
+        InputError: the file is damaged, not a file of cells, or has links to other files.
     """
     import anndata
 
@@ -32,7 +32,7 @@ def read_h5ad(path: Path) -> Any:
 def check_links(path: Path) -> None:
     """Raise InputError where an HDF5 file takes data from another file, in its own folder too.
 
-    The other file would have to be looked through as well, and may lead on to a third; no program writes cells so.
+    The other file would have to be checked as well, and may lead to a third; no program writes cells in this way.
     """
     import h5py
 
@@ -41,7 +41,7 @@ def check_links(path: Path) -> None:
             _look_through(file, h5py, path.name)
     except InputError:
         raise
-    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError of damaged files
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError for damaged files
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path.name} is damaged, or is not an HDF5 file ({said[:200]}): write it again.") from error
 

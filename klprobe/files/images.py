@@ -1,4 +1,4 @@
-"""Image files to tensors: one way to find, decode, grey and resize them, for data sets and for encoders alike."""
+"""Read image files as tensors: find, decode, turn to grey and resize them, for data sets and for encoders alike."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-"""Of pillow's readers, those that the suffixes name: another one would start Ghostscript for a .png that is PostScript."""
+"""Readers of pillow that may be used; another one would start Ghostscript for a .png file that is PostScript."""
 MOST_PIXELS = 1 << 26
-"""Of one image: a sheet at 600 dots an inch has half as many. A file of some kilobytes can claim any number."""
+"""Largest number of pixels of one image, since a small file can claim any number; a page at 600 dpi has half of that."""
 LARGE = 1 << 24
-"""Pixels from which images are decoded one at a time, whatever the number of threads: bounds memory."""
+"""Number of pixels from which images are decoded one at a time, for any number of threads, which limits memory."""
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
-"""16-bit grey levels, which pillow would cut off at 255."""
+"""Modes of 16-bit grey levels, which pillow would cut off at 255."""
 
 _one_large = threading.Lock()
 
 
 class Undecodable(InputError):
-    """One file is no image, or a damaged one."""
+    """A file is not an image, or is a damaged one."""
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image below a folder, by suffix, in the order of their paths; broken links too, which do not decode.
+    """Find every image below a folder, by suffix, in the order of their paths; also broken links, which cannot be decoded.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no image.
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
     if not files:
@@ -57,18 +57,18 @@ def read_image(
     expected: tuple[int, int] | None = None,
     box: tuple[int, int, int, int] | None = None,
 ) -> torch.Tensor:
-    """One image, uint8, shape (C, H, W) with C = 1 or 3; alpha and palettes are resolved.
+    """Read one image, uint8, shape (C, H, W) with C = 1 or 3; alpha and palettes are resolved.
 
     Args:
         file: A path, or an open file.
-        label: What errors call it.
-        gray: Make colours one grey level (ITU-R BT.601).
-        size: (H, W) to resize to, bilinear and antialiased, whatever that does to the proportions.
-        expected: (H, W) that the file must have, looked at before anything is decoded.
-        box: (left, top, right, bottom) to cut out before resizing.
+        label: Name of the file, for messages.
+        gray: Whether to turn colours into grey levels (ITU-R BT.601).
+        size: Size (H, W) to resize to, bilinear and antialiased, even if the proportions change.
+        expected: Size (H, W) that the file must have, checked before anything is decoded.
+        box: Box (left, top, right, bottom) to cut out before resizing.
     Raises:
-        Undecodable: no image, or a damaged one.
-        InputError: not of the expected size.
+        Undecodable: the file is not an image, or is damaged.
+        InputError: the image does not have the expected size.
     """
     from PIL import Image
 
@@ -97,26 +97,26 @@ def read_image(
             pixels = torch.from_numpy(np.array(image, copy=True))
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # pillow's readers fail in any way at all on a damaged file
+    except Exception as error:  # pillow's readers raise many kinds of errors for a damaged file
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise Undecodable(f"{label} cannot be read as an image ({said}): remove or replace it.") from error
     return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.movedim(-1, 0).contiguous()
 
 
 def _eight_bits(deep: Picture) -> Picture:
-    """The image's 16-bit levels as 8-bit ones."""
+    """Convert the image's 16-bit levels to 8-bit ones."""
     from PIL import Image
 
     return Image.fromarray((np.asarray(deep).astype(np.int64) * 255 // 65535).clip(0, 255).astype(np.uint8))
 
 
 def channels_first(x: torch.Tensor) -> torch.Tensor:
-    """Images with the channels last, as most arrays have them, turned to (N, C, H, W); anything else as it is."""
+    """Turn images whose channels come last, as in most arrays, to (N, C, H, W); leave anything else as it is."""
     return x.movedim(-1, 1) if x.dim() == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3) else x
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int] | None:
-    """(H, W) of `32` or `32x24`, None of nothing; InputError, naming the flag, of anything else."""
+    """Read (H, W) from `32` or `32x24`, and None from an empty string; InputError, which names the flag, for anything else."""
     size = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text or "1")
     if size is None:
         raise InputError(f"{flag} {text!r} is not a size: give 32, or 32x24 for height and width.")
@@ -127,7 +127,7 @@ FLAGS_REMEDY = "give --resize, and --gray where some images have colours"
 
 
 def check_same_shape(images: Sequence[torch.Tensor], names: Sequence[str], remedy: str = FLAGS_REMEDY) -> None:
-    """InputError that names the first image whose shape is not that of the first, and the remedy."""
+    """Raise InputError, with the remedy, for the first image whose shape is not that of the first."""
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             raise InputError(f"{names[0]} has shape {tuple(images[0].shape)} but {name} {tuple(image.shape)}: {remedy}.")

@@ -1,4 +1,4 @@
-"""Untrusted JSON: strict, shallow and small, so that what is read can be walked, printed and written again."""
+"""Untrusted JSON, which has to be strict, shallow and small, so that it can be visited, printed and written again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 LONGEST = 1 << 20
-"""Letters of a document: settings of a network take a few thousand."""
+"""Largest number of letters of a document; settings of a network take a few thousand."""
 DEEPEST = 32
-"""Lists and objects inside each other; settings have three."""
+"""Largest depth of nested lists and objects; settings have three."""
 
 
 def parse(text: str, label: str) -> Any:
-    """The value that the text holds.
+    """Read the value that the text holds.
 
     Raises:
-        InputError: no JSON, NaN or infinity, a key twice, half a letter, too long or too deep; starts with the label.
+        InputError: the text is not JSON, has NaN or infinity, a key twice or half a letter, or is too long or too deep.
     """
     if len(text) > LONGEST:
         raise InputError(f"{label} has {len(text):,} letters, more than the {LONGEST:,} that settings can take.")
@@ -37,7 +37,7 @@ def parse(text: str, label: str) -> Any:
 
 
 def read(path: Path, label: str) -> Any:
-    """The value that a file holds; raises InputError as `parse` does, OSError where there is no file."""
+    """Read the value that a file holds; InputError as for `parse`, OSError where there is no file."""
     check_plain(path, label)
     with path.open("rb") as file:
         content = file.read(4 * LONGEST + 1)
@@ -66,7 +66,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: Any, depth: int = 0) -> None:
-    """ValueError unless the value is shallow and each text in it can be written as UTF-8."""
+    """Raise ValueError unless the value is shallow and each string in it can be written as UTF-8."""
     if depth > DEEPEST:
         raise ValueError("it is nested too deeply")
     if isinstance(value, str):

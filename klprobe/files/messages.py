@@ -1,6 +1,6 @@
-"""What klprobe and its confined process say to each other: JSON and the bytes of tensors, never a pickle.
+"""Messages between klprobe and its confined process: JSON and the bytes of tensors, never a pickle.
 
-Either side may be at the mercy of a hostile file, so whoever reads believes no size that it was told before it has checked it.
+A hostile file may control the other side, so the receiver checks every size before it uses it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 
 LENGTH = struct.Struct("<Q")
 HEADER_BYTES = 1 << 22
-"""Most bytes of JSON in one message; names of tensors may be many."""
+"""Largest number of bytes of JSON in one message, which may name many tensors."""
 MOST_TENSORS, MOST_SIDES, LONGEST_SIDE = 100_000, 64, 1 << 48
-"""In one message; of one tensor."""
+"""Largest number of tensors in a message, of dimensions of a tensor, and of elements along one."""
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -26,18 +26,18 @@ DTYPES = {
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     )
 }
-"""Tensors that can be sent, by name."""
+"""Types of tensors that can be sent, by name."""
 
 
 class BrokenMessage(Exception):
-    """The other side ended, or said something that is no message."""
+    """The other side ended, or sent something that is not a message."""
 
 
 def send(channel: socket.socket, content: Mapping[str, Any], tensors: Sequence[torch.Tensor] = ()) -> None:
     """Send JSON and tensors, whose bytes follow it.
 
     Raises:
-        TypeError: a tensor of a kind that cannot be sent, such as a sparse one.
+        TypeError: a tensor is of a kind that cannot be sent, such as a sparse one.
     """
     ready = [_plain(tensor) for tensor in tensors]
     layout = [{"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)} for tensor in ready]
@@ -51,14 +51,14 @@ def send(channel: socket.socket, content: Mapping[str, Any], tensors: Sequence[t
 def receive(
     channel: socket.socket, most_bytes: float, seconds: float | None = None
 ) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """JSON and tensors of the next message.
+    """Receive JSON and tensors of the next message.
 
     Args:
-        most_bytes: More bytes of tensors than that are refused before memory is taken for them.
-        seconds: Time until the whole message has to be here; None waits for ever.
+        most_bytes: Largest number of bytes of tensors; more are refused before they take memory.
+        seconds: Longest time for the whole message, in seconds; None waits for ever.
     Raises:
-        BrokenMessage: the other side has ended, or sent what is no message.
-        TimeoutError: it is not here in time.
+        BrokenMessage: the other side has ended, or sent something that is not a message.
+        TimeoutError: the message has not arrived in time.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     (length,) = LENGTH.unpack(_read(channel, LENGTH.size, deadline))
@@ -84,7 +84,7 @@ def receive(
 
 
 def _layout(told: Any) -> tuple[torch.dtype, list[int]]:
-    """Type and shape of a tensor, as the other side tells them."""
+    """Check type and shape of a tensor, as the other side describes them."""
     dtype, shape = DTYPES[told["dtype"]], told["shape"]
     plain = isinstance(shape, list) and all(type(size) is int and 0 <= size <= LONGEST_SIDE for size in shape)
     if not plain or len(shape) > MOST_SIDES:
@@ -93,7 +93,7 @@ def _layout(told: Any) -> tuple[torch.dtype, list[int]]:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on the CPU, one value after the other."""
+    """Copy the tensor to the CPU, as one contiguous block."""
     if tensor.layout != torch.strided or tensor.is_quantized or str(tensor.dtype).removeprefix("torch.") not in DTYPES:
         raise TypeError(f"a tensor of layout {tensor.layout} and type {tensor.dtype}, which is no plain array")
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()

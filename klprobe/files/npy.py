@@ -1,4 +1,4 @@
-"""Reading untrusted `.npy` data: no pickle, and no memory beyond what the file itself justifies."""
+"""Read untrusted `.npy` data without pickles, and without more memory than the file itself justifies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from klprobe.files.zips import DAMAGED, opened
 from klprobe.types import InputError
 
 HEADER_BYTES = 1 << 16
-"""A plain array's header is about a hundred bytes; nothing longer is looked at."""
+"""Largest number of bytes of a header; that of a plain array has about a hundred."""
 CHUNK_BYTES = 1 << 24
 INFLATE_RATIO, INFLATE_FREE = 100, 1 << 28
-"""Codes of real data hardly compress: what grows more than 100-fold, beyond 256 MiB, is taken for a zip bomb."""
+"""Growth, and number of bytes, beyond which an entry counts as a zip bomb; codes of real data hardly compress."""
 
 MAGIC = b"\x93NUMPY"
 ENTRY = re.compile(
@@ -29,16 +29,16 @@ ENTRY = re.compile(
 )
 """One entry of a header, with the comma after it; Python 2 ended whole numbers with L."""
 RECORDS = re.compile(r"""^\s*\{['"]descr['"]\s*:\s*(\[[^\n]{1,80}?\])\s*,\s*['"]fortran""")
-"""What a header of several fields a number begins with."""
+"""Pattern of the beginning of a header whose entries have several fields."""
 MOST_DIMENSIONS = 32
-"""What numpy 1 could hold."""
+"""Largest number of dimensions, which is that of numpy 1."""
 
 DATA_NAMES = ("x", "data", "images", "arr_0")
-"""Which array of an .npz is the data, where it holds several."""
+"""Names of the array in an .npz that holds the data, where there are several arrays."""
 
 
 class Layout(NamedTuple):
-    """What the header of a `.npy` file promises."""
+    """Type and shape of an array, by the header of its `.npy` file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
 
 def read_layout(head: bytes, label: str) -> Layout:
-    """The layout that the first bytes of a `.npy` file promise; InputError when they are no such header.
+    """Read the layout from the first bytes of a `.npy` file; InputError when they are not such a header.
 
     A header is a line of Python. It is matched against the few forms that a plain array's can have, and never evaluated.
     """
@@ -81,7 +81,7 @@ def read_layout(head: bytes, label: str) -> Layout:
 
 
 def _entries(header: str) -> dict[str, str]:
-    """What follows each key of a header; empty when it is not a header."""
+    """Find the value of each key of a header; empty when it is not a header."""
     text = header.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return {}
@@ -96,9 +96,9 @@ def _entries(header: str) -> dict[str, str]:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> np.ndarray:
-    """One array of an `.npz` file.
+    """Read one array of an `.npz` file.
 
-    Memory is taken only after header, directory and compressed size have been found to agree.
+    Memory is allocated only after header, directory and compressed size have been found to agree.
     """
     try:
         with archive.open(info) as stream:
@@ -121,7 +121,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
 
 
 def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
-    """The array of an `.npz` file that holds one, or the first of the `preferred` names among several."""
+    """Read the only array of an `.npz` file, or the first of the `preferred` names among several."""
     with opened(path, path.name) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         name = next(iter(members)) if len(members) == 1 else next((n for n in preferred if n in members), None)
@@ -132,20 +132,20 @@ def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
 
 
 def as_data(array: np.ndarray, label: str) -> np.ndarray:
-    """The array as data points, shape (N, ...), in this machine's byte order; a mapped one stays mapped where it can.
+    """Turn the array into data points, shape (N, ...), in this machine's byte order; it stays memory-mapped where possible.
 
     Raises:
-        InputError: no numbers, or no more than one dimension.
+        InputError: the array does not hold numbers, or has fewer than two dimensions.
     """
     if array.dtype.kind not in "fiub" or array.ndim < 2:
         raise InputError(f"{label} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
-    if array.dtype == np.longdouble:  # which torch does not have
+    if array.dtype == np.longdouble:  # torch does not have this type
         return array.astype(np.float64)
     return np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def map_file(path: Path, label: str) -> np.ndarray:
-    """A `.npy` file, memory-mapped copy-on-write: nothing is read before it is needed, and the file never changes."""
+    """Map a `.npy` file into memory, copy-on-write, so that values are read when needed, and the file never changes."""
     check_plain(path, label)
     with path.open("rb") as stream:
         layout = read_layout(stream.read(HEADER_BYTES), label)

@@ -1,6 +1,6 @@
-"""Where an ONNX file says that its weights lie: read from the file itself, before onnxruntime follows it there.
+"""Check the paths of an ONNX file's weights, which are read from the file itself before onnxruntime opens them.
 
-ONNX is a protobuf message. Of its fields this follows those that can hold a tensor, and looks at the tensors' locations.
+ONNX is a protobuf message. This module visits the fields that can hold a tensor, and reads the locations of the tensors.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EXTERNAL_DATA = 13
 """Field of a tensor that holds entries of key (1) and value (2); the value of `location` is a path."""
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 DEEPEST = 64
-"""Graphs in graphs: loops and branches of a network are a few deep."""
+"""Largest depth of nested graphs; loops and branches of a network are a few deep."""
 
 
 def check_external_data(path: Path) -> None:
     """Raise InputError unless all weights lie in the file, or in plain files of its own folder.
 
     Raises:
-        InputError: weights elsewhere, or what is no ONNX file.
+        InputError: weights lie elsewhere, or the file is not an ONNX file.
     """
     check_plain(path, path.name)
     folder = path.parent.resolve()
@@ -54,7 +54,7 @@ def check_external_data(path: Path) -> None:
 
 
 def _locations(content: mmap.mmap, start: int, stop: int, kind: int, depth: int) -> Iterator[str]:
-    """The paths that the tensors of a message name."""
+    """Find the paths that the tensors of a message name."""
     if depth > DEEPEST:
         raise ValueError("nested too deeply")
     for number, begin, end in _fields(content, start, stop):
@@ -73,7 +73,7 @@ def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, in
     while at < stop:
         key, at = _varint(content, at, stop)
         number, wire = key >> 3, key & 7
-        if key >> 32 or not number:  # other readers drop the bits above 32, and would see another field than this one
+        if key >> 32 or not number:  # other readers drop the bits above 32, and would read another field
             raise ValueError("a field of no possible number")
         if wire == BYTES:
             length, at = _varint(content, at, stop)

@@ -1,4 +1,4 @@
-"""Files that are plain files: opening a pipe waits for ever, and a device such as /dev/zero never ends."""
+"""Check that a file is a plain file, because opening a pipe waits for ever, and a device such as /dev/zero never ends."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from klprobe.types import InputError
 
 
 def check_plain(path: Path, label: str = "") -> None:
-    """Raise InputError where there is something at a path, but no plain file or link to one; a path to nothing passes.
+    """Raise InputError where a path leads to something that is not a plain file or a link to one; a missing file passes.
 
     Args:
-        path: Of a file that is about to be opened.
-        label: What the error calls it; the path where it is empty.
+        path: Path of a file that is about to be opened.
+        label: Name of the file in the message; the path where it is empty.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{label or path} is no plain file, but a folder, a pipe or a device: give a file.")
 
 
 def read_bounded(path: Path, most: int, label: str = "") -> bytes:
-    """The content of a plain file of at most so many bytes.
+    """Read a plain file of at most that many bytes.
 
     Raises:
-        InputError: no plain file, or a larger one; OSError where there is none.
+        InputError: the file is not a plain file, or is larger; OSError where there is no file.
     """
     check_plain(path, label)
     with path.open("rb") as stream:

@@ -1,7 +1,7 @@
 """Programs that a file holds: TorchScript, torch.export and ONNX, each opened by one function, in a confined process.
 
-`open_torchscript`, `open_exported` and `open_onnx` run in that process. Whoever needs a program calls `start`, which makes the
-process and gives a `Program` that answers from there.
+`open_torchscript`, `open_exported` and `open_onnx` run in that process. Other rooms call `start`, which starts the
+process and returns a `Program` that answers from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from klprobe.types import CapabilityError, InputError
 
 Kind = Literal["torchscript", "exported", "onnx"]
 LONGEST = 200
-"""Letters that a confined process may say about the input that its program wants."""
+"""Largest number of letters with which a confined process may describe the input of its program."""
 ONNX_SEED = 1
 """Seed of onnxruntime's random operators, which take it when the model is opened."""
 
@@ -34,10 +34,10 @@ class Program:
     """A program in its confined process, as a function of points.
 
     Attributes:
-        run: From points, shape (m, ...), on the CPU, to tensors in lists and dictionaries, on the CPU.
-        facts: What the opening function found out.
-        wants: What input it wants, in words; empty when it cannot be told.
-        batch_size: The only number of points that it takes at a time; None when it takes any.
+        run: Function from points, shape (m, ...), on the CPU, to tensors in lists and dictionaries, on the CPU.
+        facts: Facts that the opening function found.
+        wants: Sentence that says which input it needs; empty when that is not known.
+        batch_size: The only number of points that it takes at a time; None when it takes any number.
     """
 
     run: Callable[[torch.Tensor], Any]
@@ -50,14 +50,14 @@ def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method
     """Open the program of a file in a confined process, which ends when the `Program` is no longer needed.
 
     Args:
-        kind: Which format the file is of.
-        path: The file.
+        kind: Format of the file.
+        path: Path of the file.
         limits: Memory and time that it may use.
-        device: Where it runs; TorchScript alone can choose.
-        method: Of TorchScript, which method is called where the file has it, else `forward`.
-        seed: Of its random numbers.
+        device: Device that it runs on, which only TorchScript can choose.
+        method: Method of a TorchScript file that is called where the file has it, instead of `forward`.
+        seed: Seed of its random numbers.
     Raises:
-        InputError: damaged, a program that does more than compute, or beyond the limits.
+        InputError: the file is damaged, its program does more than compute, or it goes beyond the limits.
         CapabilityError: onnxruntime is not installed.
     """
     openers: dict[str, Callable[..., Opened]] = {
@@ -76,7 +76,7 @@ def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method
 
 
 def open_torchscript(path: str, device: str, method: str) -> Opened:
-    """The network of a TorchScript file, in eval mode.
+    """Open the network of a TorchScript file, in eval mode.
 
     torch's own interpreter reads the file; it knows tensors and numbers and no Python, and the pickles inside never reach
     Python's unpickler. Its source may name listed operators only (`klprobe.files.script_check`).
@@ -110,14 +110,14 @@ def open_torchscript(path: str, device: str, method: str) -> Opened:
 
 
 def open_exported(path: str) -> Opened:
-    """The program of a torch.export file, on the CPU, since its graph names devices; its graph is checked first."""
+    """Open the program of a torch.export file, on the CPU, since its graph names devices; the graph is checked first."""
     name = Path(path).name
     try:
         program = torch.export.load(sanitised(Path(path)))
         module = program.module()
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # torch raises whatever its parsers raise
+    except Exception as error:  # torch raises many kinds of errors
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{name} cannot be read by this torch ({said[:200]}): export it again.") from error
     inputs = set(program.graph_signature.user_inputs)
@@ -132,7 +132,7 @@ def open_exported(path: str) -> Opened:
 
 
 def open_onnx(path: str) -> Opened:
-    """The graph of an ONNX file, run by onnxruntime on the CPU; weights beside it are read from its own folder only."""
+    """Open the graph of an ONNX file by onnxruntime on the CPU; weights beside it are read from its own folder only."""
     name = Path(path).name
     try:
         import onnxruntime
@@ -173,7 +173,7 @@ def open_onnx(path: str) -> Opened:
 
 
 def wanted_by(module: nn.Module) -> str:
-    """The input that a network's first layer needs, in words; empty when its first weight does not tell."""
+    """Say which input a network's first layer needs; empty when its first weight does not show it."""
     for name, weight in module.named_parameters():
         if name.endswith("weight") and weight.dim() == 2:
             return (

@@ -1,4 +1,4 @@
-"""The pickles of CIFAR-10: plain values and arrays of bytes, read without running anything that the file names."""
+"""Read the pickles of CIFAR-10, which hold plain values and arrays of bytes, without running anything that the file names."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from klprobe.types import InputError
 
 MOST_STEPS = 300_000
-"""Of the unpickler: a batch takes some 50,000, and each may make an object fifty times as large as itself."""
+"""Largest number of steps of the unpickler, each of which may make an object 50 times as large; a batch takes 50,000."""
 LONGEST_ERROR = 200
 
 
 class _Bytes:
-    """Stands in for a NumPy array while the file is read: it keeps what the file says, and NumPy never sees it."""
+    """A replacement of a NumPy array while the file is read, which keeps the file's values without calling NumPy."""
 
     state: Any = None
 
     def __init__(self, *_: Any) -> None:
-        """Shape and kind given here are those of an empty array; the state that follows has the true ones."""
+        """Ignore shape and kind, which are those of an empty array here; the state that follows has the true ones."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
     def array(self) -> np.ndarray:
-        """The array: (version, shape, dtype, Fortran order, bytes), bytes alone."""
+        """Make the array from the state (version, shape, dtype, Fortran order, bytes); only bytes are allowed."""
         _, shape, kind, fortran, content = self.state
         if not isinstance(kind, _Kind) or kind.name not in ("u1", b"u1") or fortran or not isinstance(content, bytes):
             raise ValueError("an array that is not of bytes in C order")
@@ -35,13 +35,13 @@ class _Bytes:
 
 
 class _Kind:
-    """Stands in for a NumPy dtype."""
+    """A replacement of a NumPy dtype."""
 
     def __init__(self, name: Any = "", *_: Any) -> None:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like, which bytes do not have."""
+        """Ignore byte order and similar facts, which bytes do not need."""
 
 
 STAND_INS = {
@@ -53,7 +53,7 @@ STAND_INS = {
 
 
 class _Steps(dict[int, Any]):
-    """What the unpickler does at each byte; only so often, and never where a file would be given memory that it claims."""
+    """Functions of the unpickler for each byte, with a limited number of steps, and without those that allocate memory."""
 
     left = MOST_STEPS
 
@@ -67,28 +67,28 @@ class _Steps(dict[int, Any]):
 
 
 class _Reader(pickle._Unpickler):
-    """The unpickler that is written in Python: in the other, one damaged byte can ask for 64 GB of memo, and get them."""
+    """The unpickler that is written in Python; in the one written in C, one damaged byte can allocate 64 GB."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
-        vars(self)["dispatch"] = _Steps(pickle._Unpickler.dispatch)  # of this file alone: it counts
+        vars(self)["dispatch"] = _Steps(pickle._Unpickler.dispatch)  # a table for this file alone, because it counts
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for what an array is made of; anything else is refused before it is imported."""
+        """Return the replacement of an array or dtype; anything else is refused before it is imported."""
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array is made of")
         return STAND_INS[module, name]
 
 
 def read_pickle(content: bytes, label: str) -> dict[bytes, Any]:
-    """A dictionary whose keys and strings are bytes and whose arrays are uint8, from a pickle of Python 2 or 3.
+    """Read a dictionary whose keys and strings are bytes and whose arrays are uint8 from a pickle of Python 2 or 3.
 
     Raises:
-        InputError: damaged, no dictionary, or holding anything but plain values and arrays of bytes.
+        InputError: the file is damaged, not a dictionary, or holds anything but plain values and arrays of bytes.
     """
     try:
         found = _Reader(content).load()
         return {key: value.array() if isinstance(value, _Bytes) else value for key, value in found.items()}
-    except Exception as error:  # a damaged pickle fails in any way at all
+    except Exception as error:  # a damaged pickle raises many kinds of errors
         said = (str(error).strip() or type(error).__name__)[:LONGEST_ERROR]
         raise InputError(f"{label} is damaged, or is not a pickle of arrays ({said}): fetch it again.") from error

@@ -1,8 +1,8 @@
-"""The data set that a file names: looked up among klprobe's own, and nowhere else.
+"""Find the data set that a file names, among klprobe's own data sets and nowhere else.
 
-What a user types is obeyed, `package.module:name` too, which imports her code. What a file says is a stranger's word: it
-chooses among what klprobe has, it imports nothing and calls nothing of its own. The two never meet in one function:
-`klprobe.datasets.dataset` and `klprobe.formats._inputs.open_inputs` take a user's words, `dataset_of_file` takes a file's.
+A name that a user types is trusted, even `package.module:name`, which imports the user's code. A name in a file is not trusted:
+it can only choose among klprobe's data sets, and imports and calls nothing else. No function takes both kinds of names:
+`klprobe.datasets.dataset` and `klprobe.formats._inputs.open_inputs` take a user's name, `dataset_of_file` takes a file's.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from klprobe.printable import short, visible
 from klprobe.types import InputError
 
 MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""package.module:name"""
+"""Pattern of package.module:name."""
 LONGEST = 4096
-"""Letters of a data set's name, at most: as many as a path has on Linux."""
+"""Largest number of letters of a data set's name, which is that of a path on Linux."""
 LONGEST_MODULE = 200
-"""Letters of package.module:name that the remedy repeats, at most."""
+"""Largest number of letters of package.module:name that the message repeats."""
 GIVE = "give --data a data set's name, a folder or a file"
 SIZES = re.compile(r":(?:dim|size|resize)=([^:]*)")
-"""Settings of data sets that make points as large as one wishes."""
+"""Pattern of settings of data sets that can make points of any size."""
 UNKNOWN_FILES, SHARE = 10_000, 0.05
 """Number of other files that a folder of images may hold; beyond that, this share of its files must be images."""
 NETWORK = ("\\\\", "//")
-"""A folder of another machine, which is asked, with the user's credentials, as soon as it is looked at."""
+"""Beginnings of paths on another machine, which would be contacted with the user's credentials."""
 
 
 class NotOurs(InputError):
-    """A file names data that klprobe does not get because a file says so.
+    """A file names data that klprobe does not open on a file's word alone.
 
     Attributes:
-        reason: The message without its remedy, which is a flag of the checkpoint that is looked at.
+        reason: Message without its remedy, which is a flag of the command for the checkpoint.
     """
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -46,15 +46,15 @@ class NotOurs(InputError):
 
 
 def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
-    """The data set of klprobe's own that a file names, with settings, as `celeba:size=128` or `image-folder:path=photos`.
+    """Find klprobe's own data set that a file names, with settings, as `celeba:size=128` or `image-folder:path=photos`.
 
     Args:
-        name: What the file says, whatever it is.
-        file: What errors call the file.
-        shape: Of the points that the file's network takes.
+        name: Value in the file, of any type.
+        file: Name of the file, for messages.
+        shape: Shape of the points that the file's network takes.
     Raises:
-        NotOurs: it is no name of a data set of klprobe's; the message says which flag gives the data instead.
-        InputError: a setting that the data set does not have, or a value that it does not take.
+        NotOurs: the value does not name a data set of klprobe's; the message says which flag gives the data instead.
+        InputError: the data set does not have a setting, or does not take its value.
     """
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
         raise NotOurs(f"{file} names no data set that it was trained on ({short(name)})", GIVE)
@@ -76,12 +76,12 @@ def dataset_of_file(name: object, file: str, shape: Sequence[int]) -> Any:
 
 
 def notes_of(chosen: Any, file: str) -> tuple[str, ...]:
-    """What the user should know of a data set that a file named: that it is a file or folder of her own."""
+    """Note for the user that a file named a file or folder of the user's own as its data."""
     return () if chosen.path is None else (f"data from {visible(chosen.path)}, as {file} says; --data gives others.",)
 
 
 def _check_path(path: str, file: str) -> None:
-    """Whether what the file names is a folder, or a file in the strict sense: no device, no pipe, no other machine's."""
+    """Check that the file names a folder or a plain file on this machine, and no device or pipe."""
     if path.startswith(NETWORK):
         raise NotOurs(f"{file} was trained on {short(path)}, which klprobe does not look for on a network", GIVE)
     if not (Path(path).is_file() or Path(path).is_dir()):

@@ -1,4 +1,4 @@
-"""Rights that a process gives up for good: to write files, to start programs, to connect anywhere (Linux's Landlock).
+"""Give up, for good, the rights to write files, to start programs, and to connect anywhere (Linux's Landlock).
 
 It is called before torch is imported, because threads that exist already would keep their rights.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-"""Landlock's system calls, whose numbers are the same on every processor."""
+"""Numbers of Landlock's system calls, which are the same on every processor."""
 GET_VERSION, PATH_BENEATH = 1, 1
 EXECUTE, WRITE, READ, READ_FOLDER, TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
@@ -28,7 +28,7 @@ def give_up_rights(writable: str = "", *, devices: bool = False) -> bool:
     """Let this process never again write or remove a file, start a program, or connect by TCP; it ends with its parent.
 
     Args:
-        writable: The one folder that it may still write to; empty if there is no such folder.
+        writable: The only folder that it may still write to; empty if there is no such folder.
         devices: Whether it may write to /dev, as a GPU's driver needs.
     Returns:
         Whether the system did so: Linux from 5.13 on with Landlock. Elsewhere nothing changes.
@@ -64,6 +64,6 @@ def landlock_version() -> int:
 
 
 def _call(library: ctypes.CDLL, number: int, *arguments: int | bytes | None) -> int:
-    """A system call whose whole numbers are as wide as the machine's registers."""
+    """Make a system call, with whole numbers as wide as the machine's registers."""
     wide = [ctypes.c_long(given) if isinstance(given, int) else given for given in arguments]
     return int(library.syscall(ctypes.c_long(number), *wide))

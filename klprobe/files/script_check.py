@@ -1,7 +1,8 @@
-"""What the source in a TorchScript file may name: operators that `.pt2` files may call too, and the words of the language.
+"""Check the source in a TorchScript file, which may name operators that `.pt2` files may call, and words of the language.
 
 torch compiles this source itself, and any operator that torch has can be called in it by its name, as a function of torch or as
-a method of a tensor. Some of them trust what they are told, and so read or write any place of memory. Therefore every word of
+a method of a tensor. Some of them do not check their arguments, and can read or write any place in memory. Therefore every
+word of
 the source outside its strings that is the name of an operator has to be in one of two lists.
 """
 
@@ -49,10 +50,10 @@ NOT_OPERATORS = frozenset(
 )
 """Forms of the language that start threads, or call other machines."""
 SPACES = frozenset({"aten", "prim"})
-"""Where operators may come from."""
+"""Namespaces that operators may come from."""
 STRING = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"|' + r"'(?:[^'\\\n]|\\[^\n])*'")
 GETATTR = re.compile(r'getattr\(\s*[A-Za-z_][A-Za-z0-9_.]*\s*,\s*"([A-Za-z0-9_]*)"\s*\)')
-"""The way to a part whose name is a number, as torch writes it."""
+"""Pattern with which torch writes access to a part whose name is a number."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SPACE = re.compile(r"\bops\s*\.\s*([A-Za-z_][A-Za-z0-9_]*)")
 CLASSES = re.compile(rb"torch\s*\.\s*classes")
@@ -69,21 +70,21 @@ def forbidden() -> frozenset[str]:
 
 
 def check_source(label: str, entry: str, content: bytes) -> None:
-    """Look at one file of source.
+    """Check one file of source.
 
     Args:
-        label: The TorchScript file, for messages.
+        label: Name of the TorchScript file, for messages.
         entry: Name of the source in it.
-        content: The source.
+        content: Text of the source.
     Raises:
-        InputError: a word that is the name of an operator outside the lists, or source that torch would not write so.
+        InputError: a word is the name of an operator outside the lists, or torch would not write the source like this.
     """
     check_classes(label, entry, content)
     text = content.decode("latin-1")
     if '"""' in text or "'''" in text:
         raise _refused(label, entry, "has a text in triple quotes, which torch does not write")
     named: list[str] = []
-    while parts := GETATTR.findall(text):  # one may stand within another
+    while parts := GETATTR.findall(text):  # one string may contain another
         named += parts
         text = GETATTR.sub("part", text)
     text = STRING.sub('""', text)

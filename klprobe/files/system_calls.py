@@ -1,4 +1,4 @@
-"""System calls that the confined process can never make again, by Linux's seccomp: what Landlock leaves open.
+"""Forbid system calls that Landlock leaves open in the confined process, by Linux's seccomp.
 
 Landlock says which files may be written and which programs started. It does not say who may be reached by a socket, who may be
 signalled, or whose rights on a file may be changed. A filter of the kernel refuses these calls with EPERM, in all threads.
@@ -18,10 +18,10 @@ ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, EQUAL, BITS, RETURN = 0x20, 0x15, 0x45, 0x06
 """Instructions of the filter: load a word, jump if it is equal, jump if it has bits in common, return."""
 NUMBER, MACHINE, FIRST, SECOND = 0, 4, 16, 24
-"""Where they lie in what the filter sees: the call's number, the processor, the low words of the first two arguments."""
+"""Offsets in the filter's input of the call's number, the processor, and the low words of the first two arguments."""
 CLONE_THREAD = 0x10000
 TERMINAL = (0x5412, 0x541C)
-"""ioctl that types into a terminal (TIOCSTI, TIOCLINUX)."""
+"""Requests of ioctl that type into a terminal (TIOCSTI, TIOCLINUX)."""
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 COMMON = {
     "pidfd_send_signal": 424,
@@ -100,7 +100,7 @@ CALLS["aarch64"] |= {"tgkill": 131, "rt_tgsigqueueinfo": 240}
 
 
 def refuse_system_calls() -> bool:
-    """Refuse them from here on, for this thread and all that it starts.
+    """Refuse these calls from here on, for this thread and all that it starts.
 
     Returns:
         Whether the system does so: Linux with seccomp on a processor whose numbers are known. Elsewhere nothing changes.
@@ -118,23 +118,23 @@ def refuse_system_calls() -> bool:
 
 
 def _filter(machine: int, calls: dict[str, int]) -> bytes:
-    """The filter's instructions; each call has a block of its own that ends with what becomes of it."""
+    """Make the filter's instructions; each call has a block of its own that ends with the answer to it."""
     refuse = REFUSE | errno.EPERM
     parts = [_step(LOAD, MACHINE), _step(EQUAL, machine, 1, 0), _step(RETURN, KILL), _step(LOAD, NUMBER)]
     for name, number in calls.items():
         block = [_step(RETURN, refuse)]
-        if name == "clone3":  # its flags lie in memory, which a filter cannot see: glibc then asks for clone
+        if name == "clone3":  # its flags lie in memory, which a filter cannot read: glibc then uses clone
             block = [_step(RETURN, REFUSE | errno.ENOSYS)]
         elif name == "clone":
             block = [_step(LOAD, FIRST), _step(BITS, CLONE_THREAD, 1, 0), _step(RETURN, refuse), _step(RETURN, ALLOW)]
         elif name == "ioctl":
             block = [_step(LOAD, SECOND), _step(EQUAL, TERMINAL[0], 2, 0), _step(EQUAL, TERMINAL[1], 1, 0)]
             block += [_step(RETURN, ALLOW), _step(RETURN, refuse)]
-        elif name in ("prlimit64", "tgkill"):  # allowed for the process itself, as its own limits and its own abort
+        elif name in ("prlimit64", "tgkill"):  # allowed for the process itself, for its own limits and its own abort
             itself = 0 if name == "prlimit64" else os.getpid()
             block = [_step(LOAD, FIRST), _step(EQUAL, itself, 1, 0), _step(RETURN, refuse), _step(RETURN, ALLOW)]
         parts += [_step(EQUAL, number, 0, len(block)), *block]
-    if machine == MACHINES["x86_64"]:  # the numbers of the x32 way of calling
+    if machine == MACHINES["x86_64"]:  # the numbers of the x32 interface
         parts = [*parts[:4], _step(BITS, 0x40000000, 0, 1), _step(RETURN, refuse), *parts[4:]]
     return b"".join([*parts, _step(RETURN, ALLOW)])
 

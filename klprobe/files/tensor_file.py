@@ -1,4 +1,4 @@
-"""safetensors: tensors by name, and a few words of text; a format that holds no code."""
+"""Files of safetensors, a format without code, which holds tensors by name and a few words of text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 UNREADABLE = (SafetensorError, ValueError, RuntimeError, AttributeError, TypeError)
-"""What safetensors raises of a damaged file, and of numbers of a kind that this torch lacks."""
+"""Errors of safetensors for a damaged file, and for number types that this torch lacks."""
 
 KIND = "checkpoint"
 
@@ -28,9 +28,9 @@ class TensorFile:
     """An open file.
 
     Attributes:
-        header: Its text by name.
-        names: Of its tensors.
-        read: From a name to the tensor, on the CPU.
+        header: Texts of the header by name.
+        names: Names of the tensors.
+        read: Function from a name to the tensor, on the CPU.
     """
 
     header: dict[str, str]
@@ -39,23 +39,23 @@ class TensorFile:
 
     @property
     def kind(self) -> str | None:
-        """What klprobe wrote the file as, such as `checkpoint` or `flow`; None where the file says nothing."""
+        """Kind that klprobe wrote, such as `checkpoint` or `flow`; None where the file does not say it."""
         return self.header.get("klprobe.kind")
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors by name."""
+        """Read all tensors by name."""
         return {name: self.read(name) for name in self.names}
 
 
 @contextmanager
 def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
-    """The file, for reading in this block.
+    """Open the file for reading in this block.
 
     Args:
         path: A `.safetensors` file.
-        label: What errors call it; the path where it is empty.
+        label: Name of the file in messages; the path where it is empty.
     Raises:
-        InputError: damaged, cut short, or no such file, found on opening or in the block.
+        InputError: the file is missing, damaged or cut short, found on opening or in the block.
     """
     check_plain(path, label)
     try:
@@ -71,7 +71,7 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
 
 
 def kind_of(path: Path) -> str | None:
-    """What the header calls the file; None where it says nothing, or where it cannot be read."""
+    """Kind of the file by its header; None where the header does not say it, or cannot be read."""
     try:
         with opened(path) as file:
             return file.kind
@@ -80,9 +80,9 @@ def kind_of(path: Path) -> str | None:
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], *, kind: str = KIND) -> None:
-    """Write a checkpoint under another name, then rename it: a full disk or a crash leaves the old file whole.
+    """Write a checkpoint under another name, then rename it, so that a full disk or a crash leaves the old file whole.
 
-    Another `kind` of file with tensors and settings is written alike.
+    Another `kind` of file with tensors and settings is written in the same way.
 
     Raises:
         InputError: the file cannot be written.
@@ -90,7 +90,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str
     draft = path.with_name(path.name + ".draft")
     metadata = {"klprobe.kind": kind, "klprobe.settings": json.dumps(settings, allow_nan=False)}
     try:
-        # not save_file, which gives the file to its owner alone whatever the umask
+        # not save_file, which makes the file readable for its owner alone whatever the umask
         draft.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
         os.replace(draft, path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Settings of a dataclass that come from a file: every value is held against its field's type before anything is made of it."""
+"""Check settings of a dataclass that come from a file: every value against its field's type, before it is used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from klprobe.files.construction import LARGEST_SIZE
 from klprobe.types import InputError
 
 NO_SIZES = ("decay_steps",)
-"""Whole numbers that nothing is made as large as."""
+"""Settings that are whole numbers, but not the size of anything."""
 
 
 def check_settings(kind: type[Any], given: Any, label: str) -> dict[str, Any]:
-    """The settings, of which each is a field of the dataclass `kind` and of its type; fields may be missing.
+    """Return the settings if each is a field of the dataclass `kind` and has its type; fields may be missing.
 
     Raises:
-        InputError: anything else; starts with the label, and names the setting.
+        InputError: a setting is anything else; the message starts with the label, and names the setting.
     """
     hints = {field.name: hint for field in dataclasses.fields(kind) for hint in [typing.get_type_hints(kind)[field.name]]}
     if not isinstance(given, dict):
@@ -35,7 +35,7 @@ def check_settings(kind: type[Any], given: Any, label: str) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value can stand where this type is asked for; a whole number can for a number."""
+    """Whether a JSON value has this type; a whole number counts as a number too."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in typing.get_args(hint))

@@ -1,4 +1,4 @@
-"""Weights from an untrusted file, and their place in a network."""
+"""Read weights from an untrusted file, and load them into a network."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from klprobe.files.tensor_file import opened
 from klprobe.types import InputError
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
-"""Where programs put the weights in a checkpoint that holds more: Lightning's is the first."""
+"""Keys under which programs store the weights in a checkpoint that holds more; Lightning's is the first."""
 LISTED = 6
 
 
 def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, without running anything unless `allow_pickle`.
+    """Read the tensors of a checkpoint by name, without running any code unless `allow_pickle` is set.
 
     Files that are pickles are opened by torch's restricted unpickler, which makes tensors and containers and calls nothing
     else, in a confined process.
 
     Args:
-        path: `.safetensors`, or what torch.save wrote.
+        path: Path of a `.safetensors` file, or of a file that torch.save wrote.
         limits: Memory and time that opening a pickle may take.
-        allow_pickle: Whether the file may run the code in it, in this process: the user trusts it.
+        allow_pickle: Whether the file may run the code in it, in this process, because the user trusts it.
     Raises:
-        InputError: damaged, a zip bomb, or a pickle that asks for more than tensors; the message names what it asks for.
+        InputError: the file is damaged, a zip bomb, or a pickle that asks for more than tensors, which the message names.
     """
     check_plain(path, path.name)
     if path.suffix.lower() == ".safetensors":
@@ -47,13 +47,13 @@ def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> d
 
 
 def load_restricted(path: Path, harmless: Sequence[Any] = ()) -> Any:
-    """What torch.save wrote, of tensors and containers alone: nothing else is called. Only a confined process opens files so.
+    """Read a file of torch.save that holds tensors and containers alone; only a confined process calls this.
 
     Args:
-        path: The file.
+        path: Path of the file.
         harmless: Classes and functions that it may name beside torch's own.
     Raises:
-        pickle.UnpicklingError: it names something else. A damaged file raises anything at all.
+        pickle.UnpicklingError: the file names something else. A damaged file raises many kinds of errors.
     """
     if names_in(path):
         check_archive(path)
@@ -62,14 +62,14 @@ def load_restricted(path: Path, harmless: Sequence[Any] = ()) -> Any:
 
 
 def load_trusted(path: Path, device: str) -> Any:
-    """What torch.save wrote, running whatever code it holds: only where the user gave --allow-pickle for this file."""
+    """Read a file of torch.save and run any code in it, only where the user gave --allow-pickle for this file."""
     if names_in(path):
         check_archive(path)
     return torch.load(path, map_location=device, weights_only=False)
 
 
 def open_weights(path: str) -> Opened:
-    """The tensors of a pickle, in a confined process."""
+    """Open the tensors of a pickle, in a confined process."""
     return Opened(tensors=_unpickled(Path(path), trusted=False))
 
 
@@ -86,7 +86,7 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
         ) from error
     except (InputError, OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged pickle fails in any way at all
+    except Exception as error:  # a damaged pickle raises many kinds of errors
         if "alloc" in str(error):
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -111,9 +111,9 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
     """Load the weights below the prefix that serves the module best.
 
     Returns:
-        The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the names left over.
+        The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the unused names.
     Raises:
-        InputError: tensors missing or of another shape, by name.
+        InputError: tensors are missing or have another shape; the message names them.
     """
     needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
     prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter == "."}
@@ -136,5 +136,5 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
 
 
 def some_of(names: list[str]) -> str:
-    """The first few of many names, and how many more there are."""
+    """List the first few of many names, and say how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -1,4 +1,4 @@
-"""Opening untrusted zip files, such as `.npz` and torch's files: whatever is wrong with one is an InputError."""
+"""Open untrusted zip files, such as `.npz` and torch's files; any fault in one is an InputError."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from klprobe.files.plain import check_plain
 from klprobe.types import InputError
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
-"""What `zipfile` raises of a damaged file: ValueError of names that are no UTF-8 and of impossible places."""
+"""Errors of `zipfile` for a damaged file; ValueError is for names that are not UTF-8 and for impossible offsets."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""numpy and torch write no other; bzip2 and lzma pack zeros a thousand times better."""
+"""Methods of packing that numpy and torch use; bzip2 and lzma pack zeros a thousand times better."""
 
 
 @contextmanager
 def opened(path: Path, label: str, remedy: str = "save or copy it again") -> Iterator[zipfile.ZipFile]:
-    """The zip file, for reading in this block.
+    """Open the zip file for reading in this block.
 
     Args:
-        path: The file.
-        label: What errors call it.
-        remedy: What to do when it is damaged.
+        path: Path of the file.
+        label: Name of the file, for messages.
+        remedy: Sentence that says what to do when it is damaged.
     Raises:
-        InputError: damaged or cut short, found on opening or in the block; a name twice; packed in an unusual way.
+        InputError: the file is damaged or cut short, found on opening or in the block, has a name twice, or is packed in
+            an unusual way.
     """
     check_plain(path, label)
     try:
@@ -43,7 +44,7 @@ def opened(path: Path, label: str, remedy: str = "save or copy it again") -> Ite
 
 
 def _check(entries: list[zipfile.ZipInfo], label: str, remedy: str) -> None:
-    """Two readers of one file may take different members of the same name."""
+    """Raise InputError where a name is there twice, because readers may then take different members."""
     seen: set[str] = set()
     for entry in entries:
         if entry.filename in seen:

@@ -1,4 +1,4 @@
-"""One file = one checkpoint format; here is what all of them agree on, and the way from a path to the posterior in it."""
+"""Checkpoint formats, one in each file: here are their base class and the function that loads a posterior from a path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from klprobe.types import InputError, Progress, no_progress
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
-"""Formats whose libraries open names that are text alone."""
+"""Suffixes of formats whose libraries open a file only when its name is valid text."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
@@ -32,18 +32,19 @@ class Request:
     """What the user asked for beside the path.
 
     Attributes:
-        data: What the user wants encoded, in her own words; None means the set of klprobe's that the checkpoint remembers.
+        data: Data to encode, as the user named them; None means the data set of klprobe that the checkpoint names.
         split: `train`, `test` or `all` (train, then test).
         data_root: Folder that holds the data sets' folders; None means KLPROBE_DATA, then ./data.
         device: Device that the encoder's network runs on; results come back to the CPU.
-        progress: Told how many data points are encoded.
-        encoder: `package.module:factory` of the network that a state dict belongs to; imports and runs that code.
-        outputs: What the encoder returns, as `mean,logvar`, `_` for what is to be ignored; None means look and find out.
-        resize: (H, W) that images are resized to, bilinear.
-        value_range: Range that bytes, or numbers in [0, 1], are mapped to.
-        gray: Whether colours become one grey channel.
-        flatten: Whether a point becomes a vector.
-        allow_pickle: Whether the file may run the code in it: the user trusts it.
+        progress: Function that is called with the number of encoded data points.
+        encoder: `package.module:factory` of the network that a state dict belongs to; that code is imported and run.
+        outputs: What the encoder returns, as `mean,logvar`, with `_` for each output to ignore; None means that klprobe finds
+            out.
+        resize: Height and width to which images are resized, bilinearly.
+        value_range: Range to which bytes, or numbers in [0, 1], are mapped.
+        gray: Whether colour images become grey images of one channel.
+        flatten: Whether each data point becomes a vector.
+        allow_pickle: Whether the file may run the code in it, because the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
     """
 
@@ -67,7 +68,7 @@ FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
 
 
 def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
-    """Raise InputError when the user asked for what a format cannot do; nothing asked for is ever ignored."""
+    """Raise InputError when the user asked for something that a format cannot do, because no flag is ever ignored."""
     asked = [FLAGS[field] for field in fields if getattr(request, field)]
     if asked:
         raise InputError(f"{why}: do not give {', '.join(asked)}.")
@@ -79,11 +80,11 @@ class Encoded:
 
     Attributes:
         posterior: klprobe's own or any torch Distribution, batch shape (N,), event shape (D,).
-        prior: Event shape (D,); None when the file says nothing, and N(0, I) is meant.
+        prior: Distribution of event shape (D,); None when the file has no prior, and N(0, I) is meant.
         split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
         trained_on: Split that the encoder was trained on, or `unknown`.
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
-        notes: How data and outputs were understood, one sentence each, for the user to check.
+        notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
     """
 
@@ -100,7 +101,7 @@ class Format(Protocol):
     """One checkpoint format: a frozen dataclass without fields, first in its file's `__all__`."""
 
     def matches(self, path: Path) -> bool:
-        """Whether the file looks like this format: suffix and header only, cheap, False on garbage."""
+        """Whether the file looks like this format, by its suffix and header alone; False for anything that cannot be read."""
 
     def load(self, path: Path, request: Request) -> Encoded:
         """Read the file, and encode the data set where the format holds an encoder.
@@ -111,17 +112,17 @@ class Format(Protocol):
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal: which file a number came from."""
+    """SHA-256 of a file, as a hexadecimal string, which identifies the file that a number came from."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load(path: str | Path, request: Request | None = None) -> Encoded:
-    """The posterior that a file or folder holds, or that its encoder gives on a data set.
+    """Load the posterior that a file or folder holds, or that its encoder gives on a data set.
 
     Args:
         path: A file or folder in one of the formats that `klprobe list` names.
-        request: Data, split and device, for a checkpoint that holds an encoder; its factory, for one that holds weights.
+        request: What the user asked for: data, split and device for an encoder, and its factory for weights alone.
 
     Raises:
         InputError: no such file, or one that cannot be used; the message names file, tensor and remedy.
@@ -148,10 +149,10 @@ def load(path: str | Path, request: Request | None = None) -> Encoded:
 
 
 def _recognised(path: Path) -> Format | None:
-    """The format that knows the file or folder; None when none does.
+    """Find the format that recognises the file or folder; None when no format does.
 
     Raises:
-        InputError: several do, and nobody but the user can know which of them is meant.
+        InputError: several formats know it, so that the user has to say which of them is meant.
     """
     every = {name: registry.load("formats", name)() for name in registry.names("formats")}
     found = {name: checkpoint for name, checkpoint in every.items() if checkpoint.matches(path)}
@@ -164,7 +165,7 @@ def _recognised(path: Path) -> Format | None:
 
 
 def _is_text(name: str) -> bool:
-    """Whether there are no undecodable bytes in it."""
+    """Whether the name has no bytes that cannot be decoded."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -181,7 +182,7 @@ def _missing(path: Path) -> str:
 
 
 def _unknown(path: Path) -> str:
-    """Why no format took the file, and what to do."""
+    """Say why no format recognises the file, and what to do."""
     if path.is_dir():
         return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
     if path.stat().st_size == 0:
@@ -223,13 +224,13 @@ def _unknown_safetensors(path: Path) -> str:
 
 
 def _is_cut(path: Path) -> bool:
-    """A zip file without the directory at its end."""
+    """Whether this is a zip file that lacks the directory at its end."""
     with path.open("rb") as stream:
         return stream.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
 
 
 def _is_pickle(path: Path) -> bool:
-    """A pickle of protocol 2 or later, or torch's zip of one."""
+    """Whether this is a pickle of protocol 2 or later, or a zip file of torch that holds one."""
     with path.open("rb") as stream:
         head = stream.read(2)
     if head == b"PK":

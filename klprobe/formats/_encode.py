@@ -1,4 +1,4 @@
-"""Run an encoder over data: probe it first, then encode everything block by block.
+"""Run an encoder over data: probe it on a few points first, then encode all points block by block.
 
 The probe makes three passes over a few points. Two passes over the same points that differ mean samples, or dropout left on;
 points whose result changes with their neighbours mean batch normalisation in training mode. When the encoder gives samples
@@ -23,17 +23,17 @@ from klprobe.formats._returned import SPREAD_ROLES, Tensors, tensors_of
 from klprobe.types import InputError
 
 POINTS_AT_ONCE = 1000
-"""Data points encoded at a time: bounds memory, not results."""
+"""Number of data points encoded at a time, which limits memory and changes no result."""
 PROBED = 64
-"""Points that the three passes of the probe look at."""
+"""Number of data points that the three passes of the probe use."""
 SAME = 1e-3
-"""Two passes agree when they differ by less than this, relative to the output's size: float32 in other blockings."""
+"""Relative difference below which two passes agree: float32 results change this much when blocks have other sizes."""
 SEED = 0
 """Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
 MOST_CHANNELS = 16
-"""Largest number of channels of spatial latents that are reported one by one: each costs as much as separate latents."""
+"""Largest number of channels of spatial latents that are reported one by one, because each is estimated separately."""
 Z_SCORES = 6.0
-"""mean of r^2 / v over n draws is 1 with standard error sqrt(2 / n) when v is the variance of the residuals r."""
+"""Standard errors by which the mean of r^2 / v may differ from 1: over n draws it is 1 +- sqrt(2 / n) when v = Var(r)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Encoder:
     """An encoder ready to run.
 
     Attributes:
-        run: From float32 points (m, ...), on the CPU, to whatever the encoder returns.
-        label: The file's name, for messages.
-        wants: What input it wants, in words; empty when it cannot be told.
-        batch_size: The only number of points that it takes at a time; None when it takes any.
-        most_bytes: That all its answers together may take, where its program runs in a confined process; None is any number.
+        run: Function that takes float32 points (m, ...) on the CPU, and returns what the encoder returns.
+        label: Name of the file, for messages.
+        wants: Sentence that says which input it needs; empty when that is not known.
+        batch_size: The only number of points that it takes at a time; None when it takes any number.
+        most_bytes: Largest number of bytes of all its answers, where it runs in a confined process; None for no limit.
     """
 
     run: Callable[[torch.Tensor], Any]
@@ -65,10 +65,10 @@ class Points(Protocol):
 
 
 def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], notes: tuple[str, ...] = ()) -> Encoded:
-    """The posterior of the requested data.
+    """Encode the requested data, and return their posterior.
 
     Raises:
-        InputError: data that are not available or do not fit, outputs that cannot be read, an encoder in training mode.
+        InputError: the data are missing or do not fit, the outputs cannot be read, or the encoder is in training mode.
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
@@ -86,10 +86,10 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
 
 
 def encode_points(encoder: Encoder, points: Points, request: Request) -> tuple[Distribution, Reading]:
-    """The posterior of points, and which outputs of the encoder it is made of; of the request, `outputs` and `progress`.
+    """Encode points, and say which outputs are used; of the request, only `outputs` and `progress` matter.
 
     Raises:
-        InputError: as `encode_data`.
+        InputError: as for `encode_data`.
     """
     latents, reading = _encode(encoder, points, request)
     return latents.posterior, reading
@@ -104,7 +104,7 @@ def _encode(encoder: Encoder, points: Points, request: Request) -> tuple[Latents
 
 
 def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
-    """The encoder's tensors on the points x, padded where it takes one batch size only."""
+    """Run the encoder on the points x, padded where it takes one batch size only, and return its tensors."""
     m, size = len(x), encoder.batch_size
     padded = x if size is None or m == size else torch.cat([x, x[-1:].expand(size - m, *x.shape[1:])])
     try:
@@ -172,14 +172,14 @@ def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Req
 
 
 def _check_scatter(taken: Tensors, label: str) -> None:
-    """Hold the claimed spread against the scatter of the encoder's own samples around its mean."""
+    """Raise InputError when the encoder's own samples scatter around its mean by more or less than the spread says."""
     claimed = next((role for role in SPREAD_ROLES if role in taken), None)
     if claimed is None or taken["samples"].shape != taken["mean"].shape or taken[claimed].shape != taken["mean"].shape:
         return
     squares = (taken["samples"].double() - taken["mean"].double()).square()
     spread = taken[claimed].double()
     if not (squares.isfinite().all() and spread.isfinite().all()):
-        return  # said more clearly once all points are there
+        return  # the check of all points gives a clearer message
     slack = Z_SCORES * (2 / squares.numel()) ** 0.5
     ratios = {role: float((squares / variance_of(role, spread)).mean()) for role in SPREAD_ROLES}
     if abs(ratios[claimed] - 1) <= slack:
@@ -197,7 +197,7 @@ def _check_scatter(taken: Tensors, label: str) -> None:
 
 
 def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
-    """The variance that a spread stands for when it is read as `role`."""
+    """Convert a spread that is read as `role` to a variance."""
     if role == "logvar":
         return spread.clamp(-80, 80).exp()
     if role == "logstd":
@@ -206,7 +206,7 @@ def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
 
 
 def _latents(label: str, tensors: Tensors) -> Latents:
-    """Samples give way to mean and spread, and means alone to samples; log standard deviations are doubled."""
+    """Choose mean and spread over samples, and samples over means alone; double log standard deviations."""
     if "samples" in tensors and len(tensors) > 1:
         has_spread = any(role in (*SPREAD_ROLES, *MATRICES) for role in tensors)
         tensors = {role: t for role, t in tensors.items() if role != ("samples" if has_spread else "mean")}
@@ -215,7 +215,7 @@ def _latents(label: str, tensors: Tensors) -> Latents:
 
 
 def _by_channel(latents: Latents, channels: int | None) -> Latents:
-    """The channels of spatial latents, (C, H, W), are their parts."""
+    """Make each channel of spatial latents, (C, H, W), a part of the posterior."""
     if channels is None or channels == 1:
         return latents
     if channels > MOST_CHANNELS:

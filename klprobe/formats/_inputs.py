@@ -1,4 +1,4 @@
-"""The data that an encoder is run over: where they come from, and every step between the file and the network's input."""
+"""The data that an encoder is run over: where they come from, and every step from the file to the network's input."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
 
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey level: ITU-R BT.601, as pillow's mode L."""
+"""Weights of red, green and blue in a grey level, by ITU-R BT.601, as in pillow's mode L."""
 SOURCES = "a data set's name (klprobe list), a .npy or .npz of shape (N, ...), a folder of images, or package.module:dataset"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """N data points, fetched and preprocessed block by block.
+    """N data points, which are fetched and preprocessed block by block.
 
     Attributes:
-        name: What the user called them.
-        length: N.
-        fetch: (start, stop) to the points between as they are stored: uint8, or any other number taken as it is.
-        request: Which preprocessing was asked for.
-        split: Of a klprobe data set; else `unknown`.
-        notes: What was done to them that the user should know.
-        labels: Of a klprobe data set, int64, shape (N,); else None.
+        name: Name that the user gave.
+        length: Number of data points, N.
+        fetch: Function of (start, stop) that returns the points between as they are stored: uint8, or another numeric type.
+        request: The request, which says which preprocessing steps to take.
+        split: Split of a klprobe data set; `unknown` for other data.
+        notes: Sentences that tell the user how the data were changed.
+        labels: Labels of a klprobe data set, int64, shape (N,); None for other data.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Inputs:
         return self.length
 
     def batch(self, start: int, stop: int) -> torch.Tensor:
-        """Points `start` to `stop` as the encoder gets them, float32, shape (m, ...)."""
+        """Points `start` to `stop`, preprocessed for the encoder: float32, shape (m, ...)."""
         return preprocess(self.fetch(start, min(stop, self.length)), self.request, self.name)
 
     def floats(self, which: slice) -> torch.Tensor:
-        """The same for a slice without a step."""
+        """The same as `batch`, for a slice without a step."""
         return self.batch(which.start or 0, self.length if which.stop is None else which.stop)
 
     @property
@@ -63,7 +63,7 @@ class Inputs:
         return tuple(self.batch(0, 1).shape[1:])
 
     def facts(self) -> dict[str, Any]:
-        """For the report: the data and every preprocessing step, strict JSON."""
+        """Facts for the report, in strict JSON: the data and every preprocessing step."""
         sample = self.fetch(0, 1)
         return {
             "data": self.name,
@@ -75,14 +75,14 @@ class Inputs:
 
 
 def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
-    """Bytes to [0, 1], then grey, resized, range, flattened, in this order and each only when asked for.
+    """Scale bytes to [0, 1], then turn to grey, resize, map to the range and flatten, each only when asked for.
 
     Args:
         x: Points as stored, shape (m, ...); images are (m, C, H, W) or (m, H, W).
     Returns:
         float32, shape (m, ...).
     Raises:
-        InputError: a step that these data do not allow, and why.
+        InputError: these data do not allow a step; the message says why.
     """
     values = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     if request.gray or request.resize:
@@ -105,7 +105,7 @@ def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
 
 
 def describe(request: Request, sample: torch.Tensor) -> list[str]:
-    """The steps of `preprocess` in words, in their order."""
+    """Describe the steps of `preprocess` in words, in their order."""
     steps = ["bytes to [0, 1]"] if sample.dtype == torch.uint8 else ["values as they are"]
     if request.gray:
         steps.append("gray")
@@ -119,10 +119,10 @@ def describe(request: Request, sample: torch.Tensor) -> list[str]:
 
 
 def open_inputs(request: Request, label: str) -> Inputs:
-    """The data that the user names with `--data`; her own code is imported when she names it. Never give it a file's word.
+    """Open the data that the user names with `--data`, whose code may be imported; never pass a name that a file gave.
 
     Raises:
-        InputError: none named, nothing by that name, or data that cannot be used.
+        InputError: no name, nothing of that name, or data that cannot be used.
     """
     name = request.data
     if name is None:
@@ -146,7 +146,7 @@ def open_inputs(request: Request, label: str) -> Inputs:
 
 
 def inputs_of(chosen: Any, request: Request) -> Inputs:
-    """The split asked for of one of klprobe's data sets.
+    """Read the requested split of one of klprobe's data sets.
 
     Raises:
         InputError: data that are missing or damaged.
@@ -167,14 +167,14 @@ def _array_file(path: Path) -> torch.Tensor:
 
 
 def _from_tensor(name: str, x: torch.Tensor, request: Request) -> Inputs:
-    """Data in memory; images with the channels last, as most arrays have them, are turned to (C, H, W)."""
+    """Wrap data in memory; images whose channels come last, as in most arrays, are turned to (C, H, W)."""
     turned = channels_first(x)
     notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(turned.shape[1:])}",) if turned is not x else ()
     return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=notes)
 
 
 def _folder(folder: Path, request: Request) -> Inputs:
-    """Images are decoded block by block, already gray and resized when asked for, since their sizes may differ."""
+    """Open a folder of images, which are decoded block by block, then turned to grey and resized, as sizes may differ."""
     files = find_images(folder)
 
     def fetch(start: int, stop: int) -> torch.Tensor:
@@ -187,7 +187,7 @@ def _folder(folder: Path, request: Request) -> Inputs:
 
 
 def _from_python(name: str, request: Request) -> Inputs:
-    """`package.module:dataset`: a tensor, an array, a map-style torch Dataset, or a function that returns one."""
+    """Import `package.module:dataset`: a tensor, an array, a map-style torch Dataset, or a function that returns one."""
     found = import_named(name, "--data")
     if callable(found) and not hasattr(found, "__getitem__"):
         found = found()

@@ -1,4 +1,4 @@
-"""From named tensors to what is estimated: one joint posterior of the continuous latents, and its parts.
+"""Make one joint posterior of the continuous latents, and its parts, from named tensors.
 
 Names are those of the arrays that klprobe reads. `mean` with `logvar`, `var` or `std` is a diagonal Gaussian, with
 `scale_tril` or `covariance` a full one; `mean_0, logvar_0, mean_1, ...` are levels of a hierarchy whose posteriors factorise
@@ -33,7 +33,7 @@ HIERARCHY = (
     "model's prior of a level depends on the other levels (ladder VAEs), neither is KL to the model's own prior"
 )
 ASYMMETRY = 1e-4
-"""Largest difference between a covariance and its transpose, relative to its largest entry: float32."""
+"""Largest difference between a covariance and its transpose, relative to its largest entry; float32 needs this much."""
 
 Part = slice | Classes
 Groups = dict[int | None, dict[str, str]]
@@ -52,7 +52,7 @@ class Latents(NamedTuple):
 
 
 def known(names: Iterable[str]) -> list[str]:
-    """Those of the names that say what a tensor is."""
+    """The names among these that say what a tensor is."""
     return [name for name in names if NAME.fullmatch(name)]
 
 
@@ -67,7 +67,7 @@ def check_names(label: str, found: Iterable[str], remedy: str = "Rename, add or 
             names = " and ".join(roles[role] for role in spreads)
             raise InputError(f"{label} holds {names} at once: keep exactly one of logvar, var, std.")
         if "prior_probs" in roles and not {"probs", "logits"} & set(roles):
-            raise InputError(f"{label} holds {roles['prior_probs']}, the prior of classes that are not there.")
+            raise InputError(f"{label} holds {roles['prior_probs']}, but no probs or logits: add one of them, or remove it.")
     continuous = {key: [role for role in CONTINUOUS if role in roles] for key, roles in groups.items()}
     continuous = {key: roles for key, roles in continuous.items() if roles}
     spread_of = {tuple(roles[1:]) for roles in continuous.values()}
@@ -89,10 +89,10 @@ def check_names(label: str, found: Iterable[str], remedy: str = "Rename, add or 
 
 
 def latents_of(label: str, tensors: Mapping[str, torch.Tensor]) -> Latents:
-    """The posterior and its parts; the names have passed `check_names`.
+    """Make the posterior and its parts from tensors whose names have passed `check_names`.
 
     Raises:
-        InputError: shapes that disagree, values that are no mean, spread, covariance or distribution; names tensor and row.
+        InputError: shapes disagree, or values are not valid for their name; the message names tensor and row.
     """
     groups = _groups(tensors)
     continuous = {
@@ -126,14 +126,12 @@ def _one_code(label: str, groups: Groups, tensors: Mapping[str, torch.Tensor]) -
     num_points = len(tensors[roles.get("probs") or roles["logits"]])
     classes = _classes(label, roles, tensors, num_points)
     posterior, prior = (OneHotCategorical(probs=p, validate_args=False) for p in (classes.probs, classes.log_prior.exp()))
-    note = (
-        f"one categorical latent of {classes.probs.shape[1]} classes alone: all is computed exactly, by sums over them"
-    )
+    note = f"one categorical latent of {classes.probs.shape[1]} classes alone: all is computed exactly, by sums over them"
     return Latents(posterior, {}, (note,), prior)
 
 
 def _groups(names: Iterable[str]) -> Groups:
-    """By number, in order, None for none: from what a tensor is to its name."""
+    """Group the names by their number, in order (None where there is no number); each group maps a role to a name."""
     groups: Groups = {}
     for name in names:
         if match := NAME.fullmatch(name):
@@ -142,7 +140,7 @@ def _groups(names: Iterable[str]) -> Groups:
 
 
 def _join(label: str, levels: list[dict[str, torch.Tensor]]) -> tuple[DiagonalGaussian, dict[str, Part]]:
-    """Levels that are independent given x are one diagonal Gaussian; which of its columns are which level's."""
+    """Join levels that are independent given x to one diagonal Gaussian, and say which columns belong to which level."""
     (spread,) = set(levels[0]) - {"mean"}
     parts: dict[str, Part] = {}
     start = 0
@@ -161,7 +159,7 @@ def _join(label: str, levels: list[dict[str, torch.Tensor]]) -> tuple[DiagonalGa
 def _full(
     label: str, mean: torch.Tensor, scale_tril: torch.Tensor | None = None, covariance: torch.Tensor | None = None
 ) -> MultivariateNormal:
-    """N(mean_n, covariance_n), float64."""
+    """Make the full Gaussians N(mean_n, covariance_n), float64."""
     check_tensors(label, {"mean": mean})
     name, matrix = ("covariance", covariance) if scale_tril is None else ("scale_tril", scale_tril)
     n, dim = mean.shape

@@ -1,7 +1,7 @@
-"""Which of the tensors that an encoder returned is the mean, which the spread and how that is parametrised.
+"""Find out which tensor of an encoder is the mean, which is the spread, and how the spread is parametrised.
 
 `read` gives each tensor its role, from `--outputs`, from its name, or, for
-tensors without names, from what they look like. Where the looks leave two readings, it says both and stops.
+tensors without names, from their values. Where the values allow two readings, it names both and stops.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SYNONYMS = {
 }
 ROLE_OF = {word: role for role, words in SYNONYMS.items() for word in words.split()}
 PLAUSIBLE = (0.5, 2.0)
-"""E mean^2 + E exp(logvar) of one latent lies here for an encoder that was trained towards N(0, 1), where it is 1."""
+"""Range of E mean^2 + E exp(logvar) of one latent for an encoder that was trained towards N(0, 1), where it is 1."""
 SHARE = 0.9
-"""Share of the latents for which that has to hold before one tensor is taken for mean and log-variance side by side."""
+"""Share of the latents that have to lie in that range before one tensor is read as mean and log-variance side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Which output plays which role: role to (output, half of it or None), and a sentence about it."""
+    """The role of each output, as role to (output, which half of it or None), and a sentence about it."""
 
     roles: Mapping[str, tuple[str, int | None]]
     note: str = ""
@@ -55,7 +55,7 @@ class Reading:
         return taken
 
     def channels(self, tensors: Tensors) -> int | None:
-        """C where the mean is one block of shape (C, H, W) a point with more than one place in it; else None."""
+        """C where the mean of a point has shape (C, H, W) with H W above 1; otherwise None."""
         name, half = self.roles.get("mean", ("", None))
         shape = tensors[name].shape if name else ()
         if len(shape) < 4 or shape[1] % (1 if half is None else 2) or math.prod(shape[2:]) == 1:
@@ -67,12 +67,12 @@ def read(tensors: Tensors, random: set[str], asked: str | None, label: str) -> R
     """Give the tensors their roles.
 
     Args:
-        tensors: What `tensors_of` gave on some points.
-        random: Names of those that differ between two passes over the same points.
-        asked: `--outputs`; None means look.
-        label: The file, for messages.
+        tensors: Outputs of `tensors_of` on some points.
+        random: Names of the tensors that differ between two passes over the same points.
+        asked: Value of `--outputs`; None means that klprobe finds out.
+        label: Name of the file, for messages.
     Raises:
-        InputError: nothing usable, or more than one reading; the message lists names and shapes.
+        InputError: no reading is possible, or more than one; the message lists names and shapes.
     """
     if not tensors:
         raise InputError(f"{label} returns nothing with one row for each data point: let it return mean and logvar.")
@@ -102,7 +102,7 @@ def _role_of(name: str) -> str | None:
 
 
 def _categorical(steady: Tensors) -> dict[str, tuple[str, int | None]]:
-    """Outputs called probs whose rows are distributions; a decoder's Bernoulli probabilities are none."""
+    """Outputs called probs whose rows sum to 1, which is not so for the Bernoulli probabilities of a decoder."""
     found = [
         name
         for name, t in steady.items()
@@ -161,7 +161,7 @@ def _as_asked(tensors: Tensors, words: list[str], label: str) -> Reading:
 
 
 def _settle(roles: dict[str, tuple[str, int | None]], tensors: Tensors, random: set[str], label: str) -> Reading:
-    """Names said what is what; keep one mean, one spread, and samples only where they are random."""
+    """Keep one mean and one spread of the named outputs, and samples only where they are random."""
     spreads = [role for role in (*SPREAD_ROLES, *MATRICES) if role in roles]
     if len(spreads) > 1 and {"std", "scale_tril"} != set(spreads):
         for extra in spreads[1:]:  # var beside logvar says the same twice
@@ -176,7 +176,7 @@ def _settle(roles: dict[str, tuple[str, int | None]], tensors: Tensors, random: 
 
 
 def _by_looks(tensors: Tensors, random: set[str], label: str) -> Reading:
-    """No names: the random one is a sample, two of one shape are mean and spread in this order."""
+    """Read outputs without names: a random one is a sample, and two of one shape are mean and spread, in this order."""
     steady = {name: t for name, t in tensors.items() if name not in random}
     if not steady:
         if len(tensors) == 1:

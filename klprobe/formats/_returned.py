@@ -1,7 +1,7 @@
-"""Taking apart whatever an encoder returned: tuples, dicts, dataclasses, Distributions, down to tensors with names.
+"""Take apart what an encoder returned (tuples, dicts, dataclasses, Distributions) into tensors with names.
 
-Outputs that come level by level, as those of hierarchical encoders do, say by these names, or by how their lists are nested,
-which tensor belongs to which level.
+Hierarchical encoders return their outputs level by level; the names, or how the lists are nested, say which tensor belongs to
+which level.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPREAD_ROLES = ("logvar", "var", "std", "logstd")
 
 
 def tensors_of(returned: Any, batch: int) -> Tensors:
-    """The tensors in whatever an encoder returned, by name, those with one row a point; a Distribution gives its parameters."""
+    """Find all tensors with one row for each point in what an encoder returned; a Distribution gives its parameters."""
     return {
         name: tensor
         for name, tensor in _walk(returned, "")
@@ -68,15 +68,15 @@ def _parameters(value: Distribution) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def roles_by_level(tensors: Shapes, role_of: Callable[[str], str | None], label: str) -> dict[str, str]:
-    """`mean_0`, `logvar_0`, `mean_1`, ... to the outputs that they are; empty unless there are two levels or more.
+    """Map `mean_0`, `logvar_0`, `mean_1`, ... to the names of outputs; empty where there are fewer than two levels.
 
     Either the names say it, as `0.mean` or `logvar_1` do, or the outputs are nested lists: pairs level by level, or all means,
     then all spreads.
 
     Args:
-        tensors: Outputs by name; a list's items are called by their place, lists in lists as `0.1`.
-        role_of: What a name without its number stands for.
-        label: The file, for messages.
+        tensors: Outputs by name; an item of a list is called by its place, and an item of a list in a list as `0.1`.
+        role_of: Function that returns the role of a name without its number.
+        label: Name of the file, for messages.
     Raises:
         InputError: nested lists that can be read in several ways, or whose spreads are positive throughout.
     """

@@ -1,4 +1,4 @@
-"""From the tensors that an encoder gave to a posterior, with every value looked at first."""
+"""Check every value of the tensors that an encoder gave, and make a posterior from them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from klprobe.types import InputError
 
 SPREADS = ("logvar", "var", "std")
 VALUES_AT_ONCE = 1 << 22
-"""Numbers validated at a time, so that a memory-mapped array of any size passes through little memory."""
+"""Number of values checked at a time, so that a memory-mapped array of any size needs little memory."""
 LARGEST_LOGVAR = 700.0
-"""exp(+-700) is still a normal float64."""
+"""Largest log-variance, in absolute value, whose variance is still a normal float64."""
 
 
 def posterior_of(label: str, tensors: Mapping[str, torch.Tensor]) -> DiagonalGaussian | SampleOnly:
-    """The posterior that mean and one spread, samples alone, or mean alone make, each of shape (N, D).
+    """Make a posterior from mean and one spread, from samples alone, or from the mean alone, each of shape (N, D).
 
     Raises:
-        InputError: shapes that disagree, NaN, infinity, a variance that is none; names tensor and remedy.
+        InputError: shapes disagree, or values are NaN, infinite or not a variance; the message names tensor and remedy.
     """
     check_tensors(label, tensors)
     spreads = {name: t for name, t in tensors.items() if name in SPREADS}
@@ -41,7 +41,7 @@ def check_tensors(label: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def some_rows(bad: torch.Tensor) -> str:
-    """How many rows of a mask (N,) are set and which is the first, in words; empty when none is."""
+    """Say in words how many rows of a mask (N,) are set and which is the first; empty when no row is set."""
     count = int(bad.sum())
     row = f"row {int(bad.byte().argmax())}"
     return "" if count == 0 else row if count == 1 else f"{count:,} rows, the first of them {row}"
@@ -86,7 +86,7 @@ def _check_values(label: str, name: str, role: str, tensor: torch.Tensor) -> Non
 
 
 def _find(tensor: torch.Tensor, is_bad: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    """How many values are bad and where the first is, in words; empty when none is."""
+    """Say in words how many values are bad and where the first is; empty when no value is bad."""
     rows, count, first = max(1, VALUES_AT_ONCE // tensor.shape[1]), 0, ""
     for start in range(0, len(tensor), rows):
         bad = is_bad(tensor[start : start + rows].double())

@@ -1,4 +1,4 @@
-"""Posteriors as plain arrays, so that any framework can hand its encoder over.
+"""Posteriors as plain arrays, so that the outputs of an encoder of any framework can be read.
 
 `.npz`, `.safetensors`, or a folder of memory-mapped `.npy` files, holding
 - `mean` (N, D) and exactly one of `logvar`, `var`, `std` (N, D): diagonal Gaussians;
@@ -10,7 +10,7 @@
 - beside any of the others `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
   uniform, or `prior_probs` (K,).
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
-`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are left alone.
+`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are ignored.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Arrays:
         return False
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Read and check the arrays; what is memory-mapped stays so."""
+        """Read and check the arrays; memory-mapped arrays stay memory-mapped."""
         if request.data is not None:
             raise InputError(
                 f"{path.name} holds posteriors, not an encoder, so it cannot encode {request.data}: --data is for "
@@ -93,7 +93,7 @@ class Arrays:
 
 
 def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
-    """Read the tensors that make a posterior; InputError when the names make none, or more than one."""
+    """Read the tensors that make a posterior; InputError when their names make no posterior, or more than one."""
     found = list(found)
     check_names(path.name, found)
     return {name: read(name) for name in known(found)}

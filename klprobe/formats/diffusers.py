@@ -44,7 +44,7 @@ class Diffusers:
 
         Raises:
             CapabilityError: diffusers is not installed.
-            InputError: no safetensors, damaged files, or data that do not fit.
+            InputError: the folder has no safetensors, files are damaged, or the data do not fit.
         """
         config = _config(path)
         if not (path / WEIGHTS).is_file():
@@ -58,7 +58,7 @@ class Diffusers:
         weights, label = read_weights(path / WEIGHTS, request.limits), f"{path.name}/{CONFIG}"
         _check_sizes(config, label)
         try:
-            known = inspect.signature(AutoencoderKL.__init__).parameters  # of others diffusers prints key and value
+            known = inspect.signature(AutoencoderKL.__init__).parameters  # for other settings diffusers prints key and value
             asked = {key: value for key, value in config.items() if key in known}
             model = sizes_of(lambda: AutoencoderKL.from_config(asked), len(weights), label)
         except InputError:
@@ -81,10 +81,10 @@ class Diffusers:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The configuration of a folder.
+    """Read the configuration of a folder.
 
     Raises:
-        InputError: what is there is no JSON, or no configuration.
+        InputError: the file is not JSON, or not a configuration.
     """
     config = json_files.read(path / CONFIG, f"{path.name}/{CONFIG}")
     if not isinstance(config, dict):
@@ -93,7 +93,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _check_sizes(config: Mapping[str, Any], label: str) -> None:
-    """InputError where a size is beyond every network, wherever it stands."""
+    """Raise InputError where any size in the configuration is larger than that of any real network."""
     for key, value in config.items():
         inside = value if isinstance(value, list) else [value]
         if any(type(one) is int and abs(one) > LARGEST_SIZE for one in inside):

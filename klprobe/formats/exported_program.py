@@ -23,10 +23,10 @@ class ExportedProgram:
         return "archive_format" in names and any(name.startswith("models/") for name in names)
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Run the program on the data, on the CPU (its graph names devices), as many points at a time as it was exported for.
+        """Run the program on the data, on the CPU (its graph names devices), with the batch size that it was exported for.
 
         Raises:
-            InputError: damaged, holding code or pickles, beyond the limits, or not fitting the data.
+            InputError: the file is damaged, holds code or pickles, goes beyond the limits, or does not fit the data.
         """
         program = start("exported", path, request.limits, seed=SEED)
         facts = {"format": "exported-program", "file": path.name, "sha256": {path.name: sha256(path)}}

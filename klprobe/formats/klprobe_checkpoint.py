@@ -1,4 +1,4 @@
-"""klprobe's own checkpoints: the encoder comes back, and encodes the data set it remembers."""
+"""klprobe's own checkpoints: the encoder is rebuilt, and encodes the data set that the file names."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class KlprobeCheckpoint:
 
         Raises:
             CapabilityError: the system has no encoder.
-            InputError: damaged file, or a data set that is missing, of another shape, or not of klprobe's own and named by the
-                file alone.
+            InputError: the file is damaged, or the data set is missing, has another shape, or is not klprobe's own and named by
+                the file alone.
         """
         system = load_system(path, request.device)
         settings = system.settings
@@ -67,7 +67,7 @@ class KlprobeCheckpoint:
 
 
 def _inputs(settings: Mapping[str, Any], label: str, request: Request) -> tuple[Inputs, tuple[str, ...]]:
-    """The data that the user names, as she means it, else those that the file remembers, if klprobe has them; and notes."""
+    """Open the data that the user names, or else those that the file names if they are klprobe's; with notes."""
     if request.data:
         return open_inputs(request, label), ()
     chosen = dataset_of_file(settings["dataset"], label, settings["input_shape"])

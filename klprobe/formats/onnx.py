@@ -1,6 +1,6 @@
 """ONNX, through onnxruntime (extra `[onnx]`): a graph of operators with its weights, and no Python.
 
-A random operator inside means an exported sampler; when it gives samples alone, the encoder is sample-only.
+A graph with a random operator draws samples; when it gives nothing else, the posterior is known by samples alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Onnx:
     """A network exported to ONNX (.onnx): run by onnxruntime, pip install 'klprobe[onnx]'; needs --data."""
 
     def matches(self, path: Path) -> bool:
-        """Whether the file is called .onnx; the format has no mark of its own."""
+        """Whether the file is called .onnx; the format has no header that would show it."""
         return path.is_file() and path.suffix.lower() == ".onnx"
 
     def load(self, path: Path, request: Request) -> Encoded:
@@ -28,7 +28,8 @@ class Onnx:
 
         Raises:
             CapabilityError: onnxruntime is not installed.
-            InputError: a damaged file, weights outside its folder, several inputs, beyond the limits, or data that do not fit.
+            InputError: the file is damaged, has weights outside its folder or several inputs, goes beyond the limits, or does
+                not fit the data.
         """
         program = start("onnx", path, request.limits, seed=SEED)
         facts = {"format": "onnx", "file": path.name, "sha256": {path.name: sha256(path)}}

@@ -1,6 +1,6 @@
 """A whole torch module, as `torch.save(model, path)` writes it: a pickle, which may run any code when it is opened.
 
-Nothing here is reached unless the user gave `--allow-pickle`, which is how they say that they trust the file.
+This format is used only when the user gives `--allow-pickle`, which says that they trust the file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class PickledModule:
     """A whole torch module by torch.save(model, path), only with --allow-pickle: opening it runs code from it; needs --data."""
 
     def matches(self, path: Path) -> bool:
-        """False: `--allow-pickle` chooses this format."""
+        """Always False, because `--allow-pickle` chooses this format."""
         return False
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Unpickle, run `encode` where the module has one, else `forward`, in eval mode, on the data.
+        """Unpickle the module, and run its `encode`, or `forward` where it has none, in eval mode, on the data.
 
         Raises:
-            InputError: no permission, a class that Python does not find here, or no module in the file.
+            InputError: `--allow-pickle` is not given, Python does not find a class, or the file holds no module.
         """
         if not request.allow_pickle:
             raise InputError(
@@ -57,7 +57,7 @@ class PickledModule:
 
 
 def _unpickle(path: Path, device: str) -> nn.Module:
-    if os.getcwd() not in sys.path:  # the model's class is the user's own, as with `python -m`
+    if os.getcwd() not in sys.path:  # the model's class may be in the current folder, as with `python -m`
         sys.path.insert(0, os.getcwd())
     try:
         with torch.random.fork_rng():

@@ -1,6 +1,6 @@
 """A model folder that pythae saved (extra `[pythae]`): configuration as JSON, weights, and the default architecture by name.
 
-Of the folder, only tensors and JSON are read; a custom encoder is a pickle there, and is left closed.
+Only tensors and JSON are read from the folder; a custom encoder is stored as a pickle, which is never opened.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Pythae:
         return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Build the default architecture, give it the weights, run its encoder in eval mode.
+        """Build the default architecture, load the weights, and run its encoder in eval mode.
 
         Raises:
             CapabilityError: pythae is not installed, or the posterior is not the encoder's Gaussian.
-            InputError: a custom encoder, an unknown model, damaged files, data that do not fit.
+            InputError: the encoder is a custom one, the model is unknown, files are damaged, or the data do not fit.
         """
         settings = _settings(path)
         name = settings["name"].removesuffix("Config")
@@ -83,7 +83,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _build(path: Path, name: str, settings: dict[str, Any], held: int) -> tuple[torch.nn.Module, Any]:
-    """The encoder of a pythae model of that configuration, as shapes alone, and the configuration as pythae understands it."""
+    """Build the encoder of that configuration, as shapes without memory, and the configuration as pythae understands it."""
     try:
         import pythae.models
     except ImportError as error:

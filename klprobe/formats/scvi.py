@@ -34,17 +34,17 @@ BY_HAND = "mean, var = model.get_latent_representation(return_dist=True), then n
 NEEDED = ("model_state_dict", "var_names", "attr_dict")
 LOOKED_AT = 1 << 24
 GROWTH = 16
-"""Arrays of objects take 8 bytes an entry, which a pickle may say in one; nothing else grows."""
+"""Largest ratio of arrays to file size: an entry of an array of objects takes 8 bytes, and 1 byte in a pickle."""
 DTYPES = ("O", "U1", "S1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
 
 
 def _empty_dict(*_: Any) -> dict[Any, Any]:
-    """What stands in for a defaultdict, which torch's restricted unpickler does not fill."""
+    """Replacement of defaultdict, which torch's restricted unpickler does not fill."""
     return {}
 
 
 def _empty_bytes() -> bytes:
-    """What stands in for bytes, which would take any size from the file."""
+    """Replacement of bytes, which would allocate any size that the file names."""
     return b""
 
 
@@ -54,7 +54,7 @@ HARMLESS: list[Any] = [
     (_empty_dict, "collections.defaultdict"),
     (_empty_bytes, "builtins.bytes"),
 ]
-"""What makes numpy's arrays and numbers, beside tensors; none of it runs what it is given."""
+"""Names that make numpy's arrays and numbers, beside tensors; none of them runs its arguments as code."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Scvi:
         """Give scvi-tools a clean copy of the model, and ask it for mean and variance of the latents of every cell.
 
         Raises:
-            CapabilityError: scvi-tools is not installed, or a model with another prior.
-            InputError: a pickle that asks for more than arrays, no cells, or cells that do not fit.
+            CapabilityError: scvi-tools is not installed, or the model has another prior.
+            InputError: the pickle asks for more than arrays, or the cells are missing or do not fit.
         """
         refuse_flags(
             request, ("encoder", "outputs", "resize", "value_range", "gray", "flatten"), f"{path.name} says how it encodes"
@@ -116,12 +116,12 @@ class Scvi:
 
 
 def encode_cells(folder: str, cells: str, device: str, copy: str) -> Opened:
-    """Mean and variance of every cell by scvi-tools itself, in a confined process.
+    """Compute mean and variance of every cell by scvi-tools itself, in a confined process.
 
     Args:
-        folder: The model's folder.
-        cells: The file of cells.
-        device: Where the network runs.
+        folder: Folder of the model.
+        cells: File of cells, .h5ad.
+        device: Device that the network runs on.
         copy: Folder for the copy of the model that scvi-tools opens.
     """
     label = Path(folder).name
@@ -146,14 +146,14 @@ def encode_cells(folder: str, cells: str, device: str, copy: str) -> Opened:
 
 
 def _mentions(path: Path, words: tuple[str, ...]) -> bool:
-    """Whether the first megabytes, where torch puts the pickle as it is, hold these words; it is looked at and not opened."""
+    """Whether the first megabytes, where torch stores the pickle uncompressed, hold these words; nothing is unpickled."""
     with path.open("rb") as stream:
         head = stream.read(LOOKED_AT)
     return all(word.encode() in head for word in words)
 
 
 def _restricted(path: Path) -> dict[str, Any]:
-    """What the file holds, of tensors, arrays and containers alone."""
+    """Read the file by the restricted unpickler, which makes tensors, arrays and containers alone."""
     try:
         held = load_restricted(path, HARMLESS)
         size = _num_bytes(held)
@@ -185,7 +185,7 @@ def _num_bytes(value: Any) -> int:
 
 
 def _check_sizes(label: str, held: dict[str, Any]) -> None:
-    """Raise InputError where the settings claim a network larger than the weights: it would be built before it is filled."""
+    """Raise InputError where the settings claim a network larger than the weights, before it takes any memory."""
     shapes = [value.shape for value in held["model_state_dict"].values() if isinstance(value, torch.Tensor)]
     largest = max((size for shape in shapes for size in shape), default=0)
     given = held["attr_dict"].get("init_params_", {})
@@ -197,7 +197,7 @@ def _check_sizes(label: str, held: dict[str, Any]) -> None:
 
 
 def _kind(label: str, held: dict[str, Any]) -> str:
-    """The model's class, by name."""
+    """Name of the model's class; CapabilityError or InputError where klprobe does not support it."""
     registry = held["attr_dict"].get("registry_")
     registry = registry if isinstance(registry, dict) else {}
     name, setup = registry.get("model_name"), registry.get("setup_method_name", "setup_anndata")

@@ -1,4 +1,4 @@
-"""Weights without a program: a state dict or Lightning checkpoint, and the Python factory of the network they belong to.
+"""Weights without a program: a state dict or Lightning checkpoint, and the Python function that makes their network.
 
 The weights are read by torch's restricted unpickler (`weights_only=True`), which makes tensors and containers and calls nothing
 else, unless `--allow-pickle` says otherwise. The factory is the user's own code, and is imported because `--encoder` names it.
@@ -27,14 +27,14 @@ class StateDict:
     """Weights (.pt, .pth, .ckpt of Lightning, .safetensors) with --encoder package.module:factory; needs --data."""
 
     def matches(self, path: Path) -> bool:
-        """False: weights alone do not say how to run them; `--encoder` chooses this format."""
+        """Always False, because weights alone do not say how to run them, and `--encoder` chooses this format."""
         return False
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Build the network, give it the weights, run `encode` where it has one, else `forward`, in eval mode.
+        """Build the network, load the weights, and run its `encode`, or `forward` where it has none, in eval mode.
 
         Raises:
-            InputError: a file that is more than tensors, a factory that fails, weights that do not fit it.
+            InputError: the file holds more than tensors, the factory fails, or the weights do not fit its network.
         """
         if request.encoder is None:
             raise InputError(

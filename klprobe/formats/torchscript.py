@@ -23,10 +23,10 @@ class TorchScript:
         return "constants.pkl" in names and any(name.startswith("code/") for name in names)
 
     def load(self, path: Path, request: Request) -> Encoded:
-        """Run `encode` where the network exports it, else `forward`, in eval mode, on the data, in a confined process.
+        """Run `encode`, or `forward` where the network has no `encode`, in eval mode, on the data, in a confined process.
 
         Raises:
-            InputError: damaged, a bomb, a program that touches files or goes beyond the limits, or that does not fit the data.
+            InputError: the file is damaged, or its program touches files, goes beyond the limits, or does not fit the data.
         """
         program = start("torchscript", path, request.limits, device=request.device, method="encode", seed=SEED)
         notes = ("saved in training mode, run in eval mode",) if program.facts.get("saved_in_training_mode") else ()

@@ -1,4 +1,4 @@
-"""One file = one sample-quality metric.
+"""Metrics of sample quality, one in each file.
 
 Three layers: `klprobe.evaluation.feature_net` turns images into features by a net, `_statistics` turns features into
 moments and errors, and a metric turns those into scores. A metric is a frozen dataclass of settings with one method,
@@ -32,7 +32,7 @@ from torch.distributions import Distribution
 from klprobe.types import InputError
 
 Better = Literal["higher", "lower", "closer", "neither"]
-"""Which way a score is good; closer: to the value of real data, or to that of the prior."""
+"""Direction in which a score is better; closer means closer to the value of real data, or to that of the prior."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Score:
     """One number of a metric.
 
     Attributes:
-        quantity: Its name.
-        value: None where there is no number; `reason` says why.
+        quantity: Name of the number.
+        value: Value; None where there is no number, and `reason` says why.
         std_error: Standard error of the value, over fresh samples and data; None where it is not known.
-        better: Which way it is good.
-        unit: Empty for a number without one.
-        net: Feature net behind it; values under different nets are not comparable.
-        reason: Why there is no value, or no error.
-        details: What else was found, strict-JSON values only.
+        better: Direction in which it is better.
+        unit: Unit; empty for a number without one.
+        net: Feature net that it depends on; values under different nets are not comparable.
+        reason: Reason why there is no value, or no error.
+        details: Further results, as strict-JSON values.
     """
 
     quantity: str
@@ -62,11 +62,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Features:
-    """What a net sees in data points.
+    """Features of data points under a net.
 
     Attributes:
         values: Features, float64, shape (n, dim).
-        net: Which net it was, in words.
+        net: Name of the net.
         logits: Unnormalised log-probabilities of its classes, float64, shape (n, classes); None for a net without classes.
     """
 
@@ -79,7 +79,7 @@ class Features:
 
 
 class Model(Protocol):
-    """What metrics ask of a `klprobe.training.trained.TrainedSystem`; codes have shape (m, D), points (m, *shape)."""
+    """The methods of a `klprobe.training.trained.TrainedSystem` that metrics use; codes are (m, D), points (m, *shape)."""
 
     @property
     def latent_dim(self) -> int:
@@ -126,5 +126,5 @@ def check_pair(samples: Features, data: Features, metric: str, least: int = 2) -
 
 
 def seed_of(generator: torch.Generator) -> int:
-    """A seed for a library that takes no torch generator, drawn from one."""
+    """Draw a seed from a torch generator, for a library that takes no generator."""
     return int(torch.randint(2**31, (), generator=generator))

@@ -13,16 +13,16 @@ from klprobe.metrics._statistics import share_error
 from klprobe.types import InputError
 
 LEAST = 20
-"""Points of either set, at least."""
+"""Smallest number of points of each set."""
 
 
 class Verdict(NamedTuple):
-    """What came of the test.
+    """Result of the test.
 
     Attributes:
         accuracy, accuracy_error: Share of points told apart rightly, and its standard error over fresh points and fits.
-        p_value, p_error: Of the permutations, and what their number leaves open of it.
-        judged: Points in all.
+        p_value, p_error: The p-value of the permutations, and its standard error due to their number.
+        judged: Number of points in all.
     """
 
     accuracy: float
@@ -65,7 +65,7 @@ class TwoSamples:
         return Verdict(accuracy, math.sqrt(of_points + of_fits), p_value, p_error, judged)
 
     def _logits(self, fit: torch.Tensor, labels: torch.Tensor, other: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """How sure a classifier fitted on some points is of others, shape (n,)."""
+        """Logits of other points by a classifier that was fitted on some points, shape (n,)."""
         if not (fit != fit[0]).any():
             raise InputError("c2st has nothing to tell apart: all points are the same.")
         mean, std = fit.mean(0), fit.std(0)

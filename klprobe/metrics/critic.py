@@ -23,7 +23,7 @@ COLUMNS = ("step", "mini-batch", "held out")
 
 
 class Points(NamedTuple):
-    """What one critic is trained on, and what it judges."""
+    """Points that one critic is trained on, and points that it judges."""
 
     data: torch.Tensor
     samples: torch.Tensor
@@ -82,7 +82,7 @@ class Critic:
         Args:
             samples, data: Shape (m, *shape), (n, *shape).
             generator: Source of all randomness.
-            progress: Told the steps of both critics.
+            progress: Function that is called with the steps of both critics.
             validation: Other data, for training, shape (k, *shape); None: half of `data`.
         Raises:
             InputError: fewer than 4 points of a set, of a shape that no network fits, or a critic that diverges.
@@ -156,7 +156,7 @@ def _combine(rounds: list[Scored], *, shared: bool) -> tuple[float, float]:
     """Mean of two distances, and its error: of the points, and of the critics where they differ by more than points explain.
 
     Args:
-        rounds: Of both critics; they judge different samples.
+        rounds: Results of both critics, which judge different samples.
         shared: Whether they judge the same data.
     """
     first, second = rounds

@@ -44,9 +44,9 @@ class Latents:
         """The four moments, and `active-units` where the posterior means are known.
 
         Args:
-            codes: One draw of q(z|x) a data point, shape (n, D).
-            means: Of q(z|x), shape (n, D), or None.
-            generator: For the errors, which come from disagreeing halves.
+            codes: One draw of q(z|x) for each data point, shape (n, D).
+            means: Means of q(z|x), shape (n, D), or None.
+            generator: Source of randomness for the errors, which come from random halves.
         Raises:
             InputError: fewer than 4 codes.
         """

@@ -32,8 +32,8 @@ class Modes:
         """`modes` that are the nearest to a high-quality sample, and `high-quality`, the share of samples within reach of one.
 
         Args:
-            samples: Shape (m, D).
-            centres: Of the modes, shape (modes, D).
+            samples: Samples, shape (m, D).
+            centres: Means of the modes, shape (modes, D).
             std: Standard deviation of each mode in each direction.
         Raises:
             InputError: no samples, shapes that disagree, or a standard deviation that is not positive.
@@ -62,8 +62,8 @@ def _count_error(found: torch.Tensor, total: int) -> float:
     A mode with share s is missed with probability (1 - s)^n, and two with shares s, t both with (1 - s - t)^n.
 
     Args:
-        found: Samples that found each mode, shape (modes,).
-        total: Samples in all, n.
+        found: Number of samples that found each mode, shape (modes,).
+        total: Number of all samples, n.
     """
     share = found[found > 0] / total
     missed = (1 - share) ** total

@@ -24,8 +24,8 @@ class OwnAccuracy:
         """`semi-supervised-accuracy`.
 
         Args:
-            own_logits: Of q(y|x) for held-out data, shape (n, classes).
-            held_out_labels: Their classes, counted from 0, shape (n,).
+            own_logits: Logits of q(y|x) for held-out data, shape (n, classes).
+            held_out_labels: Classes of held-out data, counted from 0, shape (n,).
         Raises:
             InputError: no data, or labels that do not go with the logits.
         """

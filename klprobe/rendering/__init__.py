@@ -1,1 +1,1 @@
-"""What was found, as people read it: terminal table, JSON, CSV, figures, one self-contained HTML page; pictures of data."""
+"""Reports as terminal tables, JSON, CSV, figures and self-contained HTML pages; pictures of data."""

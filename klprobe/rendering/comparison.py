@@ -1,4 +1,4 @@
-"""What `klprobe compare` says: checkpoints side by side, the JSON document `klprobe.comparison/1`, CSV, and one HTML page."""
+"""Output of `klprobe compare`: checkpoints side by side, the JSON document `klprobe.comparison/1`, CSV, and one HTML page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from klprobe.estimation.report import Report, as_json, plain
 from klprobe.evaluation.run import Evaluation, Row
 from klprobe.rendering import evaluation as scores
 from klprobe.rendering import wording
+from klprobe.rendering.files import write_together
 from klprobe.rendering.html import data_address, environment
 from klprobe.training.loop import CHECKPOINT
 from klprobe.types import NotDone, Quantity
@@ -21,7 +22,7 @@ from klprobe.types import NotDone, Quantity
 SCHEMA = "klprobe.comparison/1"
 TITLE = "Checkpoints side by side"
 MEANING = (
-    "KL in nats: q_N averages q(z|x_n) over the points given, q over all data there could be. ±: one standard error. real "
+    "KL in nats: q_N averages q(z|x_n) over the points given, q over the whole population. ±: one standard error. real "
     "data: what the same metric gives to real data, for the first checkpoint's. Scores under different nets, at different "
     "numbers of samples, or on different data are not comparable."
 )
@@ -30,15 +31,15 @@ DASH = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """One checkpoint: what is known of its KL and of its samples, or why not.
+    """One checkpoint, with its KL and its sample quality, or the reasons why they are not known.
 
     Attributes:
-        label: Short, different from the others'.
-        path: As it was given.
+        label: Short name, different from the others.
+        path: Path as it was given.
         data: Data set and split.
-        report: Of `klprobe.estimate`.
-        evaluation: Of the metrics.
-        not_done: What there is not, and why.
+        report: Report of `klprobe.estimate`.
+        evaluation: Results of the metrics.
+        not_done: Missing results, with the reasons.
     """
 
     label: str
@@ -50,7 +51,7 @@ class Compared:
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, without the name that klprobe gives to all its checkpoints."""
+    """Find the shortest different ends of the paths, without the name that klprobe gives to all its checkpoints."""
     parts = [path.parts[:-1] if path.name == CHECKPOINT and len(path.parts) > 1 else path.parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(part[-length:]) for part in parts]
@@ -65,7 +66,7 @@ def columns(compared: Sequence[Compared]) -> tuple[str, ...]:
 
 
 def table(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
-    """Rows under `columns`; a dash is explained by `missing`."""
+    """Make the rows under `columns`; `missing` explains a dash."""
     rows = [
         (name, *(DASH if c.report is None else cell(c.report) for c in compared), DASH, "-") for name, cell in KL_ROWS.items()
     ]
@@ -95,7 +96,7 @@ KL_ROWS = {
 
 
 def missing(compared: Sequence[Compared]) -> list[tuple[str, str]]:
-    """(checkpoint and what, reason) of everything that is not there."""
+    """List (checkpoint and result, reason) for everything that is missing."""
     found = []
     for c in compared:
         found += [(f"{c.label}, {n.method}", n.reason) for n in c.not_done]
@@ -111,7 +112,7 @@ def missing(compared: Sequence[Compared]) -> list[tuple[str, str]]:
 
 
 def notes(compared: Sequence[Compared]) -> list[str]:
-    """What was said of the images, and that data differ, where they do."""
+    """Collect the notes about images, and a note where data differ."""
     said = [note for c in compared for note in (c.evaluation.notes if c.evaluation else ())]
     data = {c.data for c in compared}
     if len(data) > 1:
@@ -120,7 +121,7 @@ def notes(compared: Sequence[Compared]) -> list[str]:
 
 
 def document(compared: Sequence[Compared], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as strict JSON: each checkpoint's `klprobe.report/1` and the rows of its evaluation."""
+    """Make a strict-JSON document: each checkpoint's `klprobe.report/1` and the rows of its evaluation."""
     return {
         "schema": SCHEMA,
         "checkpoints": [
@@ -140,7 +141,7 @@ def document(compared: Sequence[Compared], provenance: Mapping[str, Any]) -> dic
 
 
 def as_csv(compared: Sequence[Compared]) -> str:
-    """One row a checkpoint and quantity; KLs as both ends of their bracket."""
+    """Write CSV with a row for each checkpoint and quantity; a KL has both ends of its bracket."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["checkpoint", "quantity", "value", "std_error"])
@@ -160,7 +161,7 @@ def as_csv(compared: Sequence[Compared]) -> str:
 
 
 def page(compared: Sequence[Compared], content: Mapping[str, Any]) -> str:
-    """One self-contained HTML page."""
+    """Make one self-contained HTML page."""
     return (
         environment()
         .get_template("evaluation.html.jinja")
@@ -183,7 +184,7 @@ def page(compared: Sequence[Compared], content: Mapping[str, Any]) -> str:
 
 
 def given(compared: Sequence[Compared]) -> str:
-    """What stands side by side."""
+    """Say what is compared."""
     return f"{len(compared)} checkpoints, " + ", ".join(f"{c.label} on {c.data}" for c in compared)
 
 
@@ -193,7 +194,7 @@ def save(compared: Sequence[Compared], content: Mapping[str, Any], out: Path) ->
     Raises:
         InputError: the folder cannot be written to.
     """
-    scores.write_files(_contents(compared, content), [], out)
+    write_together(out, _contents(compared, content))
 
 
 def _contents(compared: Sequence[Compared], content: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""What `klprobe evaluate` says: one table, the JSON document `klprobe.evaluation/1`, CSV, one HTML page, and their files."""
+"""Output of `klprobe evaluate`: one table, the JSON document `klprobe.evaluation/1`, CSV, one HTML page, and their files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from klprobe.printable import visible
 from klprobe.rendering import wording
 from klprobe.rendering.evaluation_figures import NAMES
 from klprobe.rendering.figures import Plot
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.rendering.html import data_address, environment
-from klprobe.types import InputError
 
 SCHEMA = "klprobe.evaluation/1"
 TITLE = "Sample quality: how close do samples come to data?"
 COLUMNS = ("quantity", "this model", "real data", "real + noise", "better")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How text begins that a spreadsheet runs as a formula; a file's name may."""
+"""First characters of a text that a spreadsheet runs as a formula; a file's name may begin like this."""
 MEANING = (
     "±: one standard error. real data: held-out data in the model's place, or training data where a metric compares with "
     "held-out data (a net that klprobe trained has seen them); for latents the prior. real + noise: held-out data + N(0, 0.1), "
@@ -34,35 +33,35 @@ MEANING = (
 
 
 def cell(score: Score | None) -> str:
-    """`19.04 ± 0.02`, or a dash."""
+    """Write `19.04 ± 0.02`, or a dash."""
     if score is None or score.value is None:
         return "-"
     if score.std_error and score.std_error > 1e-12 * abs(score.value):
         value = str(wording.number(score.value, score.std_error))
-    else:  # a count, or a value that cannot be another
+    else:  # a count, or a value without an error
         whole = f"{score.value:g}" if float(score.value).is_integer() else str(wording.number(score.value, 0.0))
         value = whole if score.std_error is None else f"{whole} ± 0"
     return f"{value} {score.unit}".strip()
 
 
 def table(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Rows under `COLUMNS`."""
+    """Make the rows under `COLUMNS`."""
     return [(row.score.quantity, cell(row.score), cell(row.real), cell(row.noisy), row.score.better) for row in evaluation.rows]
 
 
 def missing(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """(name, reason) of what has no value, and of metrics that could not be."""
+    """List (name, reason) of quantities without a value, and of metrics that could not be measured."""
     rows = [(r.score.quantity, r.score.reason or "not known") for r in evaluation.rows if r.score.value is None]
     return rows + [(m.method, m.reason) for m in evaluation.not_done]
 
 
 def nets(evaluation: Evaluation) -> list[str]:
-    """The feature nets behind the scores."""
+    """Name the feature nets of the scores."""
     return list(dict.fromkeys(row.score.net for row in evaluation.rows if row.score.net is not None))
 
 
 def document(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as strict JSON."""
+    """Make a strict-JSON document of all results."""
     content = {
         "schema": SCHEMA,
         "nets": nets(evaluation),
@@ -85,7 +84,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    """One row a quantity."""
+    """Write CSV with a row for each quantity."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["metric", "quantity", "value", "std_error", "unit", "better", "net", "real", "real_std_error", "noisy"])
@@ -97,14 +96,14 @@ def as_csv(document: Mapping[str, Any]) -> str:
 
 
 def sheet_cell(value: Any) -> Any:
-    """A value for CSV; text as it shows itself, behind an apostrophe where a spreadsheet would take it for a formula."""
+    """Write a value for CSV; text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if not isinstance(value, str):
         return value
     return f"'{visible(value)}" if value.startswith(FORMULA) and len(value) > 1 else visible(value)
 
 
 def page(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> str:
-    """One self-contained HTML page."""
+    """Make one self-contained HTML page."""
     return (
         environment()
         .get_template("evaluation.html.jinja")
@@ -132,23 +131,8 @@ def save(evaluation: Evaluation, given: str, content: Mapping[str, Any], plots: 
     Raises:
         InputError: the folder cannot be written to.
     """
-    write_files(_contents(evaluation, given, content, plots), [f"evaluation-{name}" for name in NAMES], out)
-
-
-def write_files(contents: Iterator[tuple[str, bytes]], figures: Sequence[str], out: Path) -> None:
-    """Write files into a folder, and remove those of `figures` that are not among them.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [write_whole(out / name, data) for name, data in contents]
-        for path in (out / f"{name}.{kind}" for name in figures for kind in ("png", "svg")):
-            if path not in written:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write into {out}: {error}. Give --out another folder.") from error
+    ours = [f"evaluation-{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    write_together(out, _contents(evaluation, given, content, plots), ours)
 
 
 def _contents(

@@ -1,4 +1,4 @@
-"""The figures of `klprobe evaluate`: samples, reconstructions, nearest neighbours, and what the latents are like."""
+"""The figures of `klprobe evaluate`: samples, reconstructions, nearest neighbours, latents and critics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAMES = ("samples", "reconstructions", "neighbours", "latents", "radius", "critic")
 SHOWN = 36
-"""Points in a grid."""
+"""Number of points in a grid."""
 ROWS_AT_ONCE = 5000
 CAPTIONS = {
     "samples": "Samples of the model, and held-out data.",
@@ -31,12 +31,12 @@ CAPTIONS = {
 def draw_evaluation(
     pairs: Mapping[str, Mapping[str, torch.Tensor]], rows: Sequence[Any], radius: RadiusHistogram | None = None
 ) -> tuple[Plot, ...]:
-    """Every figure that there are data for.
+    """Draw every figure that there are data for.
 
     Args:
-        pairs: By figure, two sets of points of shape (n, *shape) by their titles.
-        rows: `Row`s of an evaluation; those of the metrics `latents` and `critic` are drawn.
-        radius: |z| under q and under the prior.
+        pairs: For each figure, two sets of points of shape (n, *shape) by their titles.
+        rows: Rows of an evaluation; those of the metrics `latents` and `critic` are drawn.
+        radius: Histograms of |z| under q and under the prior.
     """
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def draw_evaluation(
 
 
 def nearest(samples: torch.Tensor, training: Any) -> torch.Tensor:
-    """The training point nearest to each sample, shape of the samples; `training` is a `klprobe.datasets` Data."""
+    """Find the training point nearest to each sample, shape of the samples; `training` is a `klprobe.datasets` Data."""
     best, which = torch.full((len(samples),), torch.inf), torch.zeros(len(samples), dtype=torch.int64)
     for start in range(0, len(training), ROWS_AT_ONCE):
         some = training.floats(slice(start, start + ROWS_AT_ONCE)).flatten(1).cpu()
@@ -82,7 +82,7 @@ def _grids(name: str, sets: Mapping[str, torch.Tensor], figure: Figure) -> Plot:
 
 
 def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
-    """Histogram of the latents' means, and their covariance matrix (AGAN Figs. 11, 12)."""
+    """Draw a histogram of the latents' means, and their covariance matrix (AGAN Figs. 11, 12)."""
     means, covariance = np.array(shape["means"]), np.array(shape["covariance"])
     left, right = figure.subplots(1, 2)
     left.hist(means, bins=min(40, max(5, len(means) // 2)), color=BLUE)
@@ -107,14 +107,14 @@ def _latents(shape: Mapping[str, Any], figure: Figure) -> Plot:
 
 
 def _critic(row: Any, figure: Figure) -> Plot:
-    """Distance by the critics as they are trained, of the model and of real data in its place (AGAN Fig. 13)."""
+    """Draw the critics' distance during their training, for the model and for real data in its place (AGAN Fig. 13)."""
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
     known = {"samples": (row.score, BLUE, "o"), "real data": (row.real, ORANGE, "s")}
     sets = {name: look for name, look in known.items() if look[0] is not None}
     for name, (score, colour, marker) in sets.items():
-        curves = np.array(score.details["curves"])  # critics, looks, and step, mini-batch, held out
+        curves = np.array(score.details["curves"])  # dimensions: critics, checks, and (step, mini-batch, held out)
         for i, curve in enumerate(curves):
             axes.plot(curve[:, 0], curve[:, 1], color=colour, linestyle=":", label=f"{name}, mini-batch" if i == 0 else None)
             line = f"{name}, held out" if i == 0 else None

@@ -1,6 +1,6 @@
 """The report's figures: every estimate on one axis, KL per dimension, |z| against the prior's, and loss curves.
 
-Drawn with matplotlib's object API: no window, no pyplot, and the reader's own matplotlib settings stay out of it.
+They are drawn with matplotlib's object API, without windows, pyplot or the user's own matplotlib settings.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
     "savefig.dpi": 150,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "svg.hashsalt": "klprobe",  # names inside a drawing are not random
+    "text.parse_math": False,  # a dollar sign in a name does not begin a formula
+    "svg.hashsalt": "klprobe",  # names inside an SVG file are not random
 }
 NAMES = ("estimates", "dimensions", "radius", "losses")
 LABELLED_LATENTS = 40
-"""Up to this many latents each bar carries its latent's index; more are one outline over the rank."""
+"""Largest number of latents for which each bar has its latent's number; more latents are one outline over the rank."""
 
 Curve = Sequence[tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A figure, its name (one of `NAMES`), a caption for those who see it and an alternative for those who do not."""
+    """A figure, its name (one of `NAMES`), a caption, and an alternative text for readers who do not see the figure."""
 
     name: str
     caption: str
@@ -53,12 +53,12 @@ class Plot:
 
     @cached_property
     def png(self) -> bytes:
-        """The figure as a picture."""
+        """Write the figure as PNG."""
         return self._render("png")
 
     @cached_property
     def svg(self) -> bytes:
-        """The figure as a drawing; the same report gives the same bytes."""
+        """Write the figure as SVG; the same report gives the same bytes."""
         return self._render("svg")
 
     def _render(self, kind: str) -> bytes:
@@ -75,7 +75,7 @@ class Plot:
 
 
 def draw(report: Report) -> tuple[Plot, ...]:
-    """Every figure that this report has the data for."""
+    """Draw every figure that this report has the data for."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -105,7 +105,7 @@ def _estimates(report: Report, figure: Figure) -> Plot:
 
 
 def draw_dimensions(values: Sequence[float], figure: Figure) -> Plot:
-    """KL of each latent's marginal from the prior's, the largest first."""
+    """Draw the KL of each latent's marginal from the prior's, the largest first."""
     axes = figure.subplots()
     ranked = sorted(((v, d) for d, v in enumerate(values) if finite(v)), reverse=True)
     heights = [value for value, _ in ranked]
@@ -133,7 +133,7 @@ def draw_dimensions(values: Sequence[float], figure: Figure) -> Plot:
 
 
 def draw_radius(radius: RadiusHistogram, figure: Figure) -> Plot:
-    """Length of codes, as a density, against the prior's."""
+    """Draw the density of the length of codes beside the prior's."""
     axes = figure.subplots()
     axes.stairs(radius.posterior, radius.edges, fill=True, color=BLUE, alpha=0.35, label="q_N(z)")
     axes.stairs(radius.posterior, radius.edges, color=BLUE, linewidth=1)
@@ -159,14 +159,14 @@ def _peak(edges: Sequence[float], heights: Sequence[float]) -> float:
 
 
 class Learning(NamedTuple):
-    """How one estimator learned: loss curves by name, and the step whose weights it used."""
+    """Loss curves of one estimator by name, and the step whose weights it used."""
 
     curves: Mapping[str, Curve]
     chosen_step: float | None
 
 
 def learned(report: Report) -> dict[str, Learning]:
-    """By method, from the details {"curves": {"train": [[step, nats], ...], ...}, "chosen_step": ...}; finite points only."""
+    """Read the curves of each method from details {"curves": {"train": [[step, nats], ...]}, "chosen_step": ...}, if finite."""
     found: dict[str, Learning] = {}
     for estimate in report.estimates:
         recorded = estimate.details.get("curves") or {}
@@ -209,7 +209,7 @@ def _loss_panel(axes: Axes, method: str, learning: Learning) -> None:
 
 
 def _end_of_fit(curves: Mapping[str, Curve]) -> tuple[float, float]:
-    """Vertical limits without the first tenth of the steps: where a fit starts far off, its end could not be read."""
+    """Vertical limits without the first tenth of the steps, so that the end can be read where a fit starts far off."""
     last = max(step for points in curves.values() for step, _ in points)
     losses = [loss for points in curves.values() for step, loss in points if step >= last / 10]
     low, high = min(losses), max(losses)

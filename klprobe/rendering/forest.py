@@ -1,4 +1,4 @@
-"""The paper's Figure 1 for one model: average KL, minimal value and every estimate on one axis, the brackets shaded.
+"""Figure 1 of the paper for one model: average KL, minimal value and every estimate on one axis, with shaded brackets.
 
 Reference: Rosca, Lakshminarayanan, Mohamed (2018), Distribution Matching in Variational Inference, Figure 1.
 """
@@ -29,11 +29,11 @@ MARKER_MEANING = {
 ERRORS_SHOWN = 2
 """Length of an error bar in standard errors, each way."""
 FAR = 3
-"""Times the largest estimate beyond which the average KL would press all others together, and becomes an arrow."""
+"""Ratio of the average KL to the largest estimate beyond which it becomes an arrow, so that the others can be read."""
 WIDE = 20
-"""An axis that reaches this many times further than the smallest end of a bracket becomes logarithmic."""
+"""Ratio of the axis's end to the smallest end of a bracket beyond which the axis is logarithmic."""
 CLOSED_FORM = "closed-form"
-"""The method whose bounds are the two limits on top of the figure, not repeated below."""
+"""Method whose bounds are the two limits at the top of the figure, and are not repeated below."""
 
 
 class Row(NamedTuple):
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The axis: from a gutter left of zero to `right`; logarithmic beyond `linear_to` unless that is None."""
+    """The axis, from a gutter left of zero to `right`; logarithmic beyond `linear_to` unless that is None."""
 
     left: float
     right: float
@@ -98,10 +98,10 @@ def _estimates(report: Report, target: wording.Target) -> list[Row]:
 
 
 def axis_scale(report: Report, rows: list[Row]) -> Scale:
-    """Limits that keep the brackets readable beside values a thousand times as large.
+    """Choose limits that keep the brackets readable beside values a thousand times as large.
 
-    A KL is never negative, so the axis starts in a gutter left of zero. It ends at the largest bound: what claims no
-    bound sets no scale, nor does an average KL far beyond the rest. An arrow stands for a value beyond either edge.
+    A KL is never negative, so the axis starts in a gutter left of zero. It ends at the largest bound; estimates that are no
+    bound, and an average KL far beyond the rest, do not count. An arrow marks a value beyond either edge.
     """
     shown = [row for row in rows if finite(row.value)]
     others = [_reach(row) for row in shown if row.colour != GREY and row.bound != "none"]
@@ -138,7 +138,7 @@ def _set_axis(axes: Axes, scale: Scale, rows: list[Row]) -> None:
 
 
 def _draw_row(axes: Axes, y: int, row: Row, scale: Scale) -> None:
-    beside = axes.get_yaxis_transform()  # x from 0 (left edge) to 1 (right edge), y in rows
+    beside = axes.get_yaxis_transform()  # x is from 0 (left edge) to 1 (right edge), y in rows
     text = "nats ± standard error" if y == 0 else "" if row.bound is None else str(wording.number(row.value, row.std_error))
     axes.text(1.02, y, text, transform=beside, va="center", fontsize="small")
     if row.bound is None or not finite(row.value):
@@ -152,7 +152,7 @@ def _draw_row(axes: Axes, y: int, row: Row, scale: Scale) -> None:
 
 
 def _shade(axes: Axes, bracket: Bracket, rows: tuple[float, float], colour: str, scale: Scale) -> None:
-    """The bracket as a band over its rows, its interval as a paler one; open to the edge where there is no end."""
+    """Draw the bracket as a band over its rows, and its interval as a paler one, up to the edge where there is no end."""
     low, high = bracket.lower.value, bracket.upper.value
     if not finite(low) and not finite(high):
         return

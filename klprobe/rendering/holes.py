@@ -1,4 +1,4 @@
-"""What `klprobe holes` says: words, the JSON document `klprobe.holes/1`, one HTML page, and the files of one folder."""
+"""Output of `klprobe holes`: sentences, the JSON document `klprobe.holes/1`, one HTML page, and the files of one folder."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from klprobe.estimation.holes import Draws, Holes
 from klprobe.estimation.report import as_json, plain
 from klprobe.rendering import wording
 from klprobe.rendering.figures import Plot
-from klprobe.rendering.files import write_whole
+from klprobe.rendering.files import write_together
 from klprobe.rendering.holes_figures import NAMES, percent
 from klprobe.rendering.html import data_address, environment
-from klprobe.types import InputError
 
 SCHEMA = "klprobe.holes/1"
 TITLE = "Prior holes: does the prior draw codes that the encoder never makes?"
 CERTAIN = 3.0
-"""Standard errors beyond the share of a perfect match from which it is called more or less."""
+"""Number of standard errors from the share of a perfect match beyond which a share is called more or less."""
 RANKED = 64
-"""Deepest holes and most crowded codes that the files hold."""
+"""Number of deepest holes and of most crowded codes in the files."""
 SHOWN, SHOWN_PAIRS = 5, 4
-"""Rows of a table."""
+"""Number of rows of a table."""
 
 
 def has_holes(holes: Holes) -> bool:
-    """Whether more of the prior's mass lies in holes than in a perfect match, beyond doubt."""
+    """Whether clearly more of the prior's mass lies in holes than in a perfect match."""
     return (holes.share.value or 0.0) > holes.level + CERTAIN * (holes.share.std_error or 0.0)
 
 
 def answer(holes: Holes) -> str:
-    """The finding in a sentence or two."""
+    """Write the result in a sentence or two."""
     value, error, level = holes.share.value or 0.0, holes.share.std_error or 0.0, holes.level
     of_a_hundred = f"{100 * value:.0f}" if value >= 0.095 else f"{100 * value:.1f}"
     samples = f"Of 100 samples decoded from the prior, {of_a_hundred} start where codes are rarer than around all but "
@@ -49,7 +48,7 @@ def answer(holes: Holes) -> str:
 
 
 def shares(holes: Holes) -> dict[str, str]:
-    """The two shares and the value to hold them against, by what they are."""
+    """The two shares and the value of a perfect match, by their names."""
     return {
         "of the prior's mass lies in holes, where codes are rare": percent(holes.share),
         "of the codes lie where draws of the prior are as rare": percent(holes.reverse_share),
@@ -58,13 +57,13 @@ def shares(holes: Holes) -> dict[str, str]:
 
 
 def given(holes: Holes, source: str) -> str:
-    """What the numbers rest on."""
+    """Say which input and how many draws the numbers come from."""
     n, dim = holes.num_points, holes.codes.z.shape[1]
     return f"{source}: N = {n:,} points, {dim} latents; {len(holes.codes.z):,} draws of q and of p"
 
 
 def latents(holes: Holes) -> list[tuple[str, str]]:
-    """Rows of (which latents, nats): the latents that differ most from the prior, and the most dependent pairs."""
+    """Make rows (latents, nats): the latents that differ most from the prior, and the most dependent pairs."""
     rows = []
     if holes.dimensionwise_kl is None:
         rows.append(("one latent", f"not known ({holes.dimensionwise_kl_reason})"))
@@ -82,7 +81,7 @@ def latents(holes: Holes) -> list[tuple[str, str]]:
 
 
 def top(draws: Draws, count: int) -> list[dict[str, Any]]:
-    """The first draws as records: |z|, log-densities in nats, and the data point that a code came from."""
+    """Turn the first draws into records: |z|, log-densities in nats, and the data point that a code came from."""
     rows = []
     for k in range(min(count, len(draws.z))):
         row = {"radius": float(draws.z[k].norm()), "log_p": float(draws.log_p[k]), "log_q": float(draws.log_q[k])}
@@ -91,7 +90,7 @@ def top(draws: Draws, count: int) -> list[dict[str, Any]]:
 
 
 def document(holes: Holes, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the codes, as strict JSON; shares are between 0 and 1, all else is nats."""
+    """Make a strict-JSON document of everything but the codes; shares are between 0 and 1, the rest is in nats."""
     names = ("i", "j", "kl", "dependence")
     pairs = [dict(zip(names, pair, strict=True)) for pair in holes.pairs.ranked()] if holes.pairs is not None else None
     content = {
@@ -118,7 +117,7 @@ def document(holes: Holes, provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arrays(holes: Holes) -> bytes:
-    """The ranked codes as .npz: hole_z, hole_log_q and so on, crowded_z, ... and ordinary_z, ..., as in `Draws`."""
+    """Write the ranked codes as .npz: hole_z, hole_log_q and so on, crowded_z, ... and ordinary_z, ..., as in `Draws`."""
     found = {"hole": holes.deepest(RANKED), "crowded": holes.crowded(RANKED), "ordinary": holes.ordinary(RANKED)}
     content = {
         f"{name}_{field.name}": getattr(draws, field.name).numpy()
@@ -131,7 +130,7 @@ def arrays(holes: Holes) -> bytes:
 
 
 def page(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> str:
-    """One self-contained HTML page."""
+    """Make one self-contained HTML page."""
     return (
         environment()
         .get_template("holes.html.jinja")
@@ -163,14 +162,8 @@ def save(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[
     Raises:
         InputError: the folder cannot be written to.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [write_whole(out / name, data) for name, data in _contents(holes, source, content, plots)]
-        for path in (out / f"holes-{name}.{kind}" for name in NAMES for kind in ("png", "svg")):
-            if path not in written:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write into {out}: {error}. Give --out another folder.") from error
+    ours = [f"holes-{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    write_together(out, _contents(holes, source, content, plots), ours)
 
 
 def _contents(holes: Holes, source: str, content: Mapping[str, Any], plots: Sequence[Plot]) -> Iterator[tuple[str, bytes]]:

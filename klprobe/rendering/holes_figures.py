@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 NAMES = ("densities", "planes", "tsne", "decoded", "radius", "dimensions", "pairs")
 SHOWN = 2000
-"""Draws in a scatter plot, of each kind."""
+"""Number of draws of each kind in a scatter plot."""
 MARKED = 50
-"""Deepest holes that a scatter plot marks."""
+"""Number of deepest holes that a scatter plot marks."""
 BINS = 80
 
 
 def draw_holes(
     holes: Holes, decoded: Mapping[str, torch.Tensor] | None = None, embedding: torch.Tensor | None = None
 ) -> tuple[Plot, ...]:
-    """Every figure that there are data for.
+    """Draw every figure that there are data for.
 
     Args:
-        holes: What was found.
+        holes: Result of `find_holes`.
         decoded: Decoded codes by name, each of shape (n, *shape).
         embedding: t-SNE of the first codes, the first prior draws and the deepest holes, from `embed`.
     """
@@ -58,12 +58,12 @@ def draw_holes(
 
 
 def percent(share: Quantity) -> str:
-    """`4.2 ± 0.4 %`."""
+    """Write a share as `4.2 ± 0.4 %`."""
     return f"{wording.number(100 * (share.value or 0.0), 100 * (share.std_error or 0.0))} %"
 
 
 def _densities(holes: Holes, figure: Figure) -> Plot:
-    """Histograms of log q_N at draws of q and of p; what lies left of the quantile is in a hole."""
+    """Draw histograms of log q_N at draws of q and of p; draws left of the quantile are in a hole."""
     axes = figure.subplots()
     q, p = holes.codes.log_q.numpy(), holes.prior_draws.log_q.numpy()
     low = min(np.quantile(q, 0.001), np.quantile(p, 0.005))
@@ -96,7 +96,7 @@ def _densities(holes: Holes, figure: Figure) -> Plot:
 
 
 def _planes(holes: Holes, figure: Figure) -> Plot:
-    """Codes and prior draws in the plane in which codes spread most, and in the one in which they spread least."""
+    """Draw codes and prior draws in the plane in which codes spread most, and in the one in which they spread least."""
     codes, prior = holes.codes.z.numpy(), holes.prior_draws.z.numpy()
     vectors, spread = _directions(codes, prior)
     planes = {"where codes spread most" if codes.shape[1] > 2 else "all of the latent space": [0, 1]}
@@ -150,14 +150,14 @@ def _tsne(holes: Holes, embedding: torch.Tensor, figure: Figure) -> Plot:
 
 
 def _scatter(axes: Axes, codes: np.ndarray, prior: np.ndarray, marked: np.ndarray) -> None:
-    """Points of the plane, each of shape (n, 2)."""
+    """Draw points of the plane, each of shape (n, 2)."""
     axes.scatter(prior[:, 0], prior[:, 1], color="black", s=3, alpha=0.35, label="draws of the prior", rasterized=True)
     axes.scatter(codes[:, 0], codes[:, 1], color=BLUE, s=3, alpha=0.35, label="codes", rasterized=True)
     axes.scatter(marked[:, 0], marked[:, 1], color=ORANGE, s=16, marker="x", linewidths=1, label="deepest holes")
 
 
 def _decoded(decoded: Mapping[str, torch.Tensor], figure: Figure) -> Plot:
-    """What the decoder makes of each kind of code, side by side."""
+    """Draw decoded codes of each kind side by side."""
     figure.set_size_inches(9, 3.3)
     panels = figure.subplots(1, len(decoded), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, points) in zip(panels, decoded.items(), strict=True):

@@ -1,6 +1,6 @@
-"""A report as one self-contained HTML page, and as the fragment that a notebook shows.
+"""Show a report as one self-contained HTML page, and as the fragment that a notebook shows.
 
-Everything is inside the page: it asks for nothing from anywhere, and its content security policy forbids it to.
+Everything is inside the page: it loads nothing from outside, and its content security policy forbids it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def page(report: Report, plots: Sequence[figures.Plot] | None = None) -> str:
-    """One HTML document: answer, estimates, figures, checks, provenance, and the JSON document to download.
+    """Make one HTML document: answer, estimates, figures, checks, provenance, and the JSON document to download.
 
     Args:
-        report: What to show.
-        plots: Its figures, where they have been drawn already.
+        report: Report to show.
+        plots: Figures of the report, where they have been drawn already.
     """
     return _render("page.html.jinja", report, figures.draw(report) if plots is None else plots)
 
 
 def fragment(report: Report, plots: Sequence[figures.Plot] | None = None) -> str:
-    """Answer, estimates and failures for a notebook's output cell, with the first figure folded; arguments as `page`."""
+    """Make answer, estimates and failures for a notebook's output cell, with the first figure folded; arguments as `page`."""
     return _render("fragment.html.jinja", report, figures.draw(report)[:1] if plots is None else plots[:1])
 
 
@@ -56,7 +56,7 @@ def _render(template: str, report: Report, plots: Sequence[figures.Plot]) -> str
 
 @cache
 def environment() -> jinja2.Environment:
-    """Where the templates of this folder are found."""
+    """Make the environment that finds the templates of this folder."""
     import jinja2
 
     return jinja2.Environment(
@@ -70,17 +70,17 @@ def environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Text as every `{{ }}` of a template gets it, before it is escaped; what a macro has made is shown already."""
+    """Prepare text for every `{{ }}` of a template before it is escaped; the output of a macro is ready already."""
     return visible(value, lines=True) if type(value) is str else value
 
 
 def data_address(kind: str, content: bytes) -> str:
-    """An address that holds its content, such as a picture, inside the page."""
+    """Make a data address, which holds its content, such as a picture, inside the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _learned(estimates: list[dict[str, Any]]) -> dict[str, str]:
-    """By method: what it recorded of itself, without the curves that a figure shows."""
+    """Details of each method, without the curves that a figure shows."""
     found: dict[str, dict[str, Any]] = {}
     for estimate in estimates:
         details = {name: value for name, value in estimate["details"].items() if name != "curves"}

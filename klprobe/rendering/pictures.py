@@ -1,4 +1,4 @@
-"""Data points as a PNG: images and square vectors as a grid of tiles, points of the plane as a scatter plot."""
+"""Draw data points as PNG: images and square vectors as a grid of tiles, points of the plane as a scatter plot."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from klprobe.training.trained import TrainedSystem
 from klprobe.types import InputError
 
 GAP = 1
-"""Pixels between two tiles."""
+"""Number of pixels between two tiles."""
 SHOWN = 64
-"""Data points in a picture that is drawn during training."""
+"""Number of data points in a picture that is drawn during training."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Colours of sets of points, which colour-blind readers can tell apart too (Okabe and Ito 2008)."""
 LEAST_SIDE = 28
-"""Tiles smaller than this are enlarged by a whole factor."""
+"""Side in pixels below which tiles are enlarged by a whole factor."""
 
 
 def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     """Draw several sets of data points into one PNG, written whole or not at all.
 
     Args:
-        path: The PNG file; its folder is made where it is missing.
-        rows: By name, each of shape (n, *shape) with values in [0, 1] for images (C, H, W) and square vectors. Tiles: the
-            i-th points of all sets lie below each other. Points of the plane: one colour a set.
+        path: Path of the PNG file; its folder is made where it is missing.
+        rows: Sets by name, each of shape (n, *shape), with values in [0, 1] for images (C, H, W) and square vectors. As
+            tiles, the i-th points of all sets lie below each other; points of the plane have one colour for each set.
     Raises:
-        InputError: data of a shape that has no picture, or a file that cannot be written.
+        InputError: data of this shape cannot be drawn, or the file cannot be written.
     """
     sets = [points.detach().float().cpu() for points in rows.values()]
     shape = tuple(sets[0].shape[1:])
@@ -53,16 +53,16 @@ def save_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
 
 
 def tiled(points: torch.Tensor) -> NDArray[np.uint8]:
-    """Images and square vectors, shape (n, *shape), as one image of tiles, shape (height, width, 3) or (height, width).
+    """Join images or square vectors, shape (n, *shape), to one image of tiles, shape (height, width, 3) or (height, width).
 
     Raises:
-        InputError: data of a shape that has no tiles.
+        InputError: data of this shape are no tiles.
     """
     return _tiles([_images(points.detach().float().cpu(), tuple(points.shape[1:]))])
 
 
 def sampled_rows(system: TrainedSystem, num: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """About `num` samples as `save_rows` takes them: a set for every class where there are some."""
+    """Draw about `num` samples for `save_rows`, as one set for every class where there are classes."""
     if "labels" not in system.capabilities:
         return {"samples": system.sample(num, generator=generator)}
     classes = system.classes
@@ -71,16 +71,16 @@ def sampled_rows(system: TrainedSystem, num: int, generator: torch.Generator) ->
 
 
 def painter(name: str, algorithm: Any, data: Any, out: Path, seed: int, device: str) -> Callable[[int, nn.ModuleDict], None]:
-    """What `klprobe.training.loop.train` calls at times: draws samples, and reconstructions of the first points, to `out`."""
+    """Make the function that `klprobe.training.loop.train` calls: it draws samples and reconstructions into `out`."""
     x = data.floats(slice(0, SHOWN)).to(device)
     labels = data.labels[:SHOWN] if "labels" in algorithm.capabilities and data.labels is not None else None
 
     def paint(step: int, networks: nn.ModuleDict) -> None:
-        noise = torch.Generator(device).manual_seed(seed)  # the same codes every time, so that pictures can be compared
+        rng = torch.Generator(device).manual_seed(seed)  # the same codes every time, so that pictures can be compared
         system = TrainedSystem(Checkpoint(algorithm, networks, {"system": name}), device)
-        save_rows(out / f"samples-{step:07d}.png", sampled_rows(system, SHOWN, noise))
+        save_rows(out / f"samples-{step:07d}.png", sampled_rows(system, SHOWN, rng))
         if "encode" in system.capabilities:
-            again = system.reconstruct(x, labels, noise)
+            again = system.reconstruct(x, labels, rng)
             save_rows(out / f"reconstructions-{step:07d}.png", {"data": x, "reconstructions": again})
 
     return paint
@@ -111,7 +111,7 @@ def _tiles(sets: list[torch.Tensor]) -> NDArray[np.uint8]:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Bytes of a PNG file with these pixels, shape (height, width, 3) or (height, width)."""
+    """Write a PNG file with these pixels, shape (height, width, 3) or (height, width), as bytes."""
     from PIL import Image
 
     file = BytesIO()
@@ -130,7 +130,7 @@ def _scatter(sets: Mapping[str, torch.Tensor]) -> bytes:
     axes.set(xlabel="first coordinate", ylabel="second coordinate")
     axes.set_aspect("equal")
     for text in axes.legend(loc="upper right").get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+        text.set_parse_math(False)  # a dollar sign in a name does not begin a formula
     file = BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

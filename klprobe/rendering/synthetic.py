@@ -1,4 +1,4 @@
-"""Records of the synthetic Gaussians as tables and figures: mean and spread over seeds, one row or panel per dimension."""
+"""Show records of the synthetic Gaussians as tables and figures: mean and spread over seeds, for each dimension."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MEANING = {
     "was trained with both Gaussians fixed, at the end of the one that the second Gaussian learned from.",
 }
 WIDE = 30.0
-"""A true KL that moves by this factor is drawn on a logarithmic axis."""
+"""Ratio of the largest to the smallest true KL beyond which the axis is logarithmic."""
 
 
 def table(records: Sequence[Record], experiment: str) -> list[tuple[str, ...]]:
-    """Title row, then one row for each dimension.
+    """Make a title row, then one row for each dimension.
 
     Args:
-        records: Of one experiment and one choice of settings; for `minimize` its estimations too.
-        experiment: `estimate` or `minimize`.
+        records: Records of one experiment with one choice of settings; for `minimize` its estimations too.
+        experiment: Name of the experiment, `estimate` or `minimize`.
     """
     return _estimation_table(records) if experiment == "estimate" else _minimisation_table(records)
 
@@ -57,7 +57,7 @@ def _minimisation_table(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def remark(records: Iterable[Record]) -> str | None:
-    """What a reader must know of classifiers that tell fresh draws apart worse than a coin does, if there are any."""
+    """Warn about classifiers that classify fresh draws worse than chance, if there are any."""
     losses = [record.get("held_out_loss") for record in records if record["experiment"] == "estimate"]
     lost = [loss for loss in losses if loss is not None and loss > math.log(2)]
     if not lost:
@@ -69,13 +69,13 @@ def remark(records: Iterable[Record]) -> str | None:
 
 
 def final(runs: Iterable[Record], quantity: str) -> list[float]:
-    """What each estimation said at its end, where it said something finite."""
+    """Final values of the estimations, where they are finite."""
     found = [run["estimates"].get(quantity, {}).get("value") for run in runs]
     return [value for value in found if value is not None]
 
 
 def draw(records: Sequence[Record], experiment: str, title: str) -> Plot:
-    """Curves over the steps, one panel for each dimension; arguments as in `table`."""
+    """Draw curves over the steps, with one panel for each dimension; arguments as in `table`."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -120,7 +120,7 @@ def _panel(axes: Axes, dim: int, runs: Sequence[Record], alone: Sequence[Record]
 
 
 def _limits(axes: Axes, runs: Sequence[Record], truth: float, experiment: str) -> None:
-    """What is true fills the panel; an estimate may leave it."""
+    """Vertical limits that show the true KL; an estimate may lie outside of them."""
     values = [value for run in runs for value in run["curve"]["true_kl" if experiment == "minimize" else "estimate"]]
     top, low = max([*values, truth]), min([*values, truth])
     if experiment == "minimize" and top > WIDE * truth:
@@ -131,7 +131,7 @@ def _limits(axes: Axes, runs: Sequence[Record], truth: float, experiment: str) -
 
 
 def _curve(axes: Axes, runs: Sequence[Record], name: str, colour: str, label: str) -> None:
-    """Mean over the runs that came this far, and one standard deviation to either side."""
+    """Draw the mean over the runs that came this far, and one standard deviation to either side."""
     points: dict[int, list[float]] = {}
     for run in runs:
         for step, value in zip(run["curve"]["step"], run["curve"][name], strict=True):

@@ -1,4 +1,4 @@
-"""A report on one terminal screen: the answer first, then every estimate, then what went wrong."""
+"""Show a report on one terminal screen: the answer first, then every estimate, then failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VERDICT_STYLE = {
 WIDTH_WITHOUT_TERMINAL = 100
 COLUMNS = {"method": "left", "quantity": "left", "of what": "left", "bound": "left", "nats": "right", "± error": "left"}
 OPTIONAL_COLUMNS = ("seconds", "nats/dim")
-"""Left out, the last first, where the terminal is too narrow."""
+"""Columns that are left out, the last one first, where the terminal is too narrow."""
 
 Say = Callable[..., Text]
 
@@ -44,18 +44,18 @@ def print_report(report: Report, file: TextIO) -> None:
 
 
 def render(report: Report) -> Screen:
-    """A rich renderable that fits itself to the width and the encoding of the console it is printed on."""
+    """Make a rich renderable that fits the width and the encoding of the console on which it is printed."""
     return Screen(report)
 
 
 @dataclasses.dataclass(frozen=True)
 class Screen:
-    """A report as rich sees it."""
+    """A report that rich can print."""
 
     report: Report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The parts, from the answer to the failures."""
+        """Yield the parts of the screen, from the answer to the failures."""
         say = _say_ascii if options.ascii_only else _say
         yield from _answer(self.report, say)
         if self.report.estimates:
@@ -78,7 +78,7 @@ class Screen:
 
 
 def _say(text: str, style: str = "") -> Text:
-    """One line of text; what comes from outside is never markup, never moves the cursor and never begins a line."""
+    """Print one line of text; text from outside is never markup, never moves the cursor and never begins a line."""
     return Text(visible(text), style)
 
 
@@ -103,7 +103,7 @@ def _answer(report: Report, say: Say) -> Iterator[Text | Padding]:
 
 
 def _fitting_table(report: Report, say: Say, console: Console, options: ConsoleOptions) -> Table:
-    """The table with as many of the optional columns as the width holds."""
+    """Make the table with as many of the optional columns as fit into the width."""
     for count in range(len(OPTIONAL_COLUMNS), 0, -1):
         table = _table(report, say, OPTIONAL_COLUMNS[:count])
         if Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width:
@@ -118,7 +118,7 @@ def _table(report: Report, say: Say, optional: tuple[str, ...]) -> Table:
     previous: str | None = None
     for e in wording.main_estimates(report):
         number = wording.number(e.value, e.std_error)
-        first = e.method != previous  # seconds are the whole method's, so they stand once
+        first = e.method != previous  # the time is that of the whole method, and is shown once
         extra = {"seconds": f"{e.seconds:.1f}" if first else "", "nats/dim": wording.number(e.value / report.latent_dim).value}
         cells = [
             e.method if first else "",
@@ -135,7 +135,7 @@ def _table(report: Report, say: Say, optional: tuple[str, ...]) -> Table:
 
 
 def _parts(report: Report, say: Say) -> Iterator[Text | Table]:
-    """The table by part, where there are parts."""
+    """Make the table by part, where there are parts."""
     if not report.parts:
         return
     yield Text()

@@ -1,6 +1,6 @@
-"""How a report says things: numbers with their errors, brackets, verdicts and bounds, in words a newcomer can read.
+"""Sentences of a report: numbers with their errors, brackets, verdicts and bounds, in words that a newcomer can read.
 
-Terminal, page and figures all take their words from here, so that they cannot tell different stories.
+Terminal, page and figures all take their sentences from here, so that they cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ TARGETS: tuple[Target, ...] = ("population", "empirical")
 SYMBOL: dict[Target, str] = {"population": "KL[q||p]", "empirical": "KL[q_N||p]"}
 BOUND_NAME: dict[Bound, str] = {"exact": "exact", "lower": "lower", "upper": "upper", "none": "none"}
 BOUND_MEANING: dict[Bound, str] = {
-    "exact": "aims at the KL itself: the standard error is all its uncertainty.",
+    "exact": "estimates the KL itself: the standard error is all its uncertainty.",
     "lower": "lies at or below the KL, apart from its standard error: the truth is this or more.",
     "upper": "lies at or above the KL, apart from its standard error: the truth is this or less.",
-    "none": "may err on either side, so it never enters a bracket; its error covers the draws and not what the fit missed.",
+    "none": "may err on either side, so it never enters a bracket; its standard error leaves out what the fit missed.",
 }
 QUANTITY_MEANING = {
-    "mean-logit": "the learned log-ratio's average as it stands; the classifier's is that of Rosca et al. (2018)",
-    "donsker-varadhan": "the learned log-ratio's average, clipped and corrected by Donsker and Varadhan's inequality",
-    "nwj": "the learned log-ratio's average, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
-    "donsker-varadhan-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
-    "nwj-unclipped": "the same without the clip: large ratios break it, and its error bar does not see it",
+    "mean-logit": "the average of the learned log-ratio; for the classifier it is the estimate of Rosca et al. (2018)",
+    "donsker-varadhan": "the average of the learned log-ratio, clipped and corrected by Donsker and Varadhan's inequality",
+    "nwj": "the average of the learned log-ratio, clipped and corrected by Nguyen, Wainwright and Jordan's inequality",
+    "donsker-varadhan-unclipped": "the same without the clip: large ratios spoil it, and its standard error does not show that",
+    "nwj-unclipped": "the same without the clip: large ratios spoil it, and its standard error does not show that",
     "leave-one-out": "each code is scored by the mixture of all other points, without the one that it came from",
     "average-kl": "the mean of KL[q(z|x_n)||p(z)] over the points, what a VAE's loss contains",
-    "mutual-information": "what the code tells about which point it came from, at most log N",
+    "mutual-information": "the information in a code about the data point that it came from, at most log N",
 }
 VERDICT_MEANING: dict[Verdict, str] = {
     "resolved": "the brackets answer the question",
-    "floor-limited": "these points and methods cannot settle it",
+    "floor-limited": "these points and methods cannot answer the question",
     "methods-disagree": "a lower bound lies above an upper bound, so at least one method is wrong",
-    "impossible": "something that must hold does not: do not use these numbers",
+    "impossible": "a condition that must hold does not hold: do not use these numbers",
 }
 
 
@@ -78,7 +78,7 @@ def _round(value: float, digits: int) -> str:
 
 
 def quantity(q: Quantity) -> str:
-    """`19.04 ± 0.02`, or `not known (why)`."""
+    """Write `19.04 ± 0.02`, or `not known (reason)`."""
     if finite(q.value):
         return str(number(q.value, q.std_error))
     if q.value is not None:
@@ -89,14 +89,14 @@ def quantity(q: Quantity) -> str:
 
 
 def meaning(report: Report, target: Target) -> str:
-    """One phrase on what q is: the newcomer's question."""
+    """Say in one phrase what q is."""
     if target == "population":
-        return "q averages q(z|x) over all data there could be: what the encoder does in general"
-    return f"q_N averages q(z|x_n) over the {report.num_points:,} points given: what it does to this data set"
+        return "q averages q(z|x) over the whole population of data: what the encoder does in general"
+    return f"q_N averages q(z|x_n) over the {report.num_points:,} points given: what it does on this data set"
 
 
 def headline(report: Report, target: Target) -> str:
-    """The bracket as a person would say it."""
+    """Write the bracket in words."""
     return _in_words(report.brackets.get(target), report.verdict)
 
 
@@ -128,7 +128,7 @@ def _value(side: Side) -> float | None:
 
 
 def _ends(low: float | None, high: float | None) -> tuple[str, str]:
-    """Both ends with as many digits as tell them apart, three at least; `-` for an end that is not known."""
+    """Write both ends with enough digits to differ, three at least; `-` for an end that is not known."""
     ends = "-", "-"
     for digits in (3, 4, 5, 6):
         ends = _end(low, digits), _end(high, digits)
@@ -142,7 +142,7 @@ def _end(value: float | None, digits: int) -> str:
 
 
 def sides(report: Report, target: Target) -> str:
-    """Where the bracket comes from: each end, its standard error and method, and the interval."""
+    """Write each end of the bracket with its standard error and method, and the interval."""
     bracket = report.brackets.get(target)
     if bracket is None:
         return "no bracket"
@@ -163,7 +163,7 @@ def _side(name: str, side: Side) -> str:
 
 
 def interval(bracket: Bracket) -> str:
-    """`95 % interval 0.66 to 8.44`."""
+    """Write `95 % interval 0.66 to 8.44`."""
     low, high = _ends(*(bracket.interval or (None, None)))
     return f"95 % interval {low if low != '-' else '0'} to {high if high != '-' else 'no upper limit'}"
 
@@ -180,12 +180,12 @@ def sets_bracket(report: Report, estimate: Estimate) -> bool:
 
 
 def main_estimates(report: Report) -> list[Estimate]:
-    """All but the unclipped twins of a bound, which claim nothing and are there for who compares: files have them."""
+    """All estimates but the unclipped versions of bounds, which are no bounds, and are in the files for comparison."""
     return [e for e in report.estimates if not (e.bound == "none" and e.quantity.endswith("-unclipped"))]
 
 
 def identity(report: Report) -> str:
-    """The identity that everything rests on, and the size of the problem, in one line."""
+    """Write the identity average KL = KL + mutual information, and the size of the problem, in one line."""
     average, information = report.average_kl, report.mutual_information
     if average.value is None and information.value is None and average.reason == information.reason:
         parts = f"average KL and mutual information {quantity(average)}"
@@ -196,16 +196,16 @@ def identity(report: Report) -> str:
 
 
 def holes(report: Report) -> str:
-    """What share of the prior lies in holes, in a sentence; empty when it is not known."""
+    """Say in a sentence which share of the prior lies in holes; empty when it is not known."""
     share = report.prior_in_holes
     if not finite(share.value):
         return ""
     percent = number(100 * share.value, 100 * (share.std_error or 0.0))
-    return f"prior mass in holes {percent} %: where q_N is thinner than at 99 % of its codes; 1 % in a perfect match"
+    return f"prior mass in holes {percent} %: where q_N is less dense than at 99 % of its codes; 1 % in a perfect match"
 
 
 def source(report: Report) -> str:
-    """What was looked at: input, N and D, split."""
+    """Describe the input: name, N and D, split."""
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
@@ -218,7 +218,7 @@ def source(report: Report) -> str:
 
 
 def decomposition(report: Report) -> dict[str, str]:
-    """The parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), named and printed."""
+    """Write the parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), by name."""
     dimensions = report.dimensionwise_kl
     total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
     parts = {
@@ -236,8 +236,8 @@ PARTS_MEANING = (
     "as in a ladder VAE, that is not KL to the model's own prior."
 )
 CLASSES_MEANING = (
-    "Classes are summed over, not drawn: exact for the points given; on average the plug-in KL is above the population's, and "
-    "the leave-one-out value below."
+    "Values for classes are sums over all classes, without draws, and exact for the points given; on average the plug-in KL "
+    "is above the population's, and the leave-one-out value is below."
 )
 
 
@@ -245,7 +245,7 @@ PARTS_COLUMNS = ("part", "average KL", "mutual information", *(SYMBOL[target] fo
 
 
 def parts(report: Report) -> list[tuple[str, ...]]:
-    """One row a part under `PARTS_COLUMNS`; or the reason why not."""
+    """Make a row for each part under `PARTS_COLUMNS`, with the reason where there are no numbers."""
     rows = []
     for part in report.parts:
         name = f"{part.name} ({part.size:,} {part.kind if part.size > 1 else part.kind.removesuffix('s')})"
@@ -259,13 +259,13 @@ def parts(report: Report) -> list[tuple[str, ...]]:
 
 
 def parts_note(report: Report) -> str:
-    """What the numbers by part are, and are not."""
+    """Explain the numbers by part."""
     kinds = {part.kind for part in report.parts}
     return " ".join([PARTS_MEANING] + [CLASSES_MEANING] * ("classes" in kinds))
 
 
 def missing(report: Report) -> dict[str, list[tuple[str, str]]]:
-    """What is not there, and why: (name, reason) of estimates that are not finite, and of methods that gave none."""
+    """List (name, reason) of estimates that are not finite, and of methods that gave no estimate."""
     not_finite = [
         (f"{e.method} {e.quantity}", str(e.details.get("reason", f"the value is {number(e.value).value}")))
         for e in report.estimates
@@ -275,5 +275,5 @@ def missing(report: Report) -> dict[str, list[tuple[str, str]]]:
 
 
 def ascii_only(text: str) -> str:
-    """The text for a stream that cannot show more than ASCII."""
+    """Convert the text for a stream that can only show ASCII."""
     return text.translate(PLAIN).encode("ascii", "replace").decode()

@@ -1,1 +1,1 @@
-"""This process: its machine, its kernels, its neighbours, its work in progress, and the user's own code."""
+"""The process: BLAS kernels, other processes, unfinished work, versions, random numbers, and the user's own code."""

@@ -1,4 +1,4 @@
-"""Which of OpenBLAS's kernels NumPy takes: those for the widest vectors that the processor has."""
+"""Choose OpenBLAS's kernels for NumPy: those for the widest vectors that the processor has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-"""What OpenBLAS's kernels named SkylakeX need."""
+"""Instructions that OpenBLAS's kernels named SkylakeX need."""
 
 
 def choose(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

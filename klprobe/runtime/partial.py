@@ -1,4 +1,7 @@
-"""Work in progress on disk: written every minute, whole or not at all, and taken up again."""
+"""Keep unfinished work on disk: written every minute and at its end, whole or not at all, and continued later.
+
+The file stays until whoever has the result in safety removes it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,10 @@ from klprobe.files import json_files
 from klprobe.files.npy import read_member
 from klprobe.files.zips import opened
 from klprobe.runtime import parallel
-from klprobe.types import InputError
+from klprobe.types import InputError, RunWarning
 
 EVERY = 60.0
-"""Seconds between two writes."""
+"""Time between two writes, in seconds."""
 
 
 class Keeper:
@@ -29,7 +33,7 @@ class Keeper:
 
     Args:
         path: File to keep them in.
-        fingerprint: What must be the same for the arrays to be of use.
+        fingerprint: Facts that must be the same for the arrays to be used.
     """
 
     def __init__(self, path: Path | None, fingerprint: Mapping[str, Any]) -> None:
@@ -40,7 +44,7 @@ class Keeper:
         self.last = time.monotonic()
 
     def load(self) -> dict[str, NDArray[Any]]:
-        """The arrays kept, or none when there is no file.
+        """Load the arrays that were kept; empty when there is no file.
 
         Raises:
             InputError: the file belongs to other work, or cannot be read.
@@ -65,22 +69,31 @@ class Keeper:
             self.save(state)
 
     def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write now: to a file beside it, then renamed over it."""
+        """Write now, to another file that then replaces the old one. A full disk gives a warning, and does not stop the run."""
         if not self.writes or self.path is None:
             return
-        arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
-        beside = self.path.with_name(self.path.name + ".writing")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
-            np.savez(file, **about, **arrays)  # type: ignore[arg-type]
-        os.replace(beside, self.path)
+        try:
+            self._write(self.path, state)
+        except OSError as error:
+            warnings.warn(
+                f"the draws made so far could not be saved to {self.path} ({error.strerror}); the run continues, and cannot be "
+                "resumed until there is room.",
+                RunWarning,
+                stacklevel=2,
+            )
         self.last = time.monotonic()
 
-    def discard(self) -> None:
-        """Remove the file: the work is done."""
-        if self.writes and self.path is not None:
-            self.path.unlink(missing_ok=True)
+    def _write(self, path: Path, state: Callable[[], Mapping[str, Any]]) -> None:
+        arrays = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state().items()}
+        beside = path.with_name(path.name + ".writing")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
+                np.savez(file, **about, **arrays)  # type: ignore[arg-type]
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _digest(fingerprint: str, arrays: Mapping[str, Any]) -> str:

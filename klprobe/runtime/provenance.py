@@ -1,4 +1,4 @@
-"""Where a number came from: versions of what made it, and the commit."""
+"""Provenance of a number: versions of the packages, and the commit."""
 
 from __future__ import annotations
 

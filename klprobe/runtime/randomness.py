@@ -1,4 +1,4 @@
-"""Random numbers of one's own: from a generator to torch's global ones, which come back as they were, and from them to one."""
+"""Seed torch's global generators from a given one, and restore them; make a generator from torch's global one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 @contextlib.contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """What is drawn inside from torch's global generators comes from `generator`; they come back as they were."""
+    """Seed torch's global generators from `generator` inside the block, and restore them afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield
 
 
 def from_global() -> torch.Generator:
-    """A generator on the CPU whose seed is drawn from torch's global one, which moves on."""
+    """Make a generator on the CPU whose seed is drawn from torch's global one."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

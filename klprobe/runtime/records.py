@@ -1,4 +1,4 @@
-"""Records of experiments as JSON lines: one line a cell, so that a stopped run goes on where it was."""
+"""Records of experiments as JSON lines, one line for each cell, so that a stopped run can continue."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records of a JSON-lines file, none where there is no file; a last line that was cut short does not count.
+    """Read the records of a JSON-lines file, none where there is no file; a last line that was cut short does not count.
 
     Raises:
-        InputError: no plain file, or another one than records.
+        InputError: the path is not a plain file, or the file does not hold records.
     """
     check_plain(path)
     lines = path.read_text().split("\n") if path.exists() else []
@@ -42,7 +42,7 @@ def keep_record(path: Path, record: Record) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Until the file is closed, where the system and the disk know locks."""
+    """Lock the file until it is closed, where the system and the disk have locks."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""`package.module:name` on the command line: the user's own code, imported only because she named it; never a file's word."""
+"""Import `package.module:name`, the user's own code, only because the user named it, and never because a file did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_module(spec: str) -> bool:
     _look_here()
     try:
         return importlib.util.find_spec(spec.partition(":")[0]) is not None
-    except Exception:  # of the user's own package, when it is imported
+    except Exception:  # an error in the user's own package, when it is imported
         return False
 
 
@@ -27,10 +27,10 @@ def _look_here() -> None:
 
 
 def import_named(spec: str, flag: str) -> Any:
-    """What `package.module:name` stands for; modules of the current folder are found, as with `python -m`.
+    """Import what `package.module:name` names; modules of the current folder are found, as with `python -m`.
 
     Raises:
-        InputError: no such module or name, or an error inside the module; says which flag asked for it.
+        InputError: there is no such module or name, or the module has an error; the message names the flag.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:

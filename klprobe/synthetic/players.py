@@ -17,7 +17,7 @@ from klprobe.types import InputError
 Weights = tuple[torch.Tensor, torch.Tensor]
 """W, shape (k, d), and b, shape (d,)."""
 Draw = Callable[[int], torch.Tensor]
-"""From a number to as many draws, shape (num, d), float32."""
+"""A function from a number to that many draws, shape (num, d), float32."""
 CHUNK = 4096
 """Draws that go through the classifier together where no gradient is kept."""
 
@@ -38,10 +38,11 @@ class Classifier:
             torch.manual_seed(seed)
             network = code_discriminator(dim, width=settings.classifier_width, layers=settings.classifier_layers)
         self.network = network.to(device)
-        self.optimiser = _adam(self.network.parameters(), settings.classifier_lr, settings)
+        self.parameters: list[torch.Tensor] = list(self.network.parameters())
+        self.optimiser = _adam(self.parameters, settings.classifier_lr, settings)
 
     def logit(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (m,), float32."""
+        """Logits, shape (m,), float32."""
         return self.network(x).squeeze(-1)
 
     def learn(self, x_q: torch.Tensor, x_p: torch.Tensor, step: int) -> None:
@@ -70,7 +71,7 @@ class Sampler:
         self.noise = noise
 
     def __call__(self, num: int) -> torch.Tensor:
-        """As many draws, shape (num, d), float32."""
+        """Draw that many points, shape (num, d), float32."""
         return self.mean + torch.randn(num, len(self.mean), generator=self.noise, device=self.noise.device) @ self.factor.T
 
 
@@ -79,7 +80,8 @@ class Learned:
 
     def __init__(self, weights: Weights, settings: Settings, noise: torch.Generator) -> None:
         self.weights, self.mean = (t.float().to(noise.device).requires_grad_() for t in weights)
-        self.optimiser = _adam([self.weights, self.mean], settings.generator_lr, settings)
+        self.parameters = [self.weights, self.mean]
+        self.optimiser = _adam(self.parameters, settings.generator_lr, settings)
         self.noise = noise
 
     def draw(self, num: int) -> torch.Tensor:
@@ -97,7 +99,7 @@ class Learned:
         loss = reverse_kl_generator_loss(classifier.logit(self.draw(num)))
         _check_finite(loss.item(), "generator's", step)
         self.optimiser.zero_grad()
-        loss.backward(inputs=[self.weights, self.mean])
+        loss.backward(inputs=self.parameters)
         self.optimiser.step()
 
     def kl_to(self, p: Gaussian, step: int) -> float:
@@ -112,7 +114,7 @@ def reverse_kl_generator_loss(logit: torch.Tensor) -> torch.Tensor:
     """E_q[-log D/(1 - D)], D = P(fixed | x), which is E_q log q/p of a perfect classifier, shape ().
 
     Args:
-        logit: log q/p as the classifier has it at draws of q; minus the logit of D.
+        logit: Estimate of log q/p by the classifier at draws of q, which is minus the logit of D.
     Reference: DMVI section 5, after Mohamed and Lakshminarayanan (2016).
     """
     return logit.mean()

@@ -23,6 +23,7 @@ from klprobe.estimators._ratio import logistic
 from klprobe.estimators._ratio_report import RatioOnQ, log_normaliser, ratio_estimates
 from klprobe.runtime.provenance import commit, versions
 from klprobe.runtime.records import Record
+from klprobe.synthetic.kept import Keep, Keeper, Learner
 from klprobe.synthetic.players import Classifier, Learned, Sampler, Stop, Weights
 from klprobe.synthetic.settings import PRESETS, Experiment, Preset, Settings
 from klprobe.types import InputError, Progress, no_progress
@@ -44,39 +45,50 @@ class Diverged(InputError):
 
 
 def estimate(
-    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+    settings: Settings,
+    dim: int,
+    seed: int,
+    *,
+    preset: Preset = "quick",
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
-    """Both Gaussians fixed: what a classifier says of KL[q||p] while and after it learns.
+    """Estimate KL[q||p] of two fixed Gaussians by a classifier, while and after it learns.
 
     Args:
-        settings: Those of the generator are not used.
-        dim: d.
-        seed: Of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
-        preset: What the settings were made from, for the record.
+        settings: Settings of the run, of which those of the generator are not used.
+        dim: Dimension d.
+        seed: Seed of the classifier's weights and of all draws; the Gaussians have `settings.pair_seed`.
+        preset: Name of the preset of the settings, for the record.
+        keep: Where the run is kept while it goes on; a run that is there is continued.
 
     Raises:
-        InputError: d < 1, k < d, or a singular W^T W.
+        InputError: d < 1, k < d, or a singular W^T W; what is kept is of another run.
         Diverged: the loss is not finite; says at which step.
+        Paused: `keep` said stop; the same call goes on.
     """
     begun = time.process_time()
     p, q = (affine_gaussian(*weights) for weights in _both(settings, dim))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, draw_q = Sampler(p, noise), Sampler(q, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, draw_q = Sampler(p, rng), Sampler(q, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "estimate": []}
     truth = float(kl_divergence(q, p))
+    keeper = Keeper(keep, _run("estimate", settings, dim, seed, device), {"classifier": classifier}, rng, curve, begun)
 
     def record(**found: Any) -> Record:
-        return _record("estimate", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, **found)
+        return _record("estimate", settings, dim, seed, preset, device, keeper.end(), truth=truth, curve=curve, **found)
 
     log_steps = settings.log_steps()
     try:
-        for step in range(settings.steps + 1):
+        for step in range(keeper.step, settings.steps + 1):
             if step in log_steps:
                 _log(curve, step, estimate=classifier.mean_log_ratio(draw_q, settings.log_draws))
                 progress(step, settings.steps, f"{curve['estimate'][-1]:.3g} of {truth:.3g} nats")
             if step < settings.steps:
                 classifier.learn(draw_q(settings.batch_size), draw_p(settings.batch_size), step)
+                keeper.after(step, settings.steps)
     except Stop as stop:
         raise Diverged(record(estimates={}, diverged=stop.at)) from stop
     on_q = classifier.log_ratio(draw_q(settings.report_draws))
@@ -88,11 +100,18 @@ def estimate(
 
 
 def minimize(
-    settings: Settings, dim: int, seed: int, *, preset: Preset = "quick", device: str = "cpu", progress: Progress = no_progress
+    settings: Settings,
+    dim: int,
+    seed: int,
+    *,
+    preset: Preset = "quick",
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
     """The second Gaussian learns from the classifier, which learns beside it; both begin where those of `estimate` do.
 
-    Arguments are those of `estimate`. A run that diverges is a result: `diverged` says when and how, and the curve ends there.
+    Arguments are those of `estimate`. A run that diverges is a result too: `diverged` says when and how.
 
     Raises:
         InputError: d < 1, k < d, or a singular W^T W at the start.
@@ -101,14 +120,16 @@ def minimize(
     of_p, of_q = _both(settings, dim)
     p = affine_gaussian(*of_p)
     truth = float(kl_divergence(affine_gaussian(*of_q), p))
-    noise = torch.Generator(device).manual_seed(seed)
-    draw_p, q = Sampler(p, noise), Learned(of_q, settings, noise)
+    rng = torch.Generator(device).manual_seed(seed)
+    draw_p, q = Sampler(p, rng), Learned(of_q, settings, rng)
     classifier = Classifier(dim, settings, seed, device)
     curve: dict[str, list[float]] = {"step": [], "true_kl": [], "estimate": []}
     diverged = None
+    players: dict[str, Learner] = {"classifier": classifier, "learned": q}
+    keeper = Keeper(keep, _run("minimize", settings, dim, seed, device), players, rng, curve, begun)
     log_steps = settings.log_steps()
     try:
-        for step in range(settings.steps + 1):
+        for step in range(keeper.step, settings.steps + 1):
             if step in log_steps:
                 true_kl = q.kl_to(p, step)
                 _log(curve, step, true_kl=true_kl, estimate=classifier.mean_log_ratio(q.fixed, settings.log_draws))
@@ -117,9 +138,11 @@ def minimize(
                 for _ in range(settings.classifier_steps_per_generator_step):
                     classifier.learn(q.fixed(settings.batch_size), draw_p(settings.batch_size), step)
                 q.learn(classifier, settings.batch_size, step)
+                keeper.after(step, settings.steps)
     except Stop as stop:
         diverged = stop.at
-    return _record("minimize", settings, dim, seed, preset, device, begun, truth=truth, curve=curve, diverged=diverged)
+    spent = keeper.end()
+    return _record("minimize", settings, dim, seed, preset, device, spent, truth=truth, curve=curve, diverged=diverged)
 
 
 def run_one(
@@ -131,24 +154,30 @@ def run_one(
     preset: Preset = "quick",
     device: str = "cpu",
     progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> Record:
-    """`estimate` or `minimize`, whose arguments these are; a run that diverged is a record like any other."""
+    """Run `estimate` or `minimize`, with their arguments; a run that diverged is a record like any other."""
     play = {"estimate": estimate, "minimize": minimize}[experiment]
     try:
-        return play(settings, dim, seed, preset=preset, device=device, progress=progress)
+        return play(settings, dim, seed, preset=preset, device=device, progress=progress, keep=keep)
     except Diverged as stop:
         return stop.record
 
 
 def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
-    """W and b of the first (fixed) and of the second Gaussian."""
+    """Draw W and b of the first (fixed) and of the second Gaussian."""
     generator = torch.Generator().manual_seed(settings.pair_seed)
     first = affine_weights(dim, generator=generator, features=settings.features)
     return first, affine_weights(dim, generator=generator, features=settings.features)
 
 
+def _run(experiment: Experiment, settings: Settings, dim: int, seed: int, device: str) -> dict[str, Any]:
+    """What tells a run apart from others."""
+    return {"experiment": experiment, "dim": dim, "seed": seed, "device": device, "settings": settings.of(experiment)}
+
+
 def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
-    """A point of the curve; one that is not finite ends the run."""
+    """Add a point to the curve; a value that is not finite ends the run."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise Stop(step, f"{name.replace('_', ' ')} is {value}")
@@ -158,12 +187,12 @@ def _log(curve: dict[str, list[float]], step: int, **values: float) -> None:
 
 
 def _finite(value: float) -> float | None:
-    """None where strict JSON has no number."""
+    """Replace a value that strict JSON cannot hold by None."""
     return value if math.isfinite(value) else None
 
 
 def _record(
-    experiment: Experiment, settings: Settings, dim: int, seed: int, preset: Preset, device: str, begun: float, **found: Any
+    experiment: Experiment, settings: Settings, dim: int, seed: int, preset: Preset, device: str, spent: float, **found: Any
 ) -> Record:
     used, plain = settings.of(experiment), dataclasses.replace(Settings(), **PRESETS[preset]).of(experiment)
     return {
@@ -174,7 +203,7 @@ def _record(
         "changed": [name for name in used if used[name] != plain[name]],
         "settings": used,
         **found,
-        "cpu_seconds": round(time.process_time() - begun, 1),
+        "cpu_seconds": round(spent, 1),
         "device": device,
         "versions": {name: versions()[name] for name in ("klprobe", "torch")},
         "commit": commit(),

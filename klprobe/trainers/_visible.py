@@ -10,11 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Laplace
 
+from klprobe.training.data import TrainingData
 from klprobe.training.losses import bernoulli_nll, laplace_nll, quantized_normal_nll
 from klprobe.training.networks import generator
 
-Visible = Literal["bernoulli", "quantized_normal", "quantized_normal_shared", "laplace"]
+Visible = Literal["auto", "bernoulli", "quantized_normal", "quantized_normal_shared", "laplace"]
 QUANTIZED = ("quantized_normal", "quantized_normal_shared")
+BERNOULLI = ("bernoulli", "auto")
+"""What `auto` is until it has seen the data."""
+LOOKED_AT = 2048
+"""Data points, spread over all, that are looked at to choose the visible distribution."""
 
 
 class WithVisible(Protocol):
@@ -52,6 +57,14 @@ class WithVisible(Protocol):
         """Whether data points of this shape lie in [0, 1]."""
 
 
+def visible_for(visible: Visible, data: TrainingData) -> Visible:
+    """The distribution that `auto` stands for: bernoulli for values in [0, 1], laplace for any others."""
+    if visible != "auto":
+        return visible
+    some = data.batch(torch.linspace(0, len(data) - 1, min(len(data), LOOKED_AT)).long()).x
+    return "bernoulli" if float(some.min()) >= 0 and float(some.max()) <= 1 else "laplace"
+
+
 def make_generator(system: WithVisible, shape: Sequence[int], extra: int = 0) -> nn.Sequential:
     """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for the quantized normals.
 
@@ -82,7 +95,7 @@ def nll(
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """-E log p(x|z), nats per data point, shape (); with `weights`, shape (batch,), the points' weighted sum."""
-    if system.visible == "bernoulli":
+    if system.visible in BERNOULLI:
         return bernoulli_nll(numbers, x, weights)
     if system.visible == "laplace":
         return laplace_nll(mean(system, numbers), x, system.laplace_scale, weights)
@@ -93,7 +106,7 @@ def nll(
 def log_likelihood(system: WithVisible, numbers: torch.Tensor, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     """log p(x|z) of each pair in nats, shape (batch,), float64; for the quantized normals a draw of a lower bound."""
     numbers, x = numbers.double(), x.double()
-    if system.visible == "bernoulli":
+    if system.visible in BERNOULLI:
         return -F.binary_cross_entropy_with_logits(numbers, x, reduction="none").flatten(1).sum(1)
     if system.visible == "laplace":
         return Laplace(mean(system, numbers), system.laplace_scale).log_prob(x).flatten(1).sum(1)
@@ -106,5 +119,5 @@ def mean(system: WithVisible, numbers: torch.Tensor) -> torch.Tensor:
     if system.visible in QUANTIZED:
         centre = (system.levels * numbers.chunk(2, dim=1)[0] - 0.5) / (system.levels - 1)
         return centre.clamp(0, 1)
-    bounded = system.visible == "bernoulli" or system.bounded(numbers.shape[1:])
+    bounded = system.visible in BERNOULLI or system.bounded(numbers.shape[1:])
     return numbers.sigmoid() if bounded else numbers

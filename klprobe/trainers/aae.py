@@ -61,16 +61,16 @@ class AAE(System):
         encoder, generate, judge = (networks[name] for name in ("encoder", "generator", "code_discriminator"))
         codes: list[torch.Tensor] = []  # of the mini-batch that both play on
 
-        def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
+        def autoencoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
             codes[:] = [z.detach()]
             reconstruction, marginal = l1(batch.x, generate(z)), reverse_kl(judge(z))
             logged = {"reconstruction": reconstruction.detach(), "marginal_kl": marginal.detach()}
             return self.reconstruction_weight * reconstruction + marginal, logged
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
             (z,) = codes
-            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
+            return real_loss(judge(self.prior(len(z), rng))) + fake_loss(judge(z)), {}
 
         return (
             Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr)),

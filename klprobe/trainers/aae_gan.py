@@ -90,29 +90,29 @@ class AAEGAN(System):
         """Encoder, generator, discriminator and, unless the KL is empirical, code discriminator."""
         encoder, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
 
-        def encoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
+        def encoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
             reconstruction = l1(batch.x, generate(z))
             kl = empirical_kl(z) if self.kl == "empirical" else reverse_kl(networks["code_discriminator"](z))
-            total = self.encoder_weight * reconstruction + kl + self._code_reconstruction(networks, len(z), noise)
+            total = self.encoder_weight * reconstruction + kl + self._code_reconstruction(networks, len(z), rng)
             return total, {"reconstruction": reconstruction.detach(), "marginal_kl": kl.detach()}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            again = generate(draw_fixed(self, encoder, batch.x, noise))
-            sample = generate(self.prior(len(batch.x), noise))
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            again = generate(draw_fixed(self, encoder, batch.x, rng))
+            sample = generate(self.prior(len(batch.x), rng))
             adversarial = reverse_kl(judge(again)) + reverse_kl(judge(sample))
             total = self.generator_weight * l1(batch.x, again) + adversarial
-            return total + self._code_reconstruction(networks, len(batch.x), noise), {"adversarial": adversarial.detach()}
+            return total + self._code_reconstruction(networks, len(batch.x), rng), {"adversarial": adversarial.detach()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                again = generate(draw(self, encoder, batch.x, noise))
-                sample = generate(self.prior(len(batch.x), noise))
+                again = generate(draw(self, encoder, batch.x, rng))
+                sample = generate(self.prior(len(batch.x), rng))
             return self.data_weight * real_loss(judge(batch.x)) + fake_loss(judge(again)) + fake_loss(judge(sample)), {}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            judge_code, z = networks["code_discriminator"], draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge_code(self.prior(len(z), noise))) + fake_loss(judge_code(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            judge_code, z = networks["code_discriminator"], draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge_code(self.prior(len(z), rng))) + fake_loss(judge_code(z)), {}
 
         updates = self.updates or 1
         players = (
@@ -124,12 +124,12 @@ class AAEGAN(System):
             return players
         return (*players, Player("code_discriminator", ("code_discriminator",), code_loss, self.adam(self.code_lr)))
 
-    def _code_reconstruction(self, networks: nn.ModuleDict, num_samples: int, noise: torch.Generator) -> torch.Tensor | float:
+    def _code_reconstruction(self, networks: nn.ModuleDict, num_samples: int, rng: torch.Generator) -> torch.Tensor | float:
         """Weighted |p - E(G(p))|_1 with p ~ p(z)."""
         if not self.code_reconstruction_weight:
             return 0.0
-        code = self.prior(num_samples, noise)
-        again = draw(self, networks["encoder"], networks["generator"](code), noise)
+        code = self.prior(num_samples, rng)
+        again = draw(self, networks["encoder"], networks["generator"](code), rng)
         return self.code_reconstruction_weight * l1(code, again)
 
     def encode(self, networks: nn.ModuleDict, x: torch.Tensor, noise: torch.Generator | None = None) -> Distribution:

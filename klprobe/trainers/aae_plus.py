@@ -65,24 +65,24 @@ class AAEPlus(System):
         encoder, generate = networks["encoder"], networks["generator"]
         judge, judge_code = networks["discriminator"], networks["code_discriminator"]
 
-        def encoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
+        def encoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
             reconstruction, marginal = l1(batch.x, generate(z)), reverse_kl(judge_code(z))
             logged = {"reconstruction": reconstruction.detach(), "marginal_kl": marginal.detach()}
             return self.encoder_weight * reconstruction + marginal, logged
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            again = generate(draw_fixed(self, encoder, batch.x, noise))
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            again = generate(draw_fixed(self, encoder, batch.x, rng))
             return self.generator_weight * l1(batch.x, again) + reverse_kl(judge(again)), {}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                again = generate(draw_fixed(self, encoder, batch.x, noise))
+                again = generate(draw_fixed(self, encoder, batch.x, rng))
             return real_loss(judge(batch.x)) + fake_loss(judge(again)), {}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge_code(self.prior(len(z), noise))) + fake_loss(judge_code(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge_code(self.prior(len(z), rng))) + fake_loss(judge_code(z)), {}
 
         return (
             Player("encoder", ("encoder",), encoder_loss, self.adam(self.lr)),

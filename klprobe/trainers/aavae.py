@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from klprobe.distributions.posteriors import TorchPosterior, as_double
 from klprobe.trainers._classes import FewLabels, beside, check_labels, few_labels
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
+from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll, visible_for
 from klprobe.training.data import Batch, TrainingData
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss
@@ -60,10 +61,10 @@ class AAVAE(System):
     """Number of classes, where classes are used; labels count from 0."""
     alpha: float = 0.1
     """Weight of the classifier's cross-entropy on labelled points (Kingma et al. 2014, section 4: 0.1 N beside sums over N)."""
-    visible: Visible = "bernoulli"
-    """Distribution of a value given the code. bernoulli takes grey levels as probabilities (UNIFY appendix I.2),
-    quantized_normal learns a spread for each pixel, quantized_normal_shared learns one for all, and laplace has one scale and
-    also takes data outside [0, 1]."""
+    visible: Visible = "auto"
+    """Distribution of a value given the code; auto is bernoulli for data in [0, 1], and laplace for others. bernoulli takes
+    grey levels as probabilities (UNIFY appendix I.2), quantized_normal learns a spread for each pixel,
+    quantized_normal_shared learns one for all, and laplace has one scale and also takes data outside [0, 1]."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
@@ -95,6 +96,10 @@ class AAVAE(System):
         known |= {"labels"} if self.by_class else set()
         return frozenset(known | ({"classify"} if self.labelled is not None else set()))
 
+    def settled(self, data: TrainingData) -> Self:
+        """The same system; its visible distribution is chosen by the data where it is `auto`."""
+        return replace(self, visible=visible_for(self.visible, data))
+
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator, and the discriminator and the classifier where there is one."""
         width, layers, batch_norm, extra = self.width, self.layers, self.batch_norm, self.classes if self.by_class else 0
@@ -111,21 +116,21 @@ class AAVAE(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The discriminator where there is one, then the VAE."""
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             judge, labels = networks["discriminator"], self._labels(batch)
-            return real_loss(judge(batch.x)) + fake_loss(judge(self.generate(networks, batch.x, labels, noise))), {}
+            return real_loss(judge(batch.x)) + fake_loss(judge(self.generate(networks, batch.x, labels, rng))), {}
 
-        def vae_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def vae_loss(batch: Batch, rng: torch.Generator) -> Loss:
             x, labels, weights = batch.x, self._labels(batch), batch.x.new_ones(len(batch.x))
             logged = {}
             if self.activated:
-                fake = self.generate(networks, x, labels, noise)
+                fake = self.generate(networks, x, labels, rng)
                 with torch.no_grad():
                     passed = [(networks["discriminator"](some) / self.temperature).sigmoid().flatten() for some in (x, fake)]
                 logged = {"weight_of_data": passed[0].mean(), "weight_of_fakes": passed[1].mean()}
                 x, weights = torch.cat([x, fake]), torch.cat(passed)
                 labels = labels if labels is None else torch.cat([labels, labels])
-            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), noise, len(batch.x))
+            loss, parts = self.weighted_bound(networks, x, labels, weights / len(batch.x), rng, len(batch.x))
             return loss, {**logged, **parts}
 
         owned = tuple(name for name in networks if name != "discriminator")
@@ -244,11 +249,11 @@ class AAVAE(System):
         return torch.logsumexp(torch.stack(each), 0) - math.log(self.classes)
 
     def _draw(
-        self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, noise: torch.Generator
+        self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One z ~ q a point, and mean and log-variance of q; shape (batch, latent_dim) each."""
         center, logvar = networks["encoder"](beside(self, x, labels)).chunk(2, dim=-1)
-        z = center + torch.exp(0.5 * logvar) * torch.randn(center.shape, generator=noise, device=center.device)
+        z = center + torch.exp(0.5 * logvar) * torch.randn(center.shape, generator=rng, device=center.device)
         return z, center, logvar
 
     def _labels(self, batch: Batch) -> torch.Tensor | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
 from klprobe.trainers._shared import System, draw, draw_fixed, encode, joint_discriminator, make_encoder
-from klprobe.trainers._visible import Visible, make_generator, mean, nll
-from klprobe.training.data import Batch
+from klprobe.trainers._visible import Visible, make_generator, mean, nll, visible_for
+from klprobe.training.data import Batch, TrainingData
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, real_loss
 
@@ -44,8 +44,9 @@ class AdversarialVB(System):
     """Let the discriminator compare q(z|x) with a normal near it instead of p(z) (DMVI appendix J: no)."""
     contrast_samples: int = 8
     """Number of draws from each q(z|x) that the moments of this normal are computed from (ours)."""
-    visible: Visible = "bernoulli"
-    """Distribution of a value given the code; only laplace takes data outside [0, 1] (Mescheder et al. section 6.2:
+    visible: Visible = "auto"
+    """Distribution of a value given the code; auto is bernoulli for data in [0, 1], and laplace, which alone takes others, for
+    others (Mescheder et al. section 6.2:
     bernoulli)."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, in the units of the data (ours)."""
@@ -62,6 +63,10 @@ class AdversarialVB(System):
     head_maps: int = 512
     """Number of feature maps of the joint head of the discriminator, for images only (DMVI Table 8: 512, 1024)."""
 
+    def settled(self, data: TrainingData) -> Self:
+        """The same system; its visible distribution is chosen by the data where it is `auto`."""
+        return replace(self, visible=visible_for(self.visible, data))
+
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder, generator to the numbers of p(x|z), joint discriminator."""
         judge = joint_discriminator(self, shape)
@@ -73,17 +78,17 @@ class AdversarialVB(System):
         """Encoder and generator as one player, then the discriminator."""
         encoder, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
 
-        def model_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
-            standardised, log_ratio = self.contrast(encoder, batch.x, z, noise)
-            reconstruction = nll(self, generate(z), batch.x, noise)
+        def model_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
+            standardised, log_ratio = self.contrast(encoder, batch.x, z, rng)
+            reconstruction = nll(self, generate(z), batch.x, rng)
             kl = judge(batch.x, standardised).mean() + log_ratio
             return reconstruction + kl, {"nll": reconstruction.detach(), "kl": kl.detach()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            standardised, _ = self.contrast(encoder, batch.x, z, noise)
-            return real_loss(judge(batch.x, standardised)) + fake_loss(judge(batch.x, self.prior(len(z), noise))), {}
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            standardised, _ = self.contrast(encoder, batch.x, z, rng)
+            return real_loss(judge(batch.x, standardised)) + fake_loss(judge(batch.x, self.prior(len(z), rng))), {}
 
         return (
             Player("model", ("encoder", "generator"), model_loss, self.adam(self.lr)),

@@ -64,17 +64,17 @@ class AGE(System):
         def code(x: torch.Tensor) -> torch.Tensor:
             return F.normalize(networks["encoder"](x))
 
-        def encoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def encoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                sample = generate(self.prior(len(batch.x), noise))
+                sample = generate(self.prior(len(batch.x), rng))
             z = code(batch.x)
             data, fake = self.divergence(z), self.divergence(code(sample))
             reconstruction = (batch.x - generate(z)).abs().mean()
             logged = {"reconstruction": reconstruction.detach(), "kl_data": data.detach(), "kl_samples": fake.detach()}
             return data - fake + self.reconstruction_weight * reconstruction, logged
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            p = self.prior(len(batch.x), noise)
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            p = self.prior(len(batch.x), rng)
             again = code(generate(p))
             return self.divergence(again) + self.code_reconstruction_weight * cosine_distance(p, again), {}
 

@@ -51,14 +51,14 @@ class ALI(System):
         """The discriminator, then encoder and generator as one player."""
         encoder, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z, code = draw_fixed(self, encoder, batch.x, noise), self.prior(len(batch.x), noise)
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z, code = draw_fixed(self, encoder, batch.x, rng), self.prior(len(batch.x), rng)
             with torch.no_grad():
                 sample = generate(code)
             return real_loss(judge(batch.x, z)) + fake_loss(judge(sample, code)), {}
 
-        def pair_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z, code = draw(self, encoder, batch.x, noise), self.prior(len(batch.x), noise)
+        def pair_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z, code = draw(self, encoder, batch.x, rng), self.prior(len(batch.x), rng)
             return real_loss(judge(generate(code), code)) + fake_loss(judge(batch.x, z)), {}
 
         return (

@@ -74,16 +74,16 @@ class BMSVAE(System):
         """The auto-encoder, then the code discriminator."""
         encoder, generate, judge = (networks[name] for name in ("encoder", "generator", "code_discriminator"))
 
-        def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_many(self, encoder, batch.x, self.draws, noise)
+        def autoencoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_many(self, encoder, batch.x, self.draws, rng)
             again = generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
             reconstruction, marginal = best_match(batch.x, again), reverse_kl(judge(z))
             logged = {"reconstruction": reconstruction.detach(), "marginal_kl": marginal.detach()}
             return weight(self.reconstruction_weight, batch.x) * reconstruction + marginal, logged
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge(self.prior(len(z), rng))) + fake_loss(judge(z)), {}
 
         return (
             Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr)),

@@ -96,8 +96,8 @@ class BMSVAEGAN(System):
         encoder, generate = networks["encoder"], networks["generator"]
         log_ratio, judge_code = networks["discriminator"], networks["code_discriminator"]
 
-        def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_many(self, encoder, batch.x, self.draws, noise)
+        def autoencoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_many(self, encoder, batch.x, self.draws, rng)
             flat = generate(z.flatten(0, 1))
             least_real = log_ratio(flat).unflatten(0, z.shape[:2]).amin(0).mean()
             reconstruction = best_match(batch.x, flat.unflatten(0, z.shape[:2]))
@@ -105,19 +105,19 @@ class BMSVAEGAN(System):
             pull = weight(self.reconstruction_weight, batch.x)
             total = pull * reconstruction - self.adversarial_weight * least_real + marginal
             if self.sample_weight:
-                total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), noise))).mean()
+                total = total - self.sample_weight * log_ratio(generate(self.prior(len(batch.x), rng))).mean()
             logged = {"reconstruction": reconstruction, "least_real": least_real, "marginal_kl": marginal}
             return total, {name: value.detach() for name, value in logged.items()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                sample = generate(self.prior(len(batch.x), noise))
+                sample = generate(self.prior(len(batch.x), rng))
             real = hinge_real(log_ratio(batch.x), self.data_target)
             return real + hinge_fake(log_ratio(sample), self.sample_target), {}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge_code(self.prior(len(z), noise))) + fake_loss(judge_code(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge_code(self.prior(len(z), rng))) + fake_loss(judge_code(z)), {}
 
         return (
             Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr)),

@@ -82,7 +82,7 @@ class Classifier(Algorithm):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The classifier alone."""
 
-        def loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def loss(batch: Batch, rng: torch.Generator) -> Loss:
             if batch.labels is None:
                 raise InputError("classifier learns from labels, and these data have none: choose a data set with labels.")
             if not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < self.classes:
@@ -90,7 +90,7 @@ class Classifier(Algorithm):
                     f"classifier has {self.classes} classes, but there are labels from {int(batch.labels.min())} to "
                     f"{int(batch.labels.max())}: set --classes."
                 )
-            x = random_crops(batch.x, noise) if self.preset == "agan" else batch.x
+            x = random_crops(batch.x, rng) if self.preset == "agan" else batch.x
             logits = networks["head"](networks["trunk"](self._seen(x)))
             right = (logits.argmax(1) == batch.labels).float().mean()
             return F.cross_entropy(logits, batch.labels), {"accuracy": right.detach()}

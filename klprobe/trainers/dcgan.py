@@ -44,13 +44,13 @@ class DCGAN(System):
         """The discriminator, then the generator."""
         generate, judge = networks["generator"], networks["discriminator"]
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                fake = generate(self.prior(len(batch.x), noise))
+                fake = generate(self.prior(len(batch.x), rng))
             return real_loss(judge(batch.x)) + fake_loss(judge(fake)), {}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            return real_loss(judge(generate(self.prior(len(batch.x), noise)))), {}
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            return real_loss(judge(generate(self.prior(len(batch.x), rng)))), {}
 
         return (
             Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.lr)),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import nn
 
 from klprobe.distributions.posteriors import LOG_2PI, ConditionalDistribution
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, log_likelihood, mean, nll
-from klprobe.training.data import Batch
+from klprobe.trainers._visible import Visible, log_likelihood, mean, nll, visible_for
+from klprobe.training.data import Batch, TrainingData
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import gaussian_kl
 from klprobe.types import InputError
@@ -50,8 +50,9 @@ class DRAW(System):
     """Side of the grid that is written (Gregor et al. Table 3: 5 x 5 on MNIST)."""
     memory: int = 256
     """Number of units of each LSTM (Gregor et al. Table 3: 256)."""
-    visible: Visible = "bernoulli"
-    """Distribution of a value given the code (Gregor et al.: bernoulli)."""
+    visible: Visible = "auto"
+    """Distribution of a value given the code; auto is bernoulli for data in [0, 1], and laplace for others (Gregor et al.:
+    bernoulli)."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, in the units of the data."""
     levels: int = 256
@@ -70,6 +71,10 @@ class DRAW(System):
             raise InputError(
                 f"draw divides its latents among its steps: {self.latent_dim} are not a multiple of {self.glances}."
             )
+
+    def settled(self, data: TrainingData) -> Self:
+        """The same system; its visible distribution is chosen by the data where it is `auto`."""
+        return replace(self, visible=visible_for(self.visible, data))
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder (reading, LSTM, mean and log-variance of z_t) and decoder (LSTM, writing)."""
@@ -95,15 +100,15 @@ class DRAW(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """One player, that owns everything."""
 
-        def loss(batch: Batch, noise: torch.Generator) -> Loss:
-            epsilon = torch.randn(len(batch.x), self.latent_dim, generator=noise, device=batch.x.device)
+        def loss(batch: Batch, rng: torch.Generator) -> Loss:
+            epsilon = torch.randn(len(batch.x), self.latent_dim, generator=rng, device=batch.x.device)
             painting = _Painting(self, networks, batch.x)
             kl = batch.x.new_zeros(())
             for part in epsilon.chunk(self.glances, 1):
                 center, logvar = painting.look()
                 kl = kl + gaussian_kl(center, logvar)
                 painting.paint(center + torch.exp(0.5 * logvar) * part)
-            reconstruction = nll(self, painting.canvas, batch.x, noise)
+            reconstruction = nll(self, painting.canvas, batch.x, rng)
             return reconstruction + kl, {"nll": reconstruction.detach(), "kl": kl.detach()}
 
         return (Player("draw", ("encoder", "decoder"), loss, self.adam(self.lr)),)

@@ -76,16 +76,16 @@ class InfoGAN(System):
         """The discriminator with the head, then the generator."""
         generate, judge = networks["generator"], cast(nn.Sequential, networks["discriminator"])
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = self.prior(len(batch.x), noise)
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = self.prior(len(batch.x), rng)
             with torch.no_grad():
                 fake = generate(z)
             features = judge[:-1](fake)
             unread, logged = self.unread(networks["head"](features), z)
             return real_loss(judge(batch.x)) + fake_loss(judge[-1](features)) + unread, logged
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = self.prior(len(batch.x), noise)
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = self.prior(len(batch.x), rng)
             features = judge[:-1](generate(z))
             unread, logged = self.unread(networks["head"](features), z)
             return real_loss(judge[-1](features)) + unread, logged
@@ -130,8 +130,8 @@ class CodePrior(Distribution):
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws, shape sample_shape + (latent_dim,), float64, from torch's global generator."""
         shape = torch.Size(sample_shape)
-        noise = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return self.system.prior(math.prod(shape), noise).double().reshape(shape + self.event_shape)
+        rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return self.system.prior(math.prod(shape), rng).double().reshape(shape + self.event_shape)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Raises CapabilityError: one-hot classes have no density."""

@@ -72,17 +72,17 @@ class IWGAN(System):
         def logits(x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
             return networks["discriminator"](beside(self, x, labels))
 
-        def fakes(batch: Batch, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def fakes(batch: Batch, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
             labels = check_labels(self, batch.labels, "iwgan") if self.conditional else None
-            return self.decode(networks, self.prior(len(batch.x), noise), labels), labels
+            return self.decode(networks, self.prior(len(batch.x), rng), labels), labels
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                x, labels = fakes(batch, noise)
+                x, labels = fakes(batch, rng)
             return real_loss(logits(batch.x, labels)) + fake_loss(logits(x, labels)), {}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            judged = logits(*fakes(batch, noise))
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            judged = logits(*fakes(batch, rng))
             weights = importance_weights(judged)
             logged = {"effective_share": 1 / (weights.square().sum() * len(weights))}
             return real_loss(judged, weights if self.weighted else None), logged

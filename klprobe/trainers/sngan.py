@@ -51,13 +51,13 @@ class SNGAN(System):
         """The discriminator, then the generator."""
         generate, judge, steps = networks["generator"], networks["discriminator"], self.discriminator_steps
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                fake = generate(self.prior(len(batch.x), noise))
+                fake = generate(self.prior(len(batch.x), rng))
             return hinge_real(judge(batch.x), self.margin) + hinge_fake(judge(fake), self.margin), {}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            return -judge(generate(self.prior(len(batch.x), noise))).mean(), {}
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            return -judge(generate(self.prior(len(batch.x), rng))).mean(), {}
 
         return (
             Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.lr, steps), steps),

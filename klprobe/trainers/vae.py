@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
 from klprobe.trainers._shared import System
-from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll
-from klprobe.training.data import Batch
+from klprobe.trainers._visible import Visible, log_likelihood, make_generator, mean, nll, visible_for
+from klprobe.training.data import Batch, TrainingData
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import fake_loss, gaussian_kl, real_loss, reverse_kl
 from klprobe.training.networks import code_discriminator, encoder
@@ -35,10 +35,11 @@ class VAE(System):
 
     beta: float = 1.0
     """Weight of KL[q(z|x)||p(z)]; 1 is the evidence lower bound, 0 an auto-encoder with noise (Higgins et al. 2017)."""
-    visible: Visible = "bernoulli"
-    """Distribution of a value given the code. bernoulli takes grey levels as probabilities; quantized_normal learns a spread
-    for each pixel and code, quantized_normal_shared one for all (DMVI section 4.2 does not say which it has); laplace has one
-    scale (AGAN section 3). Only laplace takes data outside [0, 1]."""
+    visible: Visible = "auto"
+    """Distribution of a value given the code; auto is bernoulli for data in [0, 1], and laplace for others. bernoulli takes
+    grey levels as probabilities; quantized_normal learns a spread for each pixel and code, quantized_normal_shared one for all
+    (DMVI section 4.2 does not say which it has); laplace has one scale (AGAN section 3). Only laplace takes data outside
+    [0, 1]."""
     laplace_scale: float = 0.1
     """Scale of the Laplace distribution, in the units of the data; 1/scale is the lambda of AGAN, which sweeps 1, 5, 10, 50."""
     levels: int = 256
@@ -54,6 +55,10 @@ class VAE(System):
     code_layers: int = 3
     """Number of hidden layers of the code discriminator (DMVI K.5)."""
 
+    def settled(self, data: TrainingData) -> Self:
+        """The same system; its visible distribution is chosen by the data where it is `auto`."""
+        return replace(self, visible=visible_for(self.visible, data))
+
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
         """Encoder to mean and log-variance, generator to the numbers of p(x|z), and C where there is a marginal KL."""
         networks: dict[str, nn.Module] = {
@@ -67,9 +72,9 @@ class VAE(System):
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
         """The VAE, then the code discriminator where there is one."""
 
-        def loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z, mean, logvar = self.draw(networks, batch.x, noise)
-            reconstruction = nll(self, networks["generator"](z), batch.x, noise)
+        def loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z, mean, logvar = self.draw(networks, batch.x, rng)
+            reconstruction = nll(self, networks["generator"](z), batch.x, rng)
             kl = gaussian_kl(mean, logvar)
             logged = {"nll": reconstruction.detach(), "kl": kl.detach()}
             if not self.marginal_kl_weight:
@@ -78,11 +83,11 @@ class VAE(System):
             total = reconstruction + self.beta * kl + self.marginal_kl_weight * marginal
             return total, logged | {"marginal_kl": marginal.detach()}
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                z, _, _ = self.draw(networks, batch.x, noise)
+                z, _, _ = self.draw(networks, batch.x, rng)
             judge = networks["code_discriminator"]
-            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
+            return real_loss(judge(self.prior(len(z), rng))) + fake_loss(judge(z)), {}
 
         vae = Player("vae", ("encoder", "generator"), loss, self.adam(self.lr))
         if not self.marginal_kl_weight:

@@ -55,22 +55,22 @@ class VAEGAN(System):
         *hidden, last = judge.children()
         features = nn.Sequential(*hidden)
 
-        def encoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def encoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
             mean, logvar = encoder(batch.x).chunk(2, dim=-1)
-            z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=noise, device=mean.device)
+            z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=rng, device=mean.device)
             reconstruction, kl = distance(features(batch.x), features(generate(z))), gaussian_kl(mean, logvar)
             return reconstruction + kl, {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            again = features(generate(draw_fixed(self, encoder, batch.x, noise)))
-            sample = generate(self.prior(len(batch.x), noise))
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            again = features(generate(draw_fixed(self, encoder, batch.x, rng)))
+            sample = generate(self.prior(len(batch.x), rng))
             adversarial = real_loss(last(again)) + real_loss(judge(sample))
             return self.gamma * distance(features(batch.x), again) + adversarial, {"adversarial": adversarial.detach()}
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                again = generate(draw_fixed(self, encoder, batch.x, noise))
-                sample = generate(self.prior(len(batch.x), noise))
+                again = generate(draw_fixed(self, encoder, batch.x, rng))
+                sample = generate(self.prior(len(batch.x), rng))
             return real_loss(judge(batch.x)) + fake_loss(judge(again)) + fake_loss(judge(sample)), {}
 
         return (

@@ -57,25 +57,25 @@ class VEEGAN(System):
         """Discriminator, generator, reconstructor."""
         reconstructor, generate, judge = networks["encoder"], networks["generator"], networks["discriminator"]
 
-        def discriminator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            code, z = self.prior(len(batch.x), noise), draw_fixed(self, reconstructor, batch.x, noise)
+        def discriminator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            code, z = self.prior(len(batch.x), rng), draw_fixed(self, reconstructor, batch.x, rng)
             with torch.no_grad():
                 sample = generate(code)
             return real_loss(judge(sample, code)) + fake_loss(judge(batch.x, z)), {}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            code = self.prior(len(batch.x), noise)
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            code = self.prior(len(batch.x), rng)
             sample = generate(code)
-            kl, reconstruction = judge(sample, code).mean(), self.code_loss(reconstructor, sample, code, noise)
+            kl, reconstruction = judge(sample, code).mean(), self.code_loss(reconstructor, sample, code, rng)
             log_prior = -0.5 * (code.square().sum() / len(code) + self.latent_dim * math.log(2 * math.pi))
             logged = {"kl": kl.detach(), "reconstruction": reconstruction.detach()}
             return kl + reconstruction, logged | {"bound": (log_prior - kl - reconstruction).detach()}
 
-        def reconstructor_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            code = self.prior(len(batch.x), noise)
+        def reconstructor_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            code = self.prior(len(batch.x), rng)
             with torch.no_grad():
                 sample = generate(code)
-            return self.code_loss(reconstructor, sample, code, noise), {}
+            return self.code_loss(reconstructor, sample, code, rng), {}
 
         return (
             Player("discriminator", ("discriminator",), discriminator_loss, self.adam(self.discriminator_lr)),

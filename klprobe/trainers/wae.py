@@ -63,19 +63,19 @@ class WAE(System):
         """The auto-encoder, then WAE-GAN's code discriminator."""
         encoder, generate = networks["encoder"], networks["generator"]
 
-        def autoencoder_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            z = draw(self, encoder, batch.x, noise)
+        def autoencoder_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            z = draw(self, encoder, batch.x, rng)
             reconstruction = squared_error(batch.x, generate(z))
             if self.divergence == "mmd":
-                penalty = imq_mmd(z, self.prior(len(z), noise))
+                penalty = imq_mmd(z, self.prior(len(z), rng))
             else:
                 penalty = real_loss(networks["code_discriminator"](z))
             logged = {"reconstruction": reconstruction.detach(), "penalty": penalty.detach()}
             return reconstruction + self.divergence_weight * penalty, logged
 
-        def code_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            judge, z = networks["code_discriminator"], draw_fixed(self, encoder, batch.x, noise)
-            return real_loss(judge(self.prior(len(z), noise))) + fake_loss(judge(z)), {}
+        def code_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            judge, z = networks["code_discriminator"], draw_fixed(self, encoder, batch.x, rng)
+            return real_loss(judge(self.prior(len(z), rng))) + fake_loss(judge(z)), {}
 
         autoencoder = Player("autoencoder", ("encoder", "generator"), autoencoder_loss, self.adam(self.lr))
         if self.divergence == "mmd":

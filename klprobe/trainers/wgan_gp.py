@@ -47,15 +47,15 @@ class WGANGP(System):
         """The critic, then the generator."""
         generate, critic = networks["generator"], networks["critic"]
 
-        def critic_loss(batch: Batch, noise: torch.Generator) -> Loss:
+        def critic_loss(batch: Batch, rng: torch.Generator) -> Loss:
             with torch.no_grad():
-                fake = generate(self.prior(len(batch.x), noise))
+                fake = generate(self.prior(len(batch.x), rng))
             distance = critic(batch.x).mean() - critic(fake).mean()
-            penalty = gradient_penalty(critic, batch.x, fake, noise)
+            penalty = gradient_penalty(critic, batch.x, fake, rng)
             return self.penalty_weight * penalty - distance, {"distance": distance.detach(), "penalty": penalty.detach()}
 
-        def generator_loss(batch: Batch, noise: torch.Generator) -> Loss:
-            return -critic(generate(self.prior(len(batch.x), noise))).mean(), {}
+        def generator_loss(batch: Batch, rng: torch.Generator) -> Loss:
+            return -critic(generate(self.prior(len(batch.x), rng))).mean(), {}
 
         return (
             Player("critic", ("critic",), critic_loss, self.adam(self.lr, self.critic_steps), updates=self.critic_steps),

@@ -24,11 +24,13 @@ from klprobe.files.typed_settings import check_settings
 from klprobe.types import InputError
 
 NEEDED = ("system", "settings", "dataset", "split", "input_shape", "steps")
-"""Settings without which a checkpoint cannot be used."""
+"""Settings that every checkpoint needs."""
 LONGEST_NAME = 4096
-"""Letters of a name; a data set's may hold a path."""
+"""Largest number of letters of a name; that of a data set may hold a path."""
 LARGEST_POINT = 10**8
-"""Numbers in a data point."""
+"""Largest number of values in a data point."""
+PENDING = "log."
+"""Beginning of the names of tensors that belong to no row of metrics.csv yet."""
 NOT_COMPARED = ("steps", "versions", "commit")
 """Settings that may differ between the two halves of a resumed run."""
 
@@ -44,17 +46,19 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """What training changes, as one thing to save and restore.
+    """Everything that training changes, to save and restore together.
 
     Attributes:
         networks: All networks.
         optimizers: One for each player.
-        settings: Of the run, all but `steps`.
+        settings: Settings of the run, all but `steps`.
+        pending: Values logged since the last row of metrics.csv, by column, each of shape ().
     """
 
     networks: nn.ModuleDict
     optimizers: Mapping[str, torch.optim.Optimizer]
     settings: Mapping[str, Any]
+    pending: dict[str, list[torch.Tensor]]
 
     def save(self, path: Path, steps: int) -> None:
         """Write the checkpoint after `steps` steps, unless its weights are not finite.
@@ -72,6 +76,8 @@ class TrainingState:
         for player, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{player}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        columns = enumerate(self.pending.items())  # their order is that of metrics.csv, and safetensors keeps none
+        tensors |= {f"{PENDING}{i:03}.{column}": torch.stack(values) for i, (column, values) in columns}
         write(path, tensors, {**self.settings, "steps": steps})
 
     def restore(self, path: Path) -> int:
@@ -81,7 +87,7 @@ class TrainingState:
             InputError: the file cannot be read, holds no optimisers, or was made with other settings (says which).
         """
         tensors, before = read(path)
-        before = {"precision": "float32"} | before  # of versions that knew no other
+        before = {"precision": "float32"} | before  # older versions knew no other
         now = {key: value for key, value in self.settings.items() if key not in NOT_COMPARED}
         differing = _differences(before, now)
         if differing:
@@ -94,6 +100,9 @@ class TrainingState:
                     f"{path} was saved without its optimisers, so it cannot be resumed: train from the start in another folder."
                 )
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.pending.clear()
+        device = next(self.networks.parameters()).device
+        self.pending.update({name: list(values.to(device).unbind()) for name, values in _pending(tensors, path).items()})
         return int(before["steps"])
 
 
@@ -160,10 +169,10 @@ def _set_weights(networks: nn.ModuleDict, tensors: Mapping[str, torch.Tensor], p
 def _optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], prefix: str, path: Path
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """What a file holds of an optimiser, by the number of the parameter; empty when it holds nothing.
+    """Read the state of an optimiser, by the number of the parameter; empty when the file holds none.
 
     Raises:
-        InputError: it is not what this optimiser keeps of these parameters.
+        InputError: the state does not belong to this optimiser and these parameters.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -173,7 +182,7 @@ def _optimizer_state(
     shapes = {
         f"{index}.{key}": parameter.shape if whole else torch.Size()
         for index, parameter in enumerate(parameters)
-        if any(name.startswith(f"{index}.") for name in kept)  # one that no loss has moved has no state
+        if any(name.startswith(f"{index}.") for name in kept)  # a parameter that no loss has moved has no state
         for key, whole in first_and_others[min(index, 1)].items()
     }
     given = {name: tensor.shape for name, tensor in kept.items()}
@@ -190,10 +199,25 @@ def _optimizer_state(
     return state
 
 
-def _keeps(optimizer: torch.optim.Optimizer) -> list[dict[str, bool]]:
-    """What an optimiser keeps of its first parameter, and of each other, seen by a step of its kind.
+def _pending(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """What a file holds of the next row of metrics.csv, by column, each of shape (values,).
 
-    By name, whether it has the parameter's shape.
+    Raises:
+        InputError: it is not what `TrainingState.save` writes.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name in sorted(name for name in tensors if name.startswith(PENDING)):
+        number, _, column = name.removeprefix(PENDING).partition(".")
+        if tensors[name].dim() != 1 or not tensors[name].is_floating_point() or not (number.isdecimal() and column):
+            raise InputError(f"{path} is damaged: {name[:80]} is no list of logged numbers.")
+        found[column] = tensors[name]
+    return found
+
+
+def _keeps(optimizer: torch.optim.Optimizer) -> list[dict[str, bool]]:
+    """State that an optimiser of this kind keeps for its first parameter, and for each other, found by one step.
+
+    The result says, by name, whether a value has the parameter's shape.
     """
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
     for parameter in parameters:
@@ -241,7 +265,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _check(settings: Mapping[str, Any], label: str) -> None:
-    """InputError unless what everything reads is of the right kind; the system's own settings are looked at when it is made."""
+    """Raise InputError unless all common settings have the right type; the system's own are checked when it is made."""
     for key in ("system", "dataset", "split"):
         if not isinstance(settings[key], str) or not 0 < len(settings[key]) <= LONGEST_NAME or not settings[key].isprintable():
             raise InputError(f"{label}: {key} is {repr(settings[key])[:40]}, which is not a name: the file is damaged.")

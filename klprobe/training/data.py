@@ -1,4 +1,4 @@
-"""What a mini-batch is, what the loop asks of data, data in memory, and what happens to the images of a mini-batch."""
+"""Mini-batches, the data that the loop needs, data in memory, and random changes to the images of a mini-batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class TrainingData(Protocol):
-    """What the loop needs of a data set; `klprobe.datasets` gives it."""
+    """A data set as the loop needs it; `klprobe.datasets` provides it."""
 
     @property
     def name(self) -> str:
@@ -48,17 +48,17 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory, or mapped from a file, as small as it comes: bytes stay bytes until a batch is made of them.
+    """A data set in memory, or mapped from a file; bytes stay bytes until a batch is made of them.
 
     Attributes:
         name: Command-line name, settings included.
-        split: Which part of it.
-        stored: uint8 (0 to 255, made [0, 1] by `floats`), or any other number (taken as it is), shape (N, ...).
-        labels: int64, shape (N,), or None.
-        tint: Colours that grey images are seen in, float32, shape (N, 3); None: as they are stored.
-        augment: What happens to the images of a mini-batch, and nowhere else.
-        notes: What the user should know, such as files left out; one sentence each.
-        device: Where batches go; None means where the data are.
+        split: Part of the data set.
+        stored: Points, shape (N, ...): uint8 (0 to 255, mapped to [0, 1] by `floats`), or another type, which stays as it is.
+        labels: Labels, int64, shape (N,), or None.
+        tint: Colours in which grey images are shown, float32, shape (N, 3); None leaves them as they are stored.
+        augment: Random changes to the images of a mini-batch, and only there.
+        notes: Sentences for the user, for instance about files left out.
+        device: Device of the batches; None means that of the data.
     """
 
     name: str
@@ -123,18 +123,18 @@ def fits(x: torch.Tensor, device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to the images of a mini-batch; called, it does it.
+    """Random changes to the images of a mini-batch, made when it is called.
 
     Attributes:
-        flip: Whether each is turned left to right with probability 1/2.
-        shift: Pixels that each moves at most, down or up and right or left; its edge fills what it leaves.
+        flip: Whether each image is mirrored left to right with probability 1/2.
+        shift: Largest number of pixels by which each image moves, vertically and horizontally; its edge fills the gap.
     """
 
     flip: bool = False
     shift: int = 0
 
     def __call__(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Images, shape (m, C, H, W), changed.
+        """Change images, shape (m, C, H, W).
 
         Args:
             x: Images, shape (m, C, H, W).
@@ -142,11 +142,11 @@ class Augment:
                 the order of an epoch makes it new, and a run that is resumed repeats it.
         """
         order = hashlib.blake2b(indices.cpu().numpy().tobytes(), digest_size=8).digest()
-        noise = torch.Generator().manual_seed(int.from_bytes(order, "little"))
+        rng = torch.Generator().manual_seed(int.from_bytes(order, "little"))
         if self.flip:
-            turned = (torch.rand(len(x), generator=noise) < 0.5).to(x.device)
+            turned = (torch.rand(len(x), generator=rng) < 0.5).to(x.device)
             x = torch.where(turned[:, None, None, None], x.flip(-1), x)
-        return shifted(x, torch.randint(2 * self.shift + 1, (2, len(x)), generator=noise) - self.shift) if self.shift else x
+        return shifted(x, torch.randint(2 * self.shift + 1, (2, len(x)), generator=rng) - self.shift) if self.shift else x
 
 
 def shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
@@ -160,10 +160,10 @@ def shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
 
 
 def augment(shape: tuple[int, ...], flip: bool, shift: int) -> Augment | None:
-    """The settings of a data set as an `Augment`; None where they ask for nothing.
+    """Make an `Augment` from the settings of a data set; None where they ask for no change.
 
     Raises:
-        InputError: points that are no images, or a shift that leaves nothing of them.
+        InputError: the points are not images, or the shift is as large as the image.
     """
     if not flip and not shift:
         return None

@@ -13,21 +13,19 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
 from klprobe import registry
-from klprobe.runtime import parallel
+from klprobe.runtime import interrupts, parallel
+from klprobe.runtime.folder_lock import sole_writer
 from klprobe.runtime.provenance import commit, versions
 from klprobe.training.checkpoint import TrainingState, read
 from klprobe.training.data import Batch, TrainingData
@@ -37,29 +35,32 @@ from klprobe.types import InputError, Progress, no_progress
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
 WORTH_SHARING = 5e7
-"""Multiply-adds of the largest dense layer in a mini-batch from which several threads are used."""
+"""Number of multiply-adds of the largest dense layer in a mini-batch from which several threads are used."""
 PROGRESS_EVERY = 0.1
-"""Seconds between two calls of the progress receiver."""
+"""Time between two calls of the progress function, in seconds."""
 
 Precision = Literal["float32", "bf16"]
 
 Loss = tuple[torch.Tensor, Mapping[str, torch.Tensor]]
-"""What a player minimises, shape (), and what is worth logging beside it, each of shape () and detached."""
+"""The loss that a player minimises, shape (), and values to log beside it, each of shape () and detached."""
+
+Stop = Callable[[], bool]
+"""Whether training is to end now, asked after every step."""
 
 Watch = Callable[[int, nn.ModuleDict], None]
-"""Looks at the networks after a step, such as to draw samples."""
+"""A function that uses the networks after a step, for instance to draw samples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """One side of the game.
+    """One player, which trains its networks by its own loss.
 
     Attributes:
-        name: Named in the log and in errors.
+        name: Name in the log and in errors.
         networks: Names of the networks it owns; every network has exactly one owner.
-        loss: From a mini-batch and a generator (on the training device) to what it minimises.
-        optimizer: From its parameters to its optimiser.
-        updates: How many updates it makes in each step.
+        loss: Function from a mini-batch and a generator (on the training device) to the loss that it minimises.
+        optimizer: Function from its parameters to its optimiser.
+        updates: Number of updates that it makes in each step.
         fresh: Whether each update takes a fresh mini-batch; otherwise the last one of the player before, whose loss may have
             left it, detached, what it computed there.
     """
@@ -73,7 +74,7 @@ class Player:
 
 
 Capability = Literal["encode", "decode", "log_likelihood", "labels", "classify", "look"]
-"""What a system can do. All but `labels` are names of methods that it then has:
+"""Something that a system can do. All but `labels` are names of methods that it then has:
 
 encode(networks, x, noise) -> Distribution       q(z|x), batch shape (batch,), event shape (latent_dim,)
 decode(networks, z) -> Tensor                    data points of codes; and `prior(num_samples, noise)`, draws of p(z)
@@ -87,23 +88,23 @@ labels                                           there are `classes`, and the fi
 class Algorithm(Protocol):
     """A published system: a frozen dataclass of its settings, plain JSON values all, first in its file's `__all__`.
 
-    What a system does not say is as here, so a system inherits from this class; the methods behind its `capabilities`
-    stand beside `Capability`.
+    A system inherits from this class, and overrides whatever is different for it; the methods of its `capabilities`
+    are listed at `Capability`.
     """
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do: nothing, unless it says so. Nobody looks whether there is a method; this is asked."""
+        """Capabilities of the system, by default none; other code asks this, and never whether a method exists."""
         return frozenset()
 
     @property
     def conditional(self) -> bool:
-        """Whether `encode` and `log_likelihood` cannot do without the labels of the points."""
+        """Whether `encode` and `log_likelihood` need the labels of the points."""
         return False
 
     @property
     def prior_distribution(self) -> Distribution | None:
-        """p(z); None stands for N(0, I)."""
+        """Prior p(z); None is N(0, I)."""
         return None
 
     @property
@@ -113,11 +114,11 @@ class Algorithm(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Data points in a mini-batch."""
+        """Number of data points in a mini-batch."""
         raise NotImplementedError
 
     def networks(self, shape: tuple[int, ...]) -> nn.ModuleDict:
-        """Fresh networks for data points of one shape. Raises InputError where none fits."""
+        """Make new networks for data points of one shape. Raises InputError where none fits."""
         raise NotImplementedError
 
     def players(self, networks: nn.ModuleDict) -> tuple[Player, ...]:
@@ -125,15 +126,19 @@ class Algorithm(Protocol):
         raise NotImplementedError
 
     def view(self, data: TrainingData, seed: int) -> TrainingData:
-        """What training sees of the data: all of them."""
+        """Data that training uses, by default all of them."""
         return data
+
+    def settled(self, data: TrainingData) -> Self:
+        """The same algorithm, with settings that depend on the data decided: itself, where there are none."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seat:
-    """A player at the table: its parameters, its optimiser, and the buffers that its moves must leave alone.
+    """A player with its parameters, its optimiser, and the buffers that its updates must not change.
 
-    `alone`: nobody else has parameters. `kept`: room for the values of the others' buffers, `foreign`.
+    `alone` says that no other player has parameters. `kept` has room for the values of the others' buffers, `foreign`.
     """
 
     player: Player
@@ -157,32 +162,39 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     checkpoint_every: int = 1000,
+    checkpoint_seconds: float = math.inf,
     log_every: int = 100,
+    stop: Stop = lambda: False,
     tensorboard: bool = False,
     watch: Watch | None = None,
     watch_every: int = 1000,
 ) -> Path:
     """Train, and leave `out`/checkpoint.safetensors and `out`/metrics.csv.
 
-    Ctrl-C finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
-    checkpoint stays whole. torch's global random state is left as it was.
+    The first checkpoint is written after the first step: what is refused until then leaves nothing behind. Ctrl-C (or SIGTERM,
+    or SIGHUP) finishes the step, writes the checkpoint and raises KeyboardInterrupt; a second one stops at once, and the last
+    checkpoint stays whole. One process at a time writes into `out`. torch's global random state is left as it was.
 
     Args:
         algorithm: Settings of one system.
-        data: What to train on; batches are drawn without replacement, and each epoch's incomplete last one is dropped.
-        steps: Steps in all, those before a resume included; in one step every player moves.
+        data: Data to train on; batches are drawn without replacement, and each epoch's incomplete last one is dropped.
+        steps: Number of steps in all, with those before a resume; in one step every player moves.
         out: Folder, made where it is missing.
         seed: Seed of all random numbers: the initial weights, the order of the data, and the noise.
         device: Device of networks and data.
         precision: bf16 runs products inside the networks in bfloat16 (torch.autocast), for GPUs that have it; weights,
             outputs, losses and optimisers stay float32.
-        resume: Go on from `out`/checkpoint.safetensors; on a CPU the weights come out as if never interrupted.
-        progress: Told the steps done, the steps in all, the steps per second and the players' mean losses.
-        checkpoint_every, log_every: Steps between two checkpoints, and between two rows of metrics.csv.
+        resume: Whether to continue from `out`/checkpoint.safetensors; on a CPU the weights are those of a run without a break.
+        progress: Function that is called with the steps done, all steps, and the steps per second with the mean losses.
+        checkpoint_every, log_every: Number of steps between two checkpoints, and between two rows of metrics.csv.
+        checkpoint_seconds: Time in seconds after which a checkpoint is written too. It changes no row of metrics.csv: what
+            belongs to the next row lies in the checkpoint.
+        stop: Function that is asked after every step; once it returns True, training ends with such a checkpoint, from which
+            `resume` continues.
         tensorboard: Whether `out` also gets TensorBoard events.
-        watch: Called every `watch_every` steps with the step and the networks in eval mode, as after loading a checkpoint;
-            it must leave them as they are.
-        watch_every: Steps between two calls of `watch`.
+        watch: Function that is called every `watch_every` steps with the step and the networks in eval mode, as after loading
+            a checkpoint; it must not change them.
+        watch_every: Number of steps between two calls of `watch`.
     Returns:
         Path of the checkpoint.
     Raises:
@@ -191,17 +203,19 @@ def train(
     """
     out = Path(out)
     path = out / CHECKPOINT
+    algorithm = algorithm.settled(data)
     settings = _settings(algorithm, data, seed=seed, device=device, precision=precision)
     _check(algorithm, data, steps)
     rank, size = parallel.rank_and_size()
-    with torch.random.fork_rng(), _interrupt_after_step() as interrupted, _threads() as few_for:
+    alone = sole_writer(out) if rank == 0 else contextlib.nullcontext()
+    with alone, torch.random.fork_rng(), interrupts.held_back() as interrupted, _threads() as few_for:
         torch.manual_seed(_seed(seed, 0))
         networks = algorithm.networks(data.shape).to(device).train()
         few_for(networks, algorithm.batch_size)
         if precision == "bf16":
             _float32_outputs(networks)
         seats = _seats(algorithm.players(networks), networks)
-        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings)
+        state = TrainingState(networks, {s.player.name: s.optimizer for s in seats}, settings, {})
         start = _begin(path, resume, steps, state)
         parallel.wait_for_all()
         per_step = sum(s.player.updates for s in seats if s.player.fresh)
@@ -210,30 +224,41 @@ def train(
         data = algorithm.view(data, _seed(seed, 4))
         scribe = None
         if rank == 0:
-            log = MetricsLog(out / METRICS, start, tensorboard)
-            scribe = _Scribe(state, path, log, progress, watch, start, steps, checkpoint_every, log_every, watch_every)
-        noise, layers = torch.Generator(device), _global_generator(torch.device(device))
+            log = MetricsLog(out / METRICS, start, tensorboard, state.pending)
+            every = _Every(checkpoint_every, checkpoint_seconds, log_every, watch_every)
+            scribe = _Scribe(state, path, log, progress, watch, start, steps, every)
+        rng, layers = torch.Generator(device), _global_generator(torch.device(device))
         for step in range(start + 1, steps + 1):
-            noise.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
+            rng.manual_seed(_seed(seed, 1, step, *([rank] if rank else [])))
             layers.manual_seed(_seed(seed, 2, step, *([rank] if rank else [])))
             for seat in seats:
                 for _ in range(seat.player.updates):
                     if seat.player.fresh:
                         batch = data.batch(next(indices))
-                    values = _move(seat, batch, noise, step, path, precision)
+                    values = _move(seat, batch, rng, step, path, precision)
                     if scribe is not None:
                         scribe.log.add(seat.player.name, values)
-            stop = _any(interrupted())
+            broken, ended = _any(interrupted()), _any(stop())
             if scribe is not None:
-                scribe.after(step, stop or step == steps)
-            if stop:
-                break  # the context manager raises
+                scribe.after(step, broken or step == steps, ended)
+            if broken or ended:
+                break  # where it is broken, the context manager raises
     return path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    """How often: steps, but for `checkpoint_seconds`."""
+
+    checkpoint: int
+    checkpoint_seconds: float
+    log: int
+    watch: int
 
 
 @dataclasses.dataclass
 class _Scribe:
-    """What the first process writes and says, for all, after a step."""
+    """Writes files and reports progress after a step, in the first process for all."""
 
     state: TrainingState
     path: Path
@@ -242,64 +267,69 @@ class _Scribe:
     watch: Watch | None
     start: int
     steps: int
-    checkpoint_every: int
-    log_every: int
-    watch_every: int
+    every: _Every
 
     def __post_init__(self) -> None:
-        self.begun, self.told, self.note = time.monotonic(), -math.inf, ""
+        self.begun = self.saved = time.monotonic()
+        self.told, self.note = -math.inf, ""
 
-    def after(self, step: int, last: bool) -> None:
-        """Log, save, show and tell where it is time to; all of it after the last step."""
-        if last or step % self.log_every == 0 or step % self.checkpoint_every == 0:
+    def after(self, step: int, last: bool, ended: bool) -> None:
+        """Log, save, draw and report at their intervals: all of it after the last step, all but log where it `ended` before.
+
+        The first step is saved too, so that an unwritable folder is found early.
+        """
+        regular = last or step % self.every.checkpoint == 0
+        if regular or step % self.every.log == 0:
             self.note = self.log.flush(step)
-        if last or step % self.checkpoint_every == 0:
+        first = self.start == 0 and step == 1
+        if regular or ended or first or time.monotonic() - self.saved >= self.every.checkpoint_seconds:
             self.state.save(self.path, step)
-        if self.watch is not None and step % self.watch_every == 0:
+            self.saved = time.monotonic()
+        if self.watch is not None and step % self.every.watch == 0:
             self.watch(step, self.state.networks.eval())
             self.state.networks.train()
         now = time.monotonic()
-        if last or now - self.told >= PROGRESS_EVERY:
+        if last or ended or now - self.told >= PROGRESS_EVERY:
             self.told = now
             rate = (step - self.start) / max(now - self.begun, 1e-9)
             self.progress(step, self.steps, f"{rate:.3g} steps/s  {self.note}")
 
 
 def _any(here: bool) -> bool:
-    """Whether it is so in any process."""
+    """Whether the condition holds in any process."""
     if parallel.rank_and_size()[1] == 1:
         return here
     return any(bool(part) for part in parallel.gather(torch.tensor(here)))
 
 
 def _move(
-    seat: _Seat, batch: Batch, noise: torch.Generator, step: int, path: Path, precision: Precision
+    seat: _Seat, batch: Batch, rng: torch.Generator, step: int, path: Path, precision: Precision
 ) -> dict[str, torch.Tensor]:
-    """One update of one player. Whatever it runs of the others' networks, their buffers (batch statistics) come back."""
+    """Make one update of one player; the buffers (batch statistics) of the other players' networks are restored."""
     if seat.foreign:
         torch._foreach_copy_(seat.kept, seat.foreign)
     with torch.autocast(batch.x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
-        loss, logged = seat.player.loss(batch, noise)
+        loss, logged = seat.player.loss(batch, rng)
     # into .grad, and not returned: laid out as the parameters are, which torch's fused optimisers rely on; and faster, the
     # more so where the engine need not look for the player's own parameters
     loss.backward(inputs=None if seat.alone else seat.parameters)
     value = loss.detach()
     parallel.average([value, *_gradients(seat), *seat.statistics])
-    if not math.isfinite(value.item()):  # the same for all processes: none waits for one that has stopped
+    if not math.isfinite(value.item()):  # the same for all processes, so that none waits for one that has stopped
         raise InputError(
-            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate. "
-            f"The last finite checkpoint is kept: {path}."
+            f"The loss of player {seat.player.name!r} is {value.item()} at step {step}: lower the learning rate."
+            + f" The last finite checkpoint is kept: {path}." * path.exists()
         )
     seat.optimizer.step()
     for parameter in seat.parameters:
-        parameter.grad = None  # frees the memory while it is still in the cache; zero_grad does too, and takes ten times longer
+        parameter.grad = None  # frees the memory while it is in the cache; zero_grad takes ten times longer
     if seat.foreign:
         torch._foreach_copy_(seat.foreign, seat.kept)
     return {"loss": value, **logged}
 
 
 def _float32_outputs(networks: nn.ModuleDict) -> None:
-    """Every network's output, and so every loss, in float32 whatever its layers compute in."""
+    """Convert every network's output, and so every loss, to float32, whatever the precision of its layers."""
     for network in networks.values():
         network.register_forward_hook(lambda module, inputs, output: output.float() if torch.is_tensor(output) else output)
 
@@ -345,7 +375,7 @@ def _seed(*path: int) -> int:
 
 
 def _global_generator(device: torch.device) -> torch.Generator:
-    """What layers such as dropout draw from. `torch.manual_seed` seeds it too, but costs half a millisecond."""
+    """Generator that layers such as dropout use. `torch.manual_seed` seeds it too, but takes half a millisecond."""
     if device.type == "cuda":
         return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     return torch.default_generator
@@ -384,7 +414,7 @@ def _check(algorithm: Algorithm, data: TrainingData, steps: int) -> None:
 
 
 def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
-    """Steps already done. A fresh run writes a checkpoint at once: an unwritable folder shows before the work is done."""
+    """Number of steps already done."""
     if resume:
         done = state.restore(path)
         if done > steps:
@@ -392,12 +422,6 @@ def _begin(path: Path, resume: bool, steps: int, state: TrainingState) -> int:
         return done
     if path.exists() and (before := read(path)[1].get("steps")) != 0:
         raise InputError(f"{path} exists, with {before} steps: resume it, or choose another folder.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {path.parent} cannot be made ({error}).") from error
-    if parallel.rank_and_size()[0] == 0:
-        state.save(path, 0)
     return 0
 
 
@@ -419,27 +443,3 @@ def _threads() -> Iterator[Callable[[nn.Module, int], None]]:
         yield few_for
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C until the block is left, so that no step is torn; a second one interrupts at once."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False  # someone else handles the key
-        return
-    asked = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt

@@ -27,7 +27,7 @@ def bernoulli_nll(logits: torch.Tensor, x: torch.Tensor, weights: torch.Tensor |
     Args:
         logits: log-odds of each pixel, shape (batch, ...).
         x: Pixels in [0, 1], same shape.
-        weights: Of the points.
+        weights: Weights of the points.
     Returns:
         Nats per data point, shape ().
     Raises:
@@ -43,7 +43,7 @@ def laplace_nll(centre: torch.Tensor, x: torch.Tensor, scale: float, weights: to
     Args:
         centre, x: Shape (batch, ...) each.
         scale: b; 1/b is the lambda of AGAN's p(x|z), proportional to exp(-lambda |x - G(z)|_1).
-        weights: Of the points.
+        weights: Weights of the points.
     """
     return _average((x - centre).abs() / scale + math.log(2 * scale), weights)
 
@@ -67,7 +67,7 @@ def quantized_normal_nll(
         x: Pixels in [0, 1], same shape.
         noise: Source of u, on the device of x.
         levels: Values that a pixel can have, with equal steps between them.
-        weights: Of the points.
+        weights: Weights of the points.
     Raises:
         InputError: pixels outside [0, 1].
     Reference: DMVI section 4.2, appendix D.
@@ -124,7 +124,7 @@ def importance_weights(logits: torch.Tensor) -> torch.Tensor:
     """w_i = D_i / (1 - D_i), divided by their sum over the mini-batch: the softmax of the logits; no gradient.
 
     Args:
-        logits: Of generated points, shape (batch, 1).
+        logits: Logits of generated points, shape (batch, 1).
     Returns:
         Shape (batch,), sums to 1.
     Reference: UNIFY (Hu et al. 2018), eq. 16, with y = 0 for generated points.

@@ -232,9 +232,9 @@ class JointDiscriminator(nn.Module):
     reading is ours, and the only one in which its sizes come out even. Vectors: one hidden layer as head (ours).
 
     Args:
-        shape, latent_dim: Of the data and of the codes.
-        width, layers: Of the data's features and the head; MLP only.
-        code_width, code_layers: Of the codes' features.
+        shape, latent_dim: Shape of the data, and number of latents.
+        width, layers: Units and number of the layers of the data's features and of the head; MLP only.
+        code_width, code_layers: Units and number of the layers of the codes' features.
         head_maps: Feature maps of the head, 512 or 1024 in Table 8; images only.
     """
 

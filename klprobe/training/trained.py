@@ -1,4 +1,4 @@
-"""A trained system as one class: codes of points, points of codes, densities, samples, and what of these it can do."""
+"""A trained system as one class: codes of points, points of codes, densities, samples, and which of these it can do."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from klprobe.training.loop import Capability
 from klprobe.types import CapabilityError, Progress, no_progress
 
 POINTS_AT_ONCE = 1000
-"""Data points encoded at a time, at most: bounds memory, not results (batch statistics are frozen)."""
+"""Largest number of data points encoded at a time, which limits memory and changes no result."""
 NOISE_SEED = 0
-"""Seed of an implicit encoder's noise, where no generator is given: drawn once, and the same for every run."""
+"""Seed of an implicit encoder's noise where no generator is given, the same for every run."""
 LACKS: Mapping[Capability, str] = {
     "encode": "has no encoder",
     "decode": "has no generator",
@@ -35,7 +35,7 @@ LACKS: Mapping[Capability, str] = {
     "classify": "learned no classifier from few labels",
     "look": "is not a net that judges samples",
 }
-"""What is said of a system without the capability."""
+"""Words that say that a system lacks a capability."""
 
 
 class Points(Protocol):
@@ -43,7 +43,7 @@ class Points(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call them."""
+        """Name of the data in messages."""
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -65,7 +65,7 @@ class TrainedSystem:
 
     Attributes:
         checkpoint: Algorithm, networks in eval mode on the device, settings of the file.
-        device: Where the networks run.
+        device: Device that the networks run on.
     """
 
     checkpoint: Checkpoint
@@ -78,7 +78,7 @@ class TrainedSystem:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the file says of itself: the algorithm's settings, data set, seed, steps, versions."""
+        """Settings in the file: those of the algorithm, data set, seed, steps, versions."""
         return self.checkpoint.settings
 
     @property
@@ -93,17 +93,17 @@ class TrainedSystem:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do, by name of the method; "labels": it takes labels, and samples are of a class that is asked for."""
+        """Names of the methods that it has; with "labels" it takes labels, and draws samples of a given class."""
         return self.checkpoint.algorithm.capabilities
 
     @property
     def conditional(self) -> bool:
-        """Whether q(z|x, y) and p(x|z, y) cannot do without labels."""
+        """Whether q(z|x, y) and p(x|z, y) need labels."""
         return self.checkpoint.algorithm.conditional
 
     @property
     def classes(self) -> int:
-        """Number of classes that points can be asked to be of; CapabilityError without "labels"."""
+        """Number of classes of points; CapabilityError without "labels"."""
         self.need("labels")
         return int(self.checkpoint.algorithm.classes)
 
@@ -113,7 +113,7 @@ class TrainedSystem:
         return self.checkpoint.algorithm.prior_distribution or standard_normal(self.latent_dim)
 
     def need(self, capability: Capability) -> None:
-        """Raise CapabilityError, which says what is lacking, unless the system has the capability."""
+        """Raise CapabilityError, which says what is missing, unless the system has the capability."""
         if capability not in self.capabilities:
             raise CapabilityError(f"{self.name} {LACKS[capability]}")
 
@@ -123,7 +123,7 @@ class TrainedSystem:
         """q(z|x), or q(z|x, y) of labels, of at least 2 points, batch shape (m,), event shape (D,).
 
         Args:
-            generator: Of the noise of an encoder without a density; None: the same noise every time.
+            generator: Source of the noise of an encoder without a density; None takes the same noise every time.
         """
         self._known(labels)
         return self._encode(Data("the given points", "given", x, labels), labels, generator, no_progress)
@@ -131,10 +131,10 @@ class TrainedSystem:
     def encode_data(
         self, data: Points, generator: torch.Generator | None = None, progress: Progress = no_progress
     ) -> ConditionalDistribution:
-        """q(z|x_n) of every point of a data set, float32; with the labels of the data where the system cannot do without.
+        """Encode every point of a data set, float32, with the labels of the data where the system needs them.
 
-        One sample a point without a density. A posterior that runs its network for every density keeps the data, on the
-        device, and the network.
+        Without a density there is one sample for each point. A posterior that runs its network for every density keeps the
+        data, on the device, and the network.
         """
         return self._encode(data, data.labels if self.conditional else None, generator, progress)
 
@@ -147,18 +147,18 @@ class TrainedSystem:
             raise CapabilityError(f"the {self.name} encodes data of known class, and {data.name} has no labels")
         algorithm, networks = self.checkpoint.algorithm, self.checkpoint.networks
         seed = NOISE_SEED if generator is None else _seed(generator)
-        noise, parts, done = torch.Generator(self.device).manual_seed(seed), [], 0
+        rng, parts, done = torch.Generator(self.device).manual_seed(seed), [], 0
 
-        def of(which: slice, noise: torch.Generator | None) -> Any:
+        def of(which: slice, rng: torch.Generator | None) -> Any:
             known = () if labels is None else (labels[which].to(self.device),)
-            return algorithm.encode(networks, data.floats(which).to(self.device), noise, *known)
+            return algorithm.encode(networks, data.floats(which).to(self.device), rng, *known)
 
         some = of(slice(0, 2), torch.Generator(self.device))
         if isinstance(some, ConditionalDistribution) and not isinstance(some, SampleOnly):
             return of(slice(0, len(data)), None)
-        # blocks of nearly equal size: the last one never holds a single point, which is no posterior
+        # blocks of nearly equal size, so that the last one never holds a single point, which is no posterior
         for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / POINTS_AT_ONCE)):
-            parts.append(of(slice(done, done + len(indices)), noise))
+            parts.append(of(slice(done, done + len(indices)), rng))
             done += len(indices)
             progress(done, len(data))
         if isinstance(parts[0], SampleOnly):
@@ -172,7 +172,7 @@ class TrainedSystem:
         """Points of codes, E[x|z] where p(x|z) has a density; `grad`: differentiable in z.
 
         Raises:
-            CapabilityError: no generator, or one that decodes codes of known class, and no labels.
+            CapabilityError: the system has no generator, or one that needs labels, which are not given.
         """
         self.need("decode")
         known = self._known(labels)
@@ -182,7 +182,7 @@ class TrainedSystem:
             return self.checkpoint.algorithm.decode(self.checkpoint.networks, z.float().to(self.device), *known).cpu()
 
     def classes_in_turn(self, num: int) -> torch.Tensor | None:
-        """The classes 0, 1, 2, ... over and over, shape (num,), of samples for which none are asked; None without classes."""
+        """The classes 0, 1, 2, ... in turn, shape (num,), for samples of no given class; None without classes."""
         return torch.arange(num) % self.classes if "labels" in self.capabilities else None
 
     def sample_prior(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -202,20 +202,20 @@ class TrainedSystem:
         """Points G(z), z ~ q(z|x), shape of x.
 
         Raises:
-            CapabilityError: no encoder or no generator, or no labels where the system has classes.
+            CapabilityError: the system has no encoder or no generator, or needs labels, which are not given.
         """
         self.need("encode")
         self.need("decode")
         if "labels" in self.capabilities and labels is None:
             raise CapabilityError("a system with classes reconstructs data of known class: choose a data set with labels")
-        known, x, noise = self._known(labels), x.to(self.device), self._noise(generator)
-        q = self.checkpoint.algorithm.encode(self.checkpoint.networks, x, noise, *known)
+        known, x, rng = self._known(labels), x.to(self.device), self._noise(generator)
+        q = self.checkpoint.algorithm.encode(self.checkpoint.networks, x, rng, *known)
         if isinstance(q, SampleOnly):
             z = q.samples
         elif isinstance(q, ConditionalDistribution):
-            z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(_seed(noise)))
+            z = q.sample_at(torch.arange(len(x)), torch.Generator().manual_seed(_seed(rng)))
         else:
-            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=noise, device=noise.device)
+            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=rng, device=rng.device)
         return self.decode(z, labels)
 
     def draw(
@@ -239,9 +239,9 @@ class TrainedSystem:
     ) -> torch.Tensor:
         """log p(x|z), or log p(x|z, y) of labels, of each pair in nats, shape (m,), float64."""
         self.need("log_likelihood")
-        known, noise = self._known(labels), torch.Generator(self.device).manual_seed(_seed(generator))
+        known, rng = self._known(labels), torch.Generator(self.device).manual_seed(_seed(generator))
         x, z = x.to(self.device), z.float().to(self.device)
-        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, noise, *known).cpu()
+        return self.checkpoint.algorithm.log_likelihood(self.checkpoint.networks, x, z, rng, *known).cpu()
 
     @torch.no_grad()
     def classify(self, x: torch.Tensor) -> torch.Tensor:
@@ -257,21 +257,21 @@ class TrainedSystem:
         return features.cpu(), logits.cpu()
 
     def _known(self, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """The labels as the algorithm's methods take them: last, where there are some."""
+        """The labels as the last argument of the algorithm's methods, or nothing where there are none."""
         if labels is None:
             return ()
         self.need("labels")
         return (labels.to(self.device),)
 
     def _noise(self, generator: torch.Generator | None) -> torch.Generator:
-        """A generator on the device: the given one, or a new one that it seeds."""
+        """Return the given generator if it is on the device, otherwise a new one that it seeds."""
         if generator is not None and generator.device.type == torch.device(self.device).type:
             return generator
         return torch.Generator(self.device).manual_seed(_seed(generator))
 
 
 def _seed(generator: torch.Generator | None) -> int:
-    """Drawn from a generator, wherever it lies; from torch's global one where there is none."""
+    """Draw a seed from a generator on any device, or from torch's global one where there is none."""
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), generator=generator, device=device))
 
@@ -281,7 +281,7 @@ def load_system(path: Path | str, device: str = "cpu") -> TrainedSystem:
 
     Args:
         path: The safetensors file; reading it runs no code of its own.
-        device: Where the networks run.
+        device: Device that the networks run on.
     Raises:
         InputError: missing or damaged file, unknown system, or weights that do not fit the networks.
     """

@@ -1,8 +1,10 @@
 """Every table and figure of the papers: its whole way runs in a tiny mode, and its page is made of the records alone."""
 
+import dataclasses
 import importlib
 import json
 import pkgutil
+import re
 import sys
 
 import pytest
@@ -10,22 +12,16 @@ import pytest
 import analyses
 from analyses import overview
 from analyses.dmvi import run_synthetic, synthetic_page
-from analyses.machinery import cells, models
+from analyses.machinery import cells, declared, models
 from klprobe.synthetic.settings import is_cell
 
-MODULES = [
-    name
-    for folder in pkgutil.iter_modules(analyses.__path__, "analyses.")
-    if folder.ispkg
-    for _, name, _ in pkgutil.iter_modules(importlib.import_module(folder.name).__path__, folder.name + ".")
-]
-ITEMS = [name for name in MODULES if hasattr(importlib.import_module(name), "ITEM")]
+ITEMS = declared.items()
 
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_an_item_goes_the_whole_way_from_training_to_its_page(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(models, "RUNS", tmp_path / "runs")
-    item = importlib.import_module(name).ITEM
+    item = ITEMS[name]
     cells.main(item, ["--preset", "tiny", "--backend", "sequential", "--jobs", "1", "--out", str(tmp_path)])
     records = [json.loads(line) for line in (tmp_path / "records" / item.records).read_text().splitlines()]
     assert [record["failed"] for record in records] == [None] * len(item.cells("tiny"))
@@ -39,7 +35,7 @@ def test_an_item_goes_the_whole_way_from_training_to_its_page(name, tmp_path, mo
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_a_committed_page_is_what_its_committed_records_say(name, tmp_path):
-    item = importlib.import_module(name).ITEM
+    item = ITEMS[name]
     records = cells.read_records(item.folder / "records" / item.records)
     if not records:
         pytest.skip("nothing is recorded yet")
@@ -70,9 +66,35 @@ def test_the_overview_is_what_the_records_say_and_has_no_empty_cell():
     assert all(len(row) == len(overview.HEAD) and all(cell.strip("| ") for cell in row) for row in rows)
 
 
-def test_the_overview_names_every_item():
-    named = {f"analyses.{row.module}" for row in overview.ROWS}
-    assert named == set(ITEMS)
+def test_every_folder_of_items_is_walked():
+    """`machinery` is what items share."""
+    there = {folder.name for folder in pkgutil.iter_modules(analyses.__path__) if folder.ispkg} - {"machinery"}
+    assert set(declared.FOLDERS) == there
+
+
+def test_an_item_has_a_place_of_its_own_in_its_folder():
+    places = [(name.split(".")[0], item.order) for name, item in declared.declared().items()]
+    assert len(set(places)) == len(places)
+    assert places == sorted(places, key=lambda place: (declared.FOLDERS.index(place[0]), place[1]))
+
+
+@pytest.mark.parametrize("folder", declared.FOLDERS)
+def test_a_folder_says_at_its_head_which_files_are_items_and_names_all_others(folder):
+    package = importlib.import_module(f"analyses.{folder}")
+    _, items, beside = re.split(r"^(?:Items|Beside them): ", package.__doc__, flags=re.MULTILINE)
+    said = re.findall(r"\w+", items)
+    assert said == [name.split(".")[1] for name in declared.declared() if name.startswith(f"{folder}.")]
+    others = {module.name for module in pkgutil.iter_modules(package.__path__)} - set(said)
+    assert set(re.findall(r"\w+", re.sub(r"\(.*?\)", "", beside, flags=re.DOTALL))) == others
+
+
+def test_an_item_that_is_put_into_a_folder_stands_in_the_overview(monkeypatch):
+    """Nothing else names it: a copy of one, under another name, is one row more."""
+    module = importlib.import_module("analyses.dmvi.settings")
+    monkeypatch.setattr(module, "ITEM", dataclasses.replace(ITEMS["dmvi.figure_7"], order=0, title="A new one"), raising=False)
+    rows = [line.split(" | ")[:2] for line in overview.page().splitlines()]
+    assert ["| A new one", "`dmvi.settings`"] in rows
+    assert rows.index(["| A new one", "`dmvi.settings`"]) < rows.index(["| DMVI Table 1", "`dmvi.table_1`"])
 
 
 def square(cell):
@@ -81,7 +103,17 @@ def square(cell):
     return {"square": cell["number"] ** 2, "deep": [{"nan": float("nan") if cell["number"] == 3 else 0.0}]}
 
 
-ITEM = cells.Item("Squares", None, "squares.jsonl", lambda _: [{"number": n} for n in range(4)], square, lambda *_: [])
+ITEM = cells.Item(
+    order=1,
+    title="Squares",
+    paper=cells.NO_PAPER,
+    headline=lambda records: f"{len(records)} squares",
+    folder=None,
+    records="squares.jsonl",
+    cells=lambda _: [{"number": n} for n in range(4)],
+    work=square,
+    write=lambda *_: [],
+)
 
 
 def test_failed_and_non_finite_cells_are_recorded_and_the_rest_goes_on(tmp_path):

@@ -126,7 +126,7 @@ FLAT[11, 1, 1] = 0
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": PROBS[:9]}, "probs has 9 rows, but there are 40 points"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": 2 * PROBS}, "probs: 40 rows of class probabilities"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": PROBS, "logits": PROBS}, "probs and logits at once"),
-        ({"mean": MEAN, "std": np.exp(LOGVAR), "prior_probs": PROBS[0]}, "classes that are not there"),
+        ({"mean": MEAN, "std": np.exp(LOGVAR), "prior_probs": PROBS[0]}, "but no probs or logits"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "logits": np.full_like(PROBS, np.nan)}, "logits is NaN or infinite in 40 rows"),
     ],
 )

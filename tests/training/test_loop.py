@@ -71,7 +71,7 @@ def images():
 
 
 def vae(**changes):
-    return VAE(**{"latent_dim": 2, "batch_size": 8, "width": 8, **changes})
+    return VAE(**{"latent_dim": 2, "batch_size": 8, "width": 8, "visible": "bernoulli", **changes})
 
 
 def rows(folder):
@@ -108,6 +108,69 @@ def test_an_interrupted_and_resumed_run_writes_the_bits_of_an_uninterrupted_one(
     assert 0 < done < 31
     part = train(algorithm, data, out=tmp_path / "parts", resume=True, **settings)
     assert_same(whole, part)
+
+
+def stopping_after(steps):
+    """Asks to end once training has gone so many steps, in this session."""
+    asked = iter([False] * (steps - 1) + [True])
+    return lambda: next(asked)
+
+
+def timeless(folder):
+    """The rows of metrics.csv without the seconds."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder)]
+
+
+@pytest.mark.parametrize("algorithm", [Game(), vae()])
+def test_a_run_that_is_told_to_stop_goes_on_to_the_bits_and_rows_of_one_that_was_not(algorithm, data, tmp_path):
+    """Stopped in the middle of two rows of metrics.csv, right after one, and once more."""
+    settings = {"steps": 23, "log_every": 5, "checkpoint_every": 10}
+    whole = train(algorithm, data, out=tmp_path / "whole", **settings)
+    done = []
+    for number, steps in enumerate((3, 2, 9)):
+        path = train(algorithm, data, out=tmp_path / "parts", resume=number > 0, stop=stopping_after(steps), **settings)
+        done.append(checkpoint.read(path)[1]["steps"])
+    assert done == [3, 5, 14]
+    part = train(algorithm, data, out=tmp_path / "parts", resume=True, **settings)
+    assert_same(whole, part)
+    assert timeless(tmp_path / "parts") == timeless(tmp_path / "whole")
+
+
+def test_checkpoints_by_time_change_neither_weights_nor_rows_and_can_be_resumed(data, tmp_path):
+    """One is due after every step here; a run that dies after step 7 goes on from there."""
+    settings = {"steps": 12, "log_every": 5, "checkpoint_every": 100}
+    whole = train(vae(), data, out=tmp_path / "whole", **settings)
+    often = train(vae(), data, out=tmp_path / "often", checkpoint_seconds=0.0, **settings)
+    assert_same(whole, often)
+    assert timeless(tmp_path / "often") == timeless(tmp_path / "whole")
+
+    def die(step, networks):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(vae(), data, out=tmp_path / "dead", checkpoint_seconds=0.0, watch=die, watch_every=7, **settings)
+    assert checkpoint.read(tmp_path / "dead" / "checkpoint.safetensors")[1]["steps"] == 7
+    assert_same(whole, train(vae(), data, out=tmp_path / "dead", resume=True, **settings))
+    assert timeless(tmp_path / "dead") == timeless(tmp_path / "whole")
+
+
+def test_without_a_time_there_is_no_checkpoint_between_those_by_steps(data, tmp_path):
+    def die(step, networks):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(vae(), data, steps=12, out=tmp_path, checkpoint_every=5, watch=die, watch_every=7)
+    assert checkpoint.read(tmp_path / "checkpoint.safetensors")[1]["steps"] == 5
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 2), torch.tensor(1.0), torch.tensor([1, 2])])
+def test_logged_numbers_of_a_damaged_checkpoint_are_refused(wrong, data, tmp_path):
+    path = train(vae(), data, steps=10, out=tmp_path, log_every=100, stop=stopping_after(3))
+    tensors, settings = checkpoint.read(path)
+    assert "log.000.vae.loss" in tensors
+    tensor_file.write(path, tensors | {"log.000.vae.loss": wrong}, settings)
+    with pytest.raises(InputError, match=r"log.000.vae.loss is no list of logged numbers"):
+        train(vae(), data, steps=10, out=tmp_path, log_every=100, resume=True)
 
 
 def test_convolutions_resume_bit_identically(images, tmp_path):
@@ -324,7 +387,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(data, tmp_path):
     """The last update may break weights without any loss after it to show."""
     with pytest.raises(InputError, match="After step 1 networks"):
         train(vae(lr=1e300), data, steps=1, out=tmp_path)
-    assert checkpoint.read(tmp_path / "checkpoint.safetensors")[1]["steps"] == 0
+    assert not (tmp_path / "checkpoint.safetensors").exists()
     train(vae(lr=1e-3), data, steps=1, out=tmp_path)  # nothing is lost: the folder may be used again
 
 
@@ -417,7 +480,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(change
 
 def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file cannot be made"):
+    with pytest.raises(InputError, match=r"file cannot be written to \(File exists\)"):
         train(vae(), data, steps=1, out=tmp_path / "file")
 
 

@@ -84,11 +84,10 @@ def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(mo
     (tmp_path / "records").mkdir()
     lines = [json.dumps(found | {"date": "2026-01-01"}) + "\n" for found in (old, first, again)]
     (tmp_path / "records" / systems.ITEM.records).write_text("".join(lines))
-    monkeypatch.setattr(systems, "ITEM", dataclasses.replace(systems.ITEM, folder=tmp_path))
     monkeypatch.setattr(overview, "HERE", tmp_path)
-    (row,) = [row for row in overview.ROWS if row.module == "ours.systems"]
+    item = dataclasses.replace(systems.ITEM, folder=tmp_path)
     cells = len(systems.cells("quick"))
-    assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line(row)[4]
+    assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line("ours.systems", item)[4]
 
 
 def test_a_page_without_records_says_so():
