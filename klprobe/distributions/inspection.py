@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from klprobe.distributions.families import bare, check_parameters, log_density, numbers, sample_with
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, TorchPosterior, sample_prior
 from klprobe.distributions.priors import Cloud
+from klprobe.distributions.ties import Ties, shared_rows
 from klprobe.types import Check, InputError, Posterior, RadiusHistogram
 
 ACTIVE = 0.01
@@ -23,8 +24,6 @@ RESOLVED = 1e-14
 """Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
-LOOKED_AT, FEW_VALUES = 4096, 256
-"""Number of points among which the different values of a latent are counted, and how few values make it a lattice."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
 MOST_AT_ONCE = 1 << 26
@@ -87,7 +86,7 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
     """Warn about samples of q that are also among the prior's; empty unless q and p are both known by samples alone."""
     if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
         return []
-    count = int(np.isin(_row_hashes([posterior.samples]), _row_hashes([prior.samples])).sum())
+    count = shared_rows(_row_hashes([posterior.samples]), _row_hashes([prior.samples]))
     message = (
         f"{count} of {posterior.num_points} samples of q are among the prior's, bit by bit: errors and bounds take the two "
         "clouds for independent draws. Hand over samples that were drawn apart"
@@ -118,9 +117,7 @@ def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
 
 def _flat(samples: torch.Tensor) -> Check:
     """Warn about latents that take few values, for which no ratio of densities can be learned."""
-    some = samples[:LOOKED_AT].sort(0).values
-    distinct = 1 + (some[1:] != some[:-1]).sum(0)
-    flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
+    flat = Ties.of(samples).coarse.nonzero().flatten().tolist()
     message = (
         f"few different numbers in latents {_some(flat)}: q(z) has no density there, and its KL is infinite unless p is as "
         "coarse: estimates from samples do not show it. Drop these latents from q and p, or give them unrounded"

@@ -28,6 +28,7 @@ from klprobe.distributions.posteriors import (
     measure_of,
     standard_normal,
 )
+from klprobe.distributions.ties import check_ties
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
 from klprobe.estimation.holes import share_in_holes
@@ -110,7 +111,7 @@ def estimate(
     check_parts(parts, q)
     if parallel.rank_and_size()[1] > 1:
         parallel.same_everywhere(digest(q, prior), "posterior and prior")
-    data_checks = [*check_posterior(q), *check_clouds(q, prior)]
+    data_checks = [*check_posterior(q), *check_clouds(q, prior), *check_ties(q, prior)]
     chosen = choose_methods(methods, q, prior)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)

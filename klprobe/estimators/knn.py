@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from klprobe.distributions.posteriors import as_posterior, check_prior, need_volume, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
+from klprobe.distributions.ties import refuse_ties
 from klprobe.distributions.whitening import Whitening
 from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
@@ -80,6 +81,7 @@ class Knn(Estimator):
                 "neighbours; "
                 f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
             )
+        refuse_ties(METHOD, z_q, z_p)
         whitening = Whitening.of(torch.cat([z_q, z_p]))
         u_q, u_p = (whitening.white(z).cpu().numpy() for z in (z_q, z_p))
         progress(0, 1, "looking for neighbours")
