@@ -51,7 +51,7 @@ class Estimate:
         quantity: Name `kl`, or a finer name when a method reports several (`nwj`, `leave-one-out`, ...).
             `mutual-information` and `average-kl` are not estimates of KL[q||p] and enter no bracket.
         target: Target of the estimate: `empirical` is KL[q_N||p] of the N points at hand; `population` is KL[q||p].
-        bound: Which side of the target's KL the expected value lies on.
+        bound: Side of the target's KL on which the expected value lies.
         value: Value in nats.
         std_error: Standard error in nats; for `empirical` given the N points, for `population` over data sets.
         num_samples: Number of draws of z (0 for a closed form).

@@ -7,6 +7,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 WIDER = {
     "*/test_contracts.py": "what holds of every file of the folder",
+    "cli/test_faults.py": "every command whose terminal, disk or process fails",
     "cli/test_help.py": "the help texts of every command",
     "estimators/test_truth.py": "right numbers, errors and sides of every estimator",
     "trainers/test_improvement.py": "every player gets better at its part",

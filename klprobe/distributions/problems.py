@@ -131,7 +131,7 @@ def affine_weights(dim: int, *, generator: torch.Generator, features: int | None
     """Draw W in R^{k x d}, then b in R^d, float64, for x = W^T z + b with z ~ N(0, I_k); all entries ~ N(0, 1).
 
     Args:
-        dim: d.
+        dim: Dimension d.
         generator: Draws W, then b.
         features: k, at least d; by default 10 d.
 

@@ -29,7 +29,7 @@ FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of s
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for beside the path.
+    """A request of the user, beside the path.
 
     Attributes:
         data: Data to encode, as the user named them; None means the data set of klprobe that the checkpoint names.
@@ -76,12 +76,12 @@ def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a checkpoint gives: the conditionals of a data set, and where they come from.
+    """The content of a checkpoint: the conditionals of a data set, and their provenance.
 
     Attributes:
         posterior: klprobe's own or any torch Distribution, batch shape (N,), event shape (D,).
         prior: Distribution of event shape (D,); None when the file has no prior, and N(0, I) is meant.
-        split: Which points the posterior is of: `train`, `test`, `all` or `unknown`.
+        split: Split of the posterior's points: `train`, `test`, `all` or `unknown`.
         trained_on: Split that the encoder was trained on, or `unknown`.
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: Sentences that say how data and outputs were understood, for the user to check.

@@ -23,7 +23,7 @@ class Frechet(NamedTuple):
     """Squared Fréchet distance between two normals, and the maps that carry the one onto the other.
 
     Attributes:
-        distance: As `frechet_distance`.
+        distance: Squared distance, as in `frechet_distance`.
         forth, back: Optimal linear maps from the first to the second and back, shape (dim, dim).
     """
 
@@ -112,8 +112,8 @@ def halves_error(
     that the one at full size, where variances fall like 1/n. It asks no smoothness of the statistic, as the jackknife does.
 
     Args:
-        statistic: From sets of points to values, shape (k,).
-        divisions: Random ways of halving, averaged.
+        statistic: Function from sets of points to values, shape (k,).
+        divisions: Number of random halvings to average over.
     """
     squares = []
     for _ in range(divisions):

@@ -1,4 +1,4 @@
-"""How far samples are from data by Wasserstein critics that had no part in training."""
+"""Distance between samples and data by Wasserstein critics that had no part in training."""
 
 from __future__ import annotations
 

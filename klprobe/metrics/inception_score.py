@@ -1,4 +1,4 @@
-"""How sure a classifier is of each sample, and of how many classes they are."""
+"""Inception score: how certain a classifier is of each sample's class, and how many classes the samples have."""
 
 from __future__ import annotations
 

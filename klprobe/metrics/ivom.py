@@ -1,4 +1,4 @@
-"""How well the generator can rebuild data at all: the best code for each point, by descent."""
+"""Error with which the generator can rebuild data from the best code for each point, found by descent."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def nearest_codes(
 
     Args:
         search: Settings; its `points` plays no part.
-        model: Whose generator is searched.
+        model: Model whose generator is searched.
         x: Data points, shape (m, *shape).
         generator: Draws the starts.
-        progress: Told the starts done.
+        progress: Function that is called with the number of starts done.
     Raises:
         CapabilityError: no generator.
         InputError: settings below 1.

@@ -1,4 +1,4 @@
-"""How codes lie beside the prior: their mean, spread, dependence, length, and how many latents are used."""
+"""Moments of codes beside those of the prior: mean, spread, dependence, length, and the number of active latents."""
 
 from __future__ import annotations
 

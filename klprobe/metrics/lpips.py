@@ -1,4 +1,4 @@
-"""How unlike each other samples are to a net trained on photographs: learned perceptual distance, the mean over pairs."""
+"""Diversity of samples by a net trained on photographs: learned perceptual distance, the mean over pairs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LPIPS:
         return total
 
     def _layers(self, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """What follows each of AlexNet's five convolutions."""
+        """Outputs after each of AlexNet's five convolutions."""
         x = x.float().expand(-1, 3, -1, -1)
         if min(x.shape[2:]) < self.side:
             x = F.interpolate(x, self.side, mode="bilinear")

@@ -1,4 +1,4 @@
-"""How unlike each other samples are: 1 - MS-SSIM, the mean over pairs."""
+"""Diversity of samples: 1 - MS-SSIM, the mean over pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the classifier that a system learned from few labels is right about held-out data."""
+"""Accuracy, on held-out data, of the classifier that a system learned from few labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many samples look like data, and how much of the data the samples look like: by nearest neighbours among features."""
+"""Share of samples that look like data, and share of data that samples look like, by nearest neighbours among features."""
 
 from __future__ import annotations
 

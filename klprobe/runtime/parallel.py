@@ -101,7 +101,7 @@ def same_everywhere(digest: str, what: str) -> None:
     """Prove that all processes hold the same, before they work as one.
 
     Args:
-        digest: Of what this process holds; of one length everywhere.
+        digest: Digest of what this process holds, of the same length in every process.
         what: Its name in the message, such as "posteriors".
     Raises:
         InputError: in every process, where one differs from the first.

@@ -72,7 +72,7 @@ class Settings:
 PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
     {"quick": {}, "paper": {"classifier_width": 5700, "steps": 1_000_000, "logged": 200}}
 )
-"""What each preset changes of the defaults; 3 x 5700^2 + 5700 d weights between 4 hidden layers and the data are 98 million at
+"""Changes of each preset to the defaults; 3 x 5700^2 + 5700 d weights between 4 hidden layers and the data are 98 million at
 d = 100 and 103 million at d = 1000 (DMVI section 5, figure 8: "100 million parameters")."""
 
 

@@ -1,1 +1,1 @@
-"""One file = one published system."""
+"""Published systems, one in each file."""

@@ -1,4 +1,4 @@
-"""What the best-of-many-samples systems share: many draws of a posterior, and what their reconstructions weigh."""
+"""Shared by the best-of-many-samples systems: many draws of a posterior, and the weight of their reconstructions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from klprobe.types import InputError
 def draw_many(
     system: WithPosterior, network: nn.Module, x: torch.Tensor, num_draws: int, noise: torch.Generator
 ) -> torch.Tensor:
-    """So many z ~ q(z|x) a point, differentiable, shape (num_draws, batch, latent_dim); one pass where q is a normal."""
+    """Draw that many z ~ q(z|x) per point, differentiable, shape (num_draws, batch, latent_dim); one pass if q is normal."""
     if system.posterior == "gaussian":
         mean, logvar = network(x).chunk(2, dim=-1)
         return mean + torch.exp(0.5 * logvar) * torch.randn((num_draws, *mean.shape), generator=noise, device=x.device)
@@ -31,7 +31,7 @@ def weight(given: float | None, x: torch.Tensor) -> float:
 
 
 def check_draws(system: WithPosterior, num_draws: int) -> None:
-    """Refuse many draws of a q(z|x) that has one value only."""
+    """Raise InputError for many draws of a deterministic q(z|x), which are all equal."""
     if system.posterior == "deterministic" and num_draws > 1:
         raise InputError(
             f"Best-of-many needs draws that differ, but a deterministic posterior gives {num_draws} times the same one. "

@@ -12,11 +12,11 @@ from klprobe.training.data import Batch, TrainingData
 from klprobe.types import CapabilityError, InputError
 
 UNKNOWN = -1
-"""Label of a point whose class is not told."""
+"""Label of a point whose class is not known."""
 
 
 class WithClasses(Protocol):
-    """A system with a setting `classes`; the functions below need no more."""
+    """A system with a setting `classes`; which is all that the functions below need."""
 
     @property
     def classes(self) -> int:
@@ -77,17 +77,17 @@ class FewLabels:
 
     @property
     def name(self) -> str:
-        """That of the data."""
+        """Name of the data."""
         return self.data.name
 
     @property
     def split(self) -> str:
-        """That of the data."""
+        """Split of the data."""
         return self.data.split
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of a data point."""
+        """Shape of a data point."""
         return self.data.shape
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What the systems share: common settings, and the three kinds of posterior."""
+"""The base of all systems: common settings, and the three kinds of posterior."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class System(Algorithm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """That of a generator without an encoder."""
+        """Capabilities of a generator without an encoder."""
         return frozenset({"decode"})
 
     def bounded(self, shape: Sequence[int]) -> bool:
@@ -82,12 +82,12 @@ class System(Algorithm):
         return self.output == "sigmoid" or (self.output == "auto" and len(shape) == 3)
 
     def generator(self, shape: Sequence[int]) -> nn.Sequential:
-        """From codes to data points."""
+        """Make the network from codes to data points."""
         network = generator(self.latent_dim, shape, width=self.width, layers=self.layers, batch_norm=self.batch_norm)
         return network.append(nn.Sigmoid()) if self.bounded(shape) else network
 
     def adam(self, lr: float, updates: int = 1) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-        """From parameters to Adam, for a player that makes so many updates in a step; its learning rate may decay."""
+        """Make a function from parameters to Adam, for a player with that many updates in a step."""
 
         def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
             optimizer = torch.optim.Adam(parameters, lr, (self.adam_beta1, self.adam_beta2), fused=True)
@@ -122,7 +122,7 @@ def linear_decay(lr: float, updates: int) -> Callable[[torch.optim.Optimizer, An
 
 
 class WithPosterior(Protocol):
-    """A system whose `posterior` says what its encoder gives: the functions below need no more."""
+    """A system whose `posterior` says what its encoder gives: which is all that the functions below need."""
 
     @property
     def latent_dim(self) -> int:
@@ -130,7 +130,7 @@ class WithPosterior(Protocol):
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer."""
+        """Number of units in each hidden layer."""
 
     @property
     def layers(self) -> int:
@@ -150,11 +150,11 @@ class WithJointDiscriminator(WithPosterior, Protocol):
 
     @property
     def code_width(self) -> int:
-        """Units of a hidden layer of the codes' features."""
+        """Number of units in each hidden layer of the codes' features."""
 
     @property
     def code_layers(self) -> int:
-        """Hidden layers of the codes' features."""
+        """Number of hidden layers of the codes' features."""
 
     @property
     def head_maps(self) -> int:
@@ -162,7 +162,7 @@ class WithJointDiscriminator(WithPosterior, Protocol):
 
 
 def joint_discriminator(system: WithJointDiscriminator, shape: tuple[int, ...]) -> JointDiscriminator:
-    """The judge of pairs (x, z), of the sizes that the system's settings give."""
+    """Make the discriminator of pairs (x, z), with the sizes of the system's settings."""
     return JointDiscriminator(
         shape,
         system.latent_dim,
@@ -186,7 +186,7 @@ def make_encoder(system: WithPosterior, shape: Sequence[int]) -> nn.Sequential:
 
 
 def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """One z ~ q(z|x) a point, differentiable, shape (batch, latent_dim); `noise` on the device of x."""
+    """Draw one z ~ q(z|x) for each point, differentiable, shape (batch, latent_dim); `noise` on the device of x."""
     if system.posterior == "deterministic":
         return network(x)
     if system.posterior == "gaussian":
@@ -198,7 +198,7 @@ def draw(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torc
 
 @torch.no_grad()
 def draw_fixed(system: WithPosterior, network: nn.Module, x: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """The same as given numbers, for a player that does not own the encoder."""
+    """Draw codes without gradient, for a player that does not own the encoder."""
     return draw(system, network, x, noise)
 
 

@@ -14,7 +14,7 @@ Architecture = Literal["auto", "standard", "dcgan"]
 
 
 class WithArchitecture(Protocol):
-    """A system with a setting `architecture`; the functions below need no more."""
+    """A system with a setting `architecture`; which is all that the functions below need."""
 
     @property
     def latent_dim(self) -> int:
@@ -22,7 +22,7 @@ class WithArchitecture(Protocol):
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer."""
+        """Number of units in each hidden layer."""
 
     @property
     def layers(self) -> int:
@@ -30,7 +30,7 @@ class WithArchitecture(Protocol):
 
     @property
     def architecture(self) -> Architecture:
-        """Which networks images get."""
+        """Kind of network for images."""
 
     def bounded(self, shape: Sequence[int]) -> bool:
         """Whether data points of this shape lie in [0, 1]."""
@@ -40,7 +40,7 @@ class WithArchitecture(Protocol):
 
 
 class Centred(nn.Module):
-    """From [0, 1] to [-1, 1], the papers' range: the reach of a score of known slope depends on the scale of its input."""
+    """Map [0, 1] to [-1, 1], the papers' range, since the reach of a score of known slope depends on its input's scale."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """2 x - 1."""
@@ -48,7 +48,7 @@ class Centred(nn.Module):
 
 
 def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
-    """From codes to data points: SN-GAN's standard CNN where `standard`, the other systems' network elsewhere."""
+    """Make the network from codes to data points: SN-GAN's standard CNN where `standard`, otherwise that of other systems."""
     if not standard(system, shape):
         return system.generator(shape)
     network = standard_generator(system.latent_dim, shape)
@@ -56,7 +56,7 @@ def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequent
 
 
 def make_judge(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
-    """From data points to one score, shape (batch, 1), spectrally normalised and without batch normalisation."""
+    """Make the network from data points to one score, shape (batch, 1), with spectral and without batch normalisation."""
     if standard(system, shape):
         network = standard_discriminator(shape)
     else:

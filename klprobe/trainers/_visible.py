@@ -23,7 +23,7 @@ LOOKED_AT = 2048
 
 
 class WithVisible(Protocol):
-    """A system with a setting `visible`; the functions below need no more."""
+    """A system with a setting `visible`; which is all that the functions below need."""
 
     @property
     def latent_dim(self) -> int:
@@ -31,7 +31,7 @@ class WithVisible(Protocol):
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer."""
+        """Number of units in each hidden layer."""
 
     @property
     def layers(self) -> int:
@@ -51,7 +51,7 @@ class WithVisible(Protocol):
 
     @property
     def levels(self) -> int:
-        """Values that a pixel can have."""
+        """Number of values that a pixel can have."""
 
     def bounded(self, shape: Sequence[int]) -> bool:
         """Whether data points of this shape lie in [0, 1]."""
@@ -66,7 +66,7 @@ def visible_for(visible: Visible, data: TrainingData) -> Visible:
 
 
 def make_generator(system: WithVisible, shape: Sequence[int], extra: int = 0) -> nn.Sequential:
-    """From codes to the numbers of p(x|z): one a value, or mean and log standard deviation for the quantized normals.
+    """Make the network from codes to the numbers of p(x|z): one for each value, or mean and log std for quantized normals.
 
     `extra` numbers, such as a class, come with the codes.
     """

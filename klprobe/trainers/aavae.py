@@ -182,14 +182,14 @@ class AAVAE(System):
     def generate(
         self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, noise: torch.Generator
     ) -> torch.Tensor:
-        """As many points E[x|z, y] as x, with its labels; a class that is not known is drawn. Numbers held fixed."""
+        """Generate as many points E[x|z, y] as x has, with its labels and without gradient; an unknown class is drawn."""
         if labels is not None:
             drawn = torch.randint(self.classes, labels.shape, generator=noise, device=x.device)
             labels = torch.where(labels < 0, drawn, labels)
         return self.decode(networks, self.prior(len(x), noise), labels)
 
     def view(self, data: TrainingData, seed: int) -> TrainingData | FewLabels:
-        """What training sees of the data: few labels, where `labelled` says so."""
+        """Data that training uses, with few labels where `labelled` says so."""
         return data if self.labelled is None else few_labels(data, self, self.labelled, seed, "aavae")
 
     def encode(
@@ -251,7 +251,7 @@ class AAVAE(System):
     def _draw(
         self, networks: nn.ModuleDict, x: torch.Tensor, labels: torch.Tensor | None, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One z ~ q a point, and mean and log-variance of q; shape (batch, latent_dim) each."""
+        """Draw one z ~ q for each point, with mean and log-variance of q; shape (batch, latent_dim) each."""
         center, logvar = networks["encoder"](beside(self, x, labels)).chunk(2, dim=-1)
         z = center + torch.exp(0.5 * logvar) * torch.randn(center.shape, generator=rng, device=center.device)
         return z, center, logvar

@@ -116,5 +116,5 @@ class UniformOnSphere(Distribution):
         return F.normalize(torch.randn(*sample_shape, *self.event_shape, dtype=torch.float64), dim=-1)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Raises CapabilityError: the sphere has no volume."""
+        """Raise CapabilityError, because the sphere has no volume."""
         raise CapabilityError("The uniform prior on the sphere has no density: use a method that needs samples only.")

@@ -137,7 +137,7 @@ class DRAWPosterior(ConditionalDistribution):
     """q(z|x_n) = prod_t N(z_t; mean_t(x_n, z_<t), var_t(x_n, z_<t)): each density is a run of the network.
 
     Args:
-        system, networks: As trained, in eval mode.
+        system, networks: Trained system, with networks in eval mode.
         x: Data points, shape (N, *shape), on the networks' device.
     """
 

@@ -1,1 +1,1 @@
-"""What a mini-batch is, networks, losses, players, the one loop, and what it leaves behind."""
+"""Mini-batches, networks, losses, players, the one loop, its checkpoints and logs, and trained systems."""

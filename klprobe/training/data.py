@@ -31,7 +31,7 @@ class TrainingData(Protocol):
 
     @property
     def split(self) -> str:
-        """Which part of it."""
+        """Part of the data set."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -225,7 +225,7 @@ def classifier_trunk(channels: int) -> nn.Sequential:
 
 
 class JointDiscriminator(nn.Module):
-    """From pairs of data and codes to one logit: features of each, side by side, and a head (DMVI Table 8).
+    """Network from pairs of data and codes to one logit: features of each, side by side, and a head (DMVI Table 8).
 
     Images: the features of data are 4 x 4 maps, those of codes are repeated over them; then convolutions 3 x 3 and 2 x 2
     without padding, which leave one pixel, and a linear layer. The table does not say how a vector is convolved: this
