@@ -17,6 +17,7 @@ from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
 from klprobe.distributions.posteriors import as_posterior
 from klprobe.estimation.auto import left_out
+from klprobe.estimation.conditional import is_conditional
 from klprobe.estimation.report import Report
 from klprobe.estimation.run import capabilities, choose_methods, estimate
 from klprobe.formats import Encoded
@@ -154,6 +155,8 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     if not names:
         raise InputError("--methods needs at least one name, or auto, or all, and got none. klprobe list shows the names.")
     q = as_posterior(encoded.posterior)
+    if is_conditional(q, prior):  # all that has a meaning
+        names = [name for name in names if name not in ("auto", "all")] or ["closed-form"]
     _say_left_out(names, q, prior)
     return [configured[name] for name, _ in choose_methods(names, q, prior)]
 

@@ -110,6 +110,11 @@ def _aggregate(path: str, encode: Encode) -> Distribution:
     return AggregatePosterior(posterior)
 
 
+def _conditional(path: str, encode: Encode) -> Distribution:
+    """A prior p(z|x) of each data point, in any file of posteriors, whose rows are those of the data points in order."""
+    return as_posterior(_posterior(path))
+
+
 def _flow(path: str, encode: Encode) -> Distribution:
     """Read a flow that --maf.save wrote."""
     return load_flow(Path(path))
@@ -162,6 +167,7 @@ FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "mixture": _mixture,
     "vampprior": _vampprior,
     "aggregate": _aggregate,
+    "conditional": _conditional,
     "flow": _flow,
     "samples": _samples,
 }

@@ -77,7 +77,7 @@ def _rebuild(distribution: Distribution, change: Change) -> Distribution:
         return kind(_rebuild(weights, change), _rebuild(components, change), False)
     if isinstance(distribution, MultivariateNormal):
         return MultivariateNormal(change(distribution.loc), scale_tril=change(distribution.scale_tril), validate_args=False)
-    if kind is TransformedDistribution:
+    if isinstance(distribution, TransformedDistribution) and kind is TransformedDistribution:
         shape = distribution.batch_shape + distribution.event_shape
         changed = [_rebuild_transform(t, change, shape) for t in distribution.transforms]
         return TransformedDistribution(_rebuild(distribution.base_dist, change), changed, validate_args=False)
@@ -152,7 +152,7 @@ def _rebuild_transform(transform: Any, change: Change, shape: torch.Size) -> Any
     if isinstance(transform, transforms.PowerTransform):
         return transforms.PowerTransform(part(transform.exponent))
     for value in vars(transform).values():
-        held = value.batch_shape if isinstance(value, Distribution) else getattr(value, "shape", ())
+        held: Any = value.batch_shape if isinstance(value, Distribution) else getattr(value, "shape", ())
         if len(held) and held[0] == shape[0]:
             raise InputError(
                 f"klprobe does not know which entries of a {type(transform).__name__} belong to which data point: give the "

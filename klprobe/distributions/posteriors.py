@@ -336,6 +336,11 @@ def check_prior(posterior: Posterior, prior: Distribution) -> None:
             f"The prior has batch shape {tuple(prior.batch_shape)} and event shape (), which is {prior.batch_shape[0]} priors "
             f"of one number. Wrap it: Independent({type(prior).__name__}(...), {len(prior.batch_shape)})."
         )
+    if prior.batch_shape and tuple(prior.event_shape) == (posterior.dim,):
+        raise InputError(
+            f"The prior has batch shape {tuple(prior.batch_shape)}, and N = {posterior.num_points}: one prior of all points "
+            "has batch shape (), and one of each data point, p(z|x), has batch shape (N,), for klprobe estimate alone."
+        )
     if tuple(prior.batch_shape) != () or tuple(prior.event_shape) != (posterior.dim,):
         raise InputError(
             f"The posterior has {posterior.dim} latents, but the prior has event shape {tuple(prior.event_shape)} and batch "
@@ -403,6 +408,11 @@ def has_density(distribution: Distribution) -> bool:
 def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
     """Compute KL[q(z|x_n)||p] of every point, in nats, shape (N,); None when it has no closed form."""
     normal = diagonal_normal(prior)
+    if isinstance(posterior, DiagonalGaussian) and isinstance(prior, DiagonalGaussian):
+        parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, posterior.num_points, ROWS_AT_ONCE)]
+        return torch.cat([_gaussian_kl(*posterior.rows(part), *prior.rows(part)).sum(-1) for part in parts])
+    if isinstance(posterior, DiagonalGaussian) and prior.batch_shape and normal is not None:
+        return conditional_kl(posterior, as_posterior(prior))  # a prior of each data point
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
         p_mean, p_std = (t.double() for t in normal)
         out = torch.empty(posterior.num_points, dtype=torch.float64, device=posterior.mean.device)

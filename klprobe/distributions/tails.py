@@ -37,11 +37,11 @@ class Tail(NamedTuple):
     """What the largest of some draws say of their mean.
 
     Attributes:
-        index: k, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on without a variance.
+        k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on without a variance.
         share: Of the draws' sum of squares about their mean, the part that the largest has alone.
     """
 
-    index: float
+    k: float
     share: float
 
     @property
@@ -50,7 +50,7 @@ class Tail(NamedTuple):
 
         Ratios of densities often have a flat top and a few draws beyond it, on which the index alone gives alarm.
         """
-        return self.index >= LONG and self.share >= MUCH
+        return self.k >= LONG and self.share >= MUCH
 
 
 def tail_of(values: Array) -> Tail | None:

@@ -157,14 +157,14 @@ def _tails(estimates: Sequence[Estimate]) -> list[Check]:
     within, whole = (_worst(estimates, name) for name in ("tail_within", "tail"))
     if within is not None and within.spoils:
         message = (
-            f"the mean of log q(z|x) - log p(z) rests on a few draws: their tail index is {within.index:.2f}. From {LONG} on "
+            f"the mean of log q(z|x) - log p(z) rests on a few draws: their tail index is {within.k:.2f}. From {LONG} on "
             "no error bar can be trusted, from 1 on the mean is infinite. Take a prior with tails as heavy as those of q(z|x)"
         )
         return [Check(HEAVY, "error", False, message)]
     tail = whole or within
     if tail is None:
         return []
-    numbers = f"(tail index {tail.index:.2f}; the largest log q(z) - log p(z) has {tail.share:.1%} of their sum of squares)"
+    numbers = f"(tail index {tail.k:.2f}; the largest log q(z) - log p(z) has {tail.share:.1%} of their sum of squares)"
     message = (
         f"a few data points carry most of the KL {numbers}: from an index of {LONG} on, the mean over all points there could "
         "be is beyond what these show, from 1 on it is infinite"
@@ -177,7 +177,7 @@ def _tails(estimates: Sequence[Estimate]) -> list[Check]:
 def _worst(estimates: Sequence[Estimate], name: str) -> Tail | None:
     """The longest tail that a method told of under that name."""
     told = [Tail(**tail) for e in estimates if (tail := e.details.get(name)) is not None]
-    return max(told, key=lambda tail: (tail.spoils, tail.index), default=None)
+    return max(told, key=lambda tail: (tail.spoils, tail.k), default=None)
 
 
 def _check(name: str, severity: Severity, problem: str | None, promise: str) -> Check:

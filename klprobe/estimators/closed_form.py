@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.distributions import Distribution
@@ -60,7 +60,7 @@ class ClosedForm(Estimator):
             value, given_points = mean.value, math.sqrt(mean.conditional_variance)
             over_points = math.sqrt(mean.conditional_variance + mean.between_variance / n)
             tail = None if infinite else tail_within_points(q, prior, generator)
-        details = {"closed_form": exact is not None, "tail_within": tail and tail._asdict()}
+        details: dict[str, Any] = {"closed_form": exact is not None, "tail_within": tail and tail._asdict()}
         if infinite:
             value, given_points, over_points = math.inf, 0.0, 0.0
             details["reason"] = infinite

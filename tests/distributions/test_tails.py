@@ -66,7 +66,7 @@ def test_a_flat_top_with_a_few_draws_beyond_it_is_no_alarm():
     z = rng.laplace(size=4000) / math.sqrt(2)
     ratio = -math.sqrt(2) * np.abs(z) + 0.5 * z**2
     tail = tail_of(ratio)
-    assert tail.index > LONG
+    assert tail.k > LONG
     assert not tail.spoils
 
 
@@ -89,7 +89,7 @@ def test_an_infinite_kl_of_heavy_tails_is_no_answer_and_the_check_says_its_numbe
     (check,) = [check for check in report.checks if check.name == "tail-index"]
     assert not check.passed
     assert check.severity == "error"
-    index = max(e.details["tail_within"]["index"] for e in report.estimates if e.details.get("tail_within"))
+    index = max(e.details["tail_within"]["k"] for e in report.estimates if e.details.get("tail_within"))
     assert f"{index:.2f}" in check.message
     assert report.verdict == "impossible"
     report.to_json()
