@@ -37,7 +37,8 @@ class Tail(NamedTuple):
     """What the largest of some draws say of their mean.
 
     Attributes:
-        k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on without a variance.
+        k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on there is no
+            variance.
         share: Of the draws' sum of squares about their mean, the part that the largest has alone.
     """
 

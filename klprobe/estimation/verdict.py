@@ -64,6 +64,10 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
         if e.target == target and e.bound in ("lower", "exact") and e.value == math.inf:
             reason = str(e.details.get("reason", "infinite"))
             return Bracket(Side(None, None, e.method, reason), Side(None, None, e.method, reason))
+    within = _worst(estimates, "tail_within")
+    spoilt = within is not None and within.spoils
+    if spoilt:
+        estimates = [e for e in estimates if "tail_within" not in e.details]
     lower, low = _best(estimates, target, "lower", +1)
     upper, high = _best(estimates, target, "upper", -1)
     if low is None or low < 0:
@@ -71,7 +75,10 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
     if lower is None or (lower.value or 0.0) < 0:
         lower = Side(0.0, 0.0, "non-negativity")
     if upper is None:
-        upper = Side(None, None, None, "no method that ran gives an upper bound")
+        why = (
+            "their means rest on a few draws: see the check tail-index" if spoilt else "no method that ran gives an upper bound"
+        )
+        upper = Side(None, None, None, why)
     return Bracket(lower, upper, (low, high))
 
 
