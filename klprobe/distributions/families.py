@@ -254,6 +254,12 @@ def _checked(distribution: Distribution, z: torch.Tensor) -> torch.Tensor:
                 f"The density of {name} failed at codes of shape {tuple(z.shape)} ({type(error).__name__}: {first}): "
                 "log_prob(z) has to take codes of shape (n, D) in float64."
             ) from error
+    leading = z.shape[: z.dim() - len(distribution.event_shape)]
+    if found.shape != (wanted := torch.broadcast_shapes(leading, distribution.batch_shape)):
+        raise InputError(
+            f"log_prob of {name} gives shape {tuple(found.shape)} for codes of shape {tuple(z.shape)}: it has to give one "
+            f"number for each code, shape {tuple(wanted)}."
+        )
     if bool(found.isnan().any()):
         raise InputError(
             f"The log-density of {name} is NaN at {int(found.isnan().sum()):,} of {found.numel():,} codes: its parameters, or "

@@ -321,7 +321,7 @@ def standard_normal(dim: int) -> Independent:
 def diagonal_normal(distribution: Distribution) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Mean and standard deviation when the distribution is a normal with diagonal covariance, else None."""
     if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
-        return distribution.base_dist.loc, distribution.base_dist.scale
+        return distribution.base_dist.loc.detach(), distribution.base_dist.scale.detach()
     return None
 
 

@@ -391,3 +391,34 @@ def test_closed_form_draws_where_there_is_no_formula():
         if e.quantity == "average-kl"
     ]
     assert not average.details["closed_form"]
+
+
+class Wrong(torch.distributions.Distribution):
+    """A user's prior whose log_prob forgets to add up the latents."""
+
+    def __init__(self, dim):
+        super().__init__(torch.Size(), torch.Size([dim]), validate_args=False)
+
+    def log_prob(self, z):
+        return -0.5 * z.square()
+
+
+def test_a_log_prob_of_the_wrong_shape_is_refused_with_both_shapes():
+    with pytest.raises(InputError, match=r"gives shape \(5, 3\) for codes of shape \(5, 3\)"):
+        prior_log_prob(Wrong(3), normals(5, 3))
+
+
+def test_a_prior_with_gradients_and_one_in_float32_are_taken():
+    z = normals(20, 3)
+    trained = Independent(Normal(torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)), 1)
+    assert not prior_log_prob(trained, z).requires_grad
+    assert not sample_prior(trained, 5, torch.Generator().manual_seed(0)).requires_grad
+    torch.testing.assert_close(prior_log_prob(NORMAL, z), Normal(0.0, 1.0).log_prob(z).sum(1))
+
+
+@pytest.mark.parametrize("method", ["gmm", "maf"])
+def test_a_density_model_says_that_the_kl_is_infinite_and_needs_no_fit_for_it(method):
+    q = klprobe.SampleOnly(normals(200, 3))
+    report = klprobe.estimate(q, Independent(Uniform(-torch.ones(3), torch.ones(3)), 1), methods=[method], marginals=False)
+    assert report.brackets["population"].lower.reason.startswith("infinite")
+    assert report.verdict == "resolved"
