@@ -136,6 +136,10 @@ class Posterior(Protocol):
     """
 
     has_log_prob: bool
+    weights: torch.Tensor | None
+    """Weight of each row, shape (N,), of mean 1; None: all weigh the same."""
+    groups: torch.Tensor | None
+    """Group of each row, shape (N,); None: every row is independent of the others."""
 
     @property
     def num_points(self) -> int:
@@ -171,6 +175,8 @@ class Estimator(Protocol):
 
     requires: ClassVar[frozenset[str]] = frozenset()
     """Of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex): what the method needs."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Those of `weights` and `groups` of points that the numbers and errors of the method take into account."""
     in_parallel: ClassVar[bool] = False
     """Whether several processes share its work (klprobe.runtime.parallel)."""
 

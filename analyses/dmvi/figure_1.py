@@ -58,6 +58,7 @@ ITEM = Item(
     cells=table_1.cells,
     work=table_1.work,
     write=write,
+    costs=table_1.costs,
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from analyses.dmvi.settings import GMM_COMPONENTS, LSTM_LAYERS, LSTM_WIDTHS, MAF_FLOWS, MAF_WIDTHS, model
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main
+from analyses.machinery.cells import Cell, Costs, Item, Preset, Record, Result, main
 from analyses.machinery.drawing import COLOURS, save
 from analyses.machinery.models import look_up, probe
 from klprobe import registry
@@ -46,10 +46,15 @@ def cells(preset: Preset) -> list[Cell]:
 
 def work(cell: Cell) -> Result:
     """Fit on codes of a part of the training points, and report on fresh ones of all."""
+    return probe(cell["model"], "train", methods(cell))
+
+
+def methods(cell: Cell) -> list[Any]:
+    """Monte Carlo and the density model."""
     method, preset = cell["method"], cell["preset"]
     more: dict[str, Any] = {"tiny": {"steps": 3}, "quick": QUICK[method], "paper": {"preset": "paper"}}[preset]
     exact = MonteCarlo(num_samples={"tiny": 20, "quick": 500, "paper": 2000}[preset])
-    return probe(cell["model"], "train", [exact, registry.load("estimators", method)(**cell["size"], **more)])
+    return [exact, registry.load("estimators", method)(**cell["size"], **more)]
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -126,6 +131,7 @@ ITEM = Item(
     cells=cells,
     work=work,
     write=write,
+    costs=lambda cell: Costs([cell["model"]], {"train": methods(cell)}, LATENTS),
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.machinery import models
-from analyses.machinery.cells import Cell, Result, Training
+from analyses.machinery.cells import Cell, Costs, Result, Training
 from analyses.machinery.kept import lock
 from analyses.machinery.session import current
 from klprobe.files import json_files
@@ -53,6 +53,16 @@ def trainings(cell: Cell) -> list[Training]:
         with opened(path) as file:
             done = int(json_files.parse(file.header["klprobe.settings"], str(path))["step"])
     return [Training(_name(cell), like, settings["steps"], done)]
+
+
+def costs(cell: Cell) -> Costs:
+    """Products with the classifier's weights and W; moving W's entries, which memory limits, counts a thousandfold."""
+    s, dim = cell["settings"], cell["dim"]
+    weights = dim * s["classifier_width"] + (s["classifier_layers"] - 1) * s["classifier_width"] ** 2
+    updates = s.get("classifier_steps_per_generator_step", 1)
+    learned = (6 * s["batch_size"] + 1000) * 10 * dim**2 if cell["experiment"] == "minimize" else 0
+    each = 6 * s["batch_size"] * (2 * updates + 1) * weights + learned
+    return Costs(steps=s["steps"] * (updates + 1), operations=float(s["steps"] * each))
 
 
 def _name(cell: Cell) -> str:

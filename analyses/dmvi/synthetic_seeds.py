@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.dmvi.settings import SYNTHETIC_DIMS, SYNTHETIC_FIGURES, SYNTHETIC_FINDINGS, SYNTHETIC_SEEDS
-from analyses.dmvi.synthetic_runs import run, trainings
+from analyses.dmvi.synthetic_runs import costs, run, trainings
 from analyses.machinery.cells import Cell, Item, Preset, Record, main, markdown
 from klprobe.rendering.synthetic import draw
 from klprobe.synthetic.settings import Experiment, Settings
@@ -124,6 +124,7 @@ ITEM = Item(
     work=run,
     write=write,
     trainings=trainings,
+    costs=costs,
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.dmvi.settings import DRAW_LATENTS, TABLE_1, model
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.cells import Cell, Costs, Item, Preset, Record, Result, main, markdown, reason
 from analyses.machinery.models import look_up, probe
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.closed_form import ClosedForm
@@ -59,12 +59,21 @@ def cells(preset: Preset) -> list[Cell]:
 
 def work(cell: Cell) -> Result:
     """Train, then probe the training points, as the paper does, and the test points."""
-    preset, trained = cell["preset"], cell["model"]
-    if trained["system"] == "draw":
-        draws, count = DRAW_DRAWS[preset], DRAW_POINTS[preset]
-        methods = [ClosedForm(num_samples=5 * draws), MonteCarlo(num_samples=draws)]
-        return {split: probe(trained, split, methods, count) for split in ("train", "test")}
-    return {split: probe(trained, split, methods) for split, methods in METHODS[preset].items()}
+    trained, count = cell["model"], DRAW_POINTS[cell["preset"]] if cell["model"]["system"] == "draw" else None
+    return {split: probe(trained, split, chosen, count) for split, chosen in methods(cell).items()}
+
+
+def methods(cell: Cell) -> dict[str, list[Any]]:
+    """What looks at either part of the data."""
+    if cell["model"]["system"] != "draw":
+        return METHODS[cell["preset"]]
+    draws = DRAW_DRAWS[cell["preset"]]
+    return {split: [ClosedForm(num_samples=5 * draws), MonteCarlo(num_samples=draws)] for split in ("train", "test")}
+
+
+def costs(cell: Cell) -> Costs:
+    """Training, and what looks at the codes."""
+    return Costs([cell["model"]], methods(cell), cell["model"]["settings"]["latent_dim"])
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -189,6 +198,7 @@ ITEM = Item(
     cells=cells,
     work=work,
     write=write,
+    costs=costs,
 )
 
 if __name__ == "__main__":

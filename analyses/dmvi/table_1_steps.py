@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.dmvi.settings import TABLE_1, model
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.cells import Cell, Costs, Item, Preset, Record, Result, main, markdown, reason
 from analyses.machinery.models import look_up, probe
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.gmm import Gmm
@@ -117,7 +117,7 @@ ITEM = Item(
     cells=cells,
     work=work,
     write=write,
-    methods=methods,
+    costs=lambda cell: Costs([cell["model"]], methods(cell), cell["latents"]),
 )
 
 if __name__ == "__main__":

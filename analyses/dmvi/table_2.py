@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.dmvi.settings import NOISE, TABLE_2, TABLE_2_MONTE_CARLO, TABLE_3, TABLE_3_MONTE_CARLO, model
-from analyses.machinery.cells import Cell, Item, Preset, Record, Result, main, markdown, reason
+from analyses.machinery.cells import Cell, Costs, Item, Preset, Record, Result, main, markdown, reason
 from analyses.machinery.models import look_up, probe
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.monte_carlo import MonteCarlo
@@ -52,9 +52,14 @@ def cells(preset: Preset) -> list[Cell]:
 
 def work(cell: Cell) -> Result:
     """One classifier on the points trained on, beside Monte Carlo."""
+    return probe(cell["model"], "train", methods(cell))
+
+
+def methods(cell: Cell) -> list[Any]:
+    """Monte Carlo and the classifier."""
     settings = cell["classifier"] if cell["row"] == OWN else PAPER_LIKE | cell["classifier"]
     draws = {"tiny": 20, "quick": 500, "paper": 2000}[cell["preset"]]
-    return probe(cell["model"], "train", [MonteCarlo(num_samples=draws), Classifier(**settings)])
+    return [MonteCarlo(num_samples=draws), Classifier(**settings)]
 
 
 def write(records: list[Record], folder: Path) -> list[Path]:
@@ -149,6 +154,7 @@ ITEM = Item(
     cells=cells,
     work=work,
     write=write,
+    costs=lambda cell: Costs([cell["model"]], {"train": methods(cell)}, cell["model"]["settings"]["latent_dim"]),
 )
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 import joblib
@@ -56,6 +57,22 @@ class Training(NamedTuple):
     done: int
 
 
+class Costs(NamedTuple):
+    """What takes the time of a cell.
+
+    Attributes:
+        models: What it trains.
+        methods: The estimators that look at each part of the data of its model, of so many latents.
+        steps, operations: Of whatever else it learns, in all.
+    """
+
+    models: Sequence[Mapping[str, Any]] = ()
+    methods: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    latents: int = 0
+    steps: int = 0
+    operations: float = 0.0
+
+
 @dataclass(frozen=True)
 class Item:
     """A table or a figure: all that is particular to it, declared in its own file.
@@ -70,7 +87,7 @@ class Item:
         cells: The cells of a preset, the most useful ones first.
         work: Runs one cell; it is pickled and may run in another process or on another machine.
         write: From the records to files in a folder; returns their paths.
-        methods: The estimators that look at each part of a model's data, of items whose time is not their training's alone.
+        costs: What takes the time of a cell; None: training the models that it names.
         trainings: What of a cell is kept between two runs; None: the models that it names.
     """
 
@@ -83,7 +100,7 @@ class Item:
     cells: Callable[[Preset], Sequence[Cell]]
     work: Callable[[Cell], Result]
     write: Callable[[list[Record], Path], list[Path]]
-    methods: Callable[[Cell], Mapping[str, Sequence[Any]]] | None = None
+    costs: Callable[[Cell], Costs] | None = None
     trainings: Callable[[Cell], Sequence[Training]] | None = None
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analyses.machinery.findings import in_words
 from analyses.machinery.kept import is_free
 from analyses.machinery.notes import seconds_after_training, seconds_of_training
 from analyses.machinery.plan import Job, Part, jobs_of, records_of, trainings_of
-from analyses.machinery.worker import in_words, title
+from analyses.machinery.worker import title
 
 SHOWN = 12
 """Cells of a part that are shown one by one."""

@@ -16,6 +16,7 @@ from typing import Any
 from analyses.machinery import models
 from analyses.machinery.cells import Cell, Item, Preset, Record, Training
 from analyses.machinery.declared import items
+from analyses.machinery.operations import models_of
 from klprobe.runtime.records import read_records
 from klprobe.types import InputError
 
@@ -117,12 +118,6 @@ def trainings_of(job: Job) -> list[Training]:
         Training(models.kind(model), like(model), model["steps"], min(models.steps_done(model), model["steps"]))
         for model in models_of(job.cell)
     ]
-
-
-def models_of(cell: Cell) -> list[Mapping[str, Any]]:
-    """The models that a cell names, which are trained once for all cells."""
-    one, several = cell.get("model"), cell.get("models", {})
-    return [*([one] if isinstance(one, dict) else []), *several.values()]
 
 
 def like(model: Mapping[str, Any]) -> str:

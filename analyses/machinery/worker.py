@@ -15,12 +15,16 @@ import torch
 
 from analyses.machinery import models
 from analyses.machinery.cells import Preset, label, record_of
+from analyses.machinery.findings import in_words
 from analyses.machinery.kept import is_free, lock
 from analyses.machinery.notes import note_speed, read_note, seconds_after_training, write_note
+from analyses.machinery.operations import seconds_in_one_piece
 from analyses.machinery.plan import Job, jobs_of, read_plan, records_of, trainings_of
 from analyses.machinery.session import Session, Stopped, Taken, within
 from klprobe.runtime.records import keep_record
 
+OFF = 3.0
+"""Factor by which a time that was not measured may be too long."""
 NOTED, SAID = 5.0, 300.0
 """Seconds between two notes of what was spent, and between two lines about a cell that goes on."""
 WAIT = 5.0
@@ -177,10 +181,14 @@ def finished(job: Job, retried: dict[str, int]) -> bool:
 
 def too_long(job: Job, jobs: list[Job], left: float) -> str:
     """Why a cell is not begun in the seconds that are left; empty where it may be."""
-    after = seconds_after_training(job, jobs)
-    if after is None or after <= left or any(training.done < training.steps for training in trainings_of(job)):
+    if any(training.done < training.steps for training in trainings_of(job)):
         return ""  # training stops at a checkpoint
-    return f"for it needs {in_words(after)} in one piece, and {in_words(left)} are left"
+    after, about = seconds_after_training(job, jobs), ""
+    if after is None:  # an estimate may be off by as much as this
+        after, about = seconds_in_one_piece(job.part.item, job.cell, models.DEVICE.partition(":")[0]) / OFF, "about "
+    if after <= left:
+        return ""
+    return f"for it needs {about}{in_words(after * (OFF if about else 1))} in one piece, and {in_words(left)} are left"
 
 
 def title(job: Job) -> str:
@@ -192,14 +200,6 @@ def title(job: Job) -> str:
     others = [cell.get("settings", {}) for cell in job.part.cells]
     said |= {name: value for name, value in settings.items() if any(value != other.get(name, value) for other in others)}
     return f"{job.part.module} ({label(said)})"
-
-
-def in_words(seconds: float) -> str:
-    """As 40 s, 12 min, 3.4 h or 5 days."""
-    for size, unit, digits in ((172_800.0, "days", 86_400.0), (5400.0, "h", 3600.0), (100.0, "min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / digits:.1f} {unit}" if unit != "min" else f"{seconds / digits:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def say(number: int, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from analyses.machinery import models
-from analyses.machinery.cells import Cell, Preset, Result
+from analyses.machinery.cells import Cell, Costs, Preset, Result
 from analyses.unify.settings import PERCENTAGES, RUNS, TEMPERATURES
 from klprobe.datasets import dataset
 from klprobe.evaluation.judge import own_net
@@ -111,6 +111,15 @@ def gan_cells(preset: Preset) -> list[Cell]:
         for model, settings in GANS.items()
     ]
     return [{"preset": preset, "model": "test data", "seed": 0}, *models]
+
+
+def costs(cell: Cell) -> Costs:
+    """Training alone; a row of test data has none."""
+    if "settings" not in cell:
+        return Costs()
+    system = "aavae" if cell["model"] in AUTO_ENCODERS else "iwgan"
+    settings = {name: value for name, value in cell["settings"].items() if name != "labelled"}
+    return Costs([{"system": system, "dataset": "mnist", "settings": settings, "steps": cell["steps"], "seed": cell["seed"]}])
 
 
 def bound(cell: Cell) -> Result:

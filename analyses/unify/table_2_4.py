@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analyses.machinery.cells import Item, Record, main, markdown, missing
 from analyses.machinery.findings import over_seeds
-from analyses.unify.run_tables import NETWORKS, STEPS, gan, gan_cells
+from analyses.unify.run_tables import NETWORKS, STEPS, costs, gan, gan_cells
 from analyses.unify.settings import ACCURACIES, INCEPTION_SCORES, TABLE_4
 from analyses.unify.table_3 import difference, of, spread
 from klprobe.runtime.records import read_records
@@ -131,6 +131,7 @@ ITEM = Item(
     cells=gan_cells,
     work=gan,
     write=write,
+    costs=costs,
 )
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analyses.machinery.cells import Item, Record, main, markdown, missing
 from analyses.machinery.findings import over_seeds
-from analyses.unify.run_tables import HELD_OUT, NETWORKS, PILOT, STEPS, TEMPERATURE, bound, bound_cells
+from analyses.unify.run_tables import HELD_OUT, NETWORKS, PILOT, STEPS, TEMPERATURE, bound, bound_cells, costs
 from analyses.unify.settings import PERCENTAGES, RUNS, TABLE_3, TEMPERATURES
 
 HERE = Path(__file__).parent / "results"
@@ -163,6 +163,7 @@ ITEM = Item(
     cells=bound_cells,
     work=bound,
     write=write,
+    costs=costs,
 )
 
 if __name__ == "__main__":

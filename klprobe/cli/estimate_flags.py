@@ -52,6 +52,11 @@ class Source:
     split: Literal["train", "validation", "test", "all"] = "all"
     """Part of the data to encode. Bounds of the population KL need points that the encoder was not trained on: test or
     validation."""
+    groups: str | None = None
+    """Array or table with the group of each data point, as groups.npy or table.csv:donor. Points of one group, such as those of
+    one donor, video or image, are not independent: bounds and errors of the population treat whole groups as one."""
+    weights: str | None = None
+    """Array or table with the weight of each data point, as weights.npy or table.csv:weight; by default all weigh the same."""
     data_root: Path | None = None
     """Folder that holds one folder for each data set; by default $KLPROBE_DATA, and ./data where that is not set."""
 

@@ -15,12 +15,16 @@ from klprobe.cli.output import say
 from klprobe.cli.prior import parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets import Dataset, Split, dataset
+from klprobe.distributions.clusters import in_words, with_rows
+from klprobe.distributions.posteriors import as_posterior
 from klprobe.files.child import Limits
+from klprobe.files.columns import as_groups, as_weights, read_column
 from klprobe.files.images import parse_size
 from klprobe.files.remembered import dataset_of_file, notes_of
 from klprobe.formats import Encoded, Request, load
+from klprobe.printable import short
 from klprobe.training.data import Data
-from klprobe.types import Progress
+from klprobe.types import InputError, Progress
 
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
@@ -30,6 +34,7 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
     with bar(f"reading {source.checkpoint.name}") as progress:
         request = _request(source, device, progress)
         encoded = load(source.checkpoint, request)
+    encoded = _with_rows(encoded, source)
     for note in encoded.notes:
         say(note)
 
@@ -37,7 +42,38 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
         return load(source.checkpoint, plain).posterior
 
-    return encoded, parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if "codebook" in encoded.provenance and prior != "own":
+        raise InputError(
+            f"{source.checkpoint.name} gives entries of a codebook, which no --prior of vectors speaks of: leave --prior "
+            f"{prior} away, and they are held against {encoded.prior_name}."
+        )
+    found = parse_prior(prior, encoded.posterior.event_shape[0], encoded.prior, encode)
+    if encoded.prior_name:
+        own = f"against the model's own prior, {encoded.prior_name}"
+        held = own if prior == "own" else f"against --prior {prior} and not the model's own prior"
+        other = "" if "codebook" in encoded.provenance else "; --prior normal takes N(0, I)"
+        say(f"{held}{other}" if prior == "own" else f"{held}, {encoded.prior_name}")
+        encoded = dataclasses.replace(encoded, provenance={**encoded.provenance, "held": held})
+    return encoded, found
+
+
+def _with_rows(encoded: Encoded, source: Source) -> Encoded:
+    """The posterior with the groups and weights that the flags give, in place of those in the file."""
+    if source.groups is None and source.weights is None:
+        return encoded
+    q: Any = as_posterior(encoded.posterior)
+    groups, weights = None, None
+    if source.groups is not None:
+        groups = as_groups(read_column(source.groups, "--groups", q.num_points), f"--groups {short(source.groups)}")
+    if source.weights is not None:
+        weights = as_weights(read_column(source.weights, "--weights", q.num_points), f"--weights {short(source.weights)}")
+    given = {"groups": source.groups, "weights": source.weights}
+    return dataclasses.replace(
+        encoded,
+        posterior=with_rows(q, groups=groups, weights=weights),
+        provenance={**encoded.provenance, **{name: spec for name, spec in given.items() if spec is not None}},
+        notes=(*encoded.notes, in_words(groups, weights)),
+    )
 
 
 def choose_dataset(flag: str | None, settings: Mapping[str, Any], file: str) -> tuple[str, Dataset]:

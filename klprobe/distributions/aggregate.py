@@ -1,4 +1,4 @@
-"""The aggregate posterior q_N(z) = 1/N sum_n q(z|x_n): a torch Distribution, exact and streamed."""
+"""The aggregate posterior q_N(z) = 1/N sum_n q(z|x_n), or a weighted sum: a torch Distribution, exact and streamed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch.distributions import Distribution, Independent, constraints
 
 from klprobe.distributions import tiles
+from klprobe.distributions.clusters import by_weight, with_rows
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, TorchPosterior, as_posterior, take
 from klprobe.distributions.tiles import Array
 from klprobe.runtime import parallel
@@ -24,7 +25,9 @@ MOST_LATENTS = 4096
 
 
 class AggregatePosterior(Distribution):
-    """q_N(z) = 1/N sum_n q(z|x_n), the equal mixture of the N conditionals of a data set; event shape (D,), float64.
+    """q_N(z) = 1/N sum_n q(z|x_n), the mixture of the N conditionals of a data set; event shape (D,), float64.
+
+    With weights it is sum_n w_n q(z|x_n) / sum_n w_n, in whatever is said of it below.
 
     Its log-density is a log-sum-exp over all N components, right to about 1e-9 nats, in which no (M, N) matrix is ever in
     memory: what is far below the sum is recognised from bounds and left out (`klprobe.distributions.tiles`). It has
@@ -32,26 +35,47 @@ class AggregatePosterior(Distribution):
 
     Args:
         posterior: Any torch Distribution with batch shape (N,) and event shape (D,), or one of klprobe's own.
+        weights: Of the components, shape (N,), positive; None means those of the posterior, which are equal unless it says so.
         threads: Number of CPU threads; None means all. No result depends on it.
         shared: Whether the processes that torchrun started share the work of every density: then all of them have to ask for
             the same densities. Otherwise each process works by itself.
     Attributes:
         posterior: The conditionals q(z|x_n), with the operations of `ConditionalDistribution`.
     Raises:
-        InputError: the distribution has another batch or event shape.
+        InputError: the distribution has another batch or event shape, or the weights another length, or one is not positive.
     Reference: Hoffman and Johnson (2016), ELBO surgery; Makhzani et al. (2016) call it the aggregated posterior.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, posterior: Distribution | Posterior, *, threads: int | None = None, shared: bool = False) -> None:
+    def __init__(
+        self,
+        posterior: Distribution | Posterior,
+        *,
+        weights: torch.Tensor | None = None,
+        threads: int | None = None,
+        shared: bool = False,
+    ) -> None:
         self.posterior: Posterior = as_posterior(posterior)
+        if weights is not None:
+            self.posterior = with_rows(self.posterior, weights=weights)
         self.threads, self.shared = threads, shared
         super().__init__(torch.Size(), torch.Size([self.posterior.dim]), validate_args=False)
 
     def __repr__(self) -> str:
-        return f"AggregatePosterior(N = {self.posterior.num_points}, D = {self.posterior.dim})"
+        weighted = "" if self.weights is None else ", weighted"
+        return f"AggregatePosterior(N = {self.posterior.num_points}, D = {self.posterior.dim}{weighted})"
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """Of the components, shape (N,), float64, with mean 1 over the whole data set; None where they are equal."""
+        return self.posterior.weights
+
+    @property
+    def total(self) -> float:
+        """What `log_sum` is to be divided by: N, or the sum of the weights."""
+        return self.posterior.num_points if self.weights is None else float(self.weights.sum())
 
     @property
     def has_log_prob(self) -> bool:
@@ -70,10 +94,10 @@ class AggregatePosterior(Distribution):
             InputError: codes of another shape, or that require gradients.
         """
         z = self._codes(value)
-        return self._like(self.log_sum(z) - math.log(self.posterior.num_points), value)
+        return self._like(self.log_sum(z) - math.log(self.total), value)
 
     def leave_one_out_log_prob(self, value: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """log of the mixture of the components that are not left out, of equal weights, at each code, in nats, float64.
+        """log of the mixture of the components that are not left out, at each code, in nats, float64.
 
         Args:
             value: Codes, shape (..., D).
@@ -101,12 +125,17 @@ class AggregatePosterior(Distribution):
         left = n - ((ordered >= 0) & ~again).sum(1)
         if len(z) and int(left.min()) == 0:
             raise InputError("All components are left out of a mixture, so it has no density: leave at least one in.")
-        return self._like(self.log_sum(z, left_out) - left.double().log().to(z.device), value)
+        mass = left.double()
+        if self.weights is not None:
+            lost = torch.where((ordered >= 0) & ~again, self.weights[ordered.clamp(min=0)], 0.0).sum(1)
+            mass = (self.total - lost).clamp(min=self.weights.min())
+        return self._like(self.log_sum(z, left_out) - mass.log().to(z.device), value)
 
     def log_sum(
         self, z: torch.Tensor, left_out: torch.Tensor | None = None, *, progress: Progress = no_progress
     ) -> torch.Tensor:
-        """log sum_n q(z_i|x_n) of the components that are not left out, in nats: the log-density before it is divided by N.
+        """log sum_n w_n q(z_i|x_n) of the components that are not left out, in nats, w of mean 1: the log-density before it is
+        divided by `total`, which is N.
 
         Args:
             z: Codes, shape (m, D).
@@ -128,7 +157,10 @@ class AggregatePosterior(Distribution):
         Returns:
             Codes, shape (m, D), float64, and indices of data points, shape (m,), int64.
         """
-        indices = torch.randint(self.posterior.num_points, (num_samples,), generator=generator)
+        if self.weights is None:
+            indices = torch.randint(self.posterior.num_points, (num_samples,), generator=generator)
+        else:
+            indices = by_weight(self.weights, num_samples, generator)
         return self.posterior.sample_at(indices, generator), indices
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
@@ -140,8 +172,8 @@ class AggregatePosterior(Distribution):
     @property
     def mean(self) -> torch.Tensor:
         """E[z], shape (D,), float64; CapabilityError where the components' means have no closed form."""
-        total = torch.stack([mean.sum(0) for mean, _ in self._moments()]).sum(0)
-        return total / self.posterior.num_points
+        total = torch.stack([(mean if w is None else mean * w).sum(0) for mean, _, w in self._moments()]).sum(0)
+        return total / self.total
 
     @property
     def variance(self) -> torch.Tensor:
@@ -151,8 +183,9 @@ class AggregatePosterior(Distribution):
             CapabilityError: the components' moments have no closed form.
         """
         centre = self.mean
-        total = torch.stack([(variance + (mean - centre).square()).sum(0) for mean, variance in self._moments()]).sum(0)
-        return total / self.posterior.num_points
+        blocks = ((variance + (mean - centre).square(), w) for mean, variance, w in self._moments())
+        total = torch.stack([(block if w is None else block * w).sum(0) for block, w in blocks]).sum(0)
+        return total / self.total
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -169,13 +202,21 @@ class AggregatePosterior(Distribution):
                 "take the variance, or fewer latents."
             )
         centre, total = self.mean, torch.zeros(q.dim, q.dim, dtype=torch.float64)
-        for start, (mean, variance) in zip(range(0, q.num_points, ROWS_AT_ONCE), self._moments(), strict=True):
+        for start, (mean, variance, w) in zip(range(0, q.num_points, ROWS_AT_ONCE), self._moments(), strict=True):
             shifted = (mean - centre).cpu()
-            total += shifted.T @ shifted + self._inner_covariance(slice(start, start + ROWS_AT_ONCE), variance).cpu()
-        return total / q.num_points
+            weighted = shifted if w is None else shifted * w.cpu()
+            total += weighted.T @ shifted + self._inner_covariance(slice(start, start + ROWS_AT_ONCE), variance, w).cpu()
+        return total / self.total
 
-    def _moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield mean and variance of all components in order, block by block, each (m, D), float64."""
+    def _moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Yield mean, variance and weight of all components in order, block by block, (m, D), (m, D) and (m, 1), float64."""
+        for start, (mean, variance) in zip(
+            range(0, self.posterior.num_points, ROWS_AT_ONCE), self._unweighted_moments(), strict=True
+        ):
+            w = None if self.weights is None else self.weights[start : start + ROWS_AT_ONCE, None].to(mean.device)
+            yield mean, variance, w
+
+    def _unweighted_moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         q = self.posterior
         if isinstance(q, DiagonalGaussian):
             yield from ((mean, std.square()) for mean, std in q.blocks())
@@ -191,14 +232,15 @@ class AggregatePosterior(Distribution):
             part = slice(start, start + ROWS_AT_ONCE)
             yield mean[part].detach().double(), variance[part].detach().double()
 
-    def _inner_covariance(self, part: slice, variance: torch.Tensor) -> torch.Tensor:
-        """Sum of the covariances of some components, shape (D, D)."""
+    def _inner_covariance(self, part: slice, variance: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:
+        """Weighted sum of the covariances of some components, shape (D, D)."""
         inner = self.posterior.distribution if isinstance(self.posterior, TorchPosterior) else None
         if inner is None or (isinstance(inner, Independent) and not inner.base_dist.event_shape):
-            return variance.sum(0).diag()
+            return (variance if w is None else variance * w).sum(0).diag()
         try:
             some: Any = take(inner, torch.arange(self.posterior.num_points)[part])
-            return some.covariance_matrix.sum(0)
+            covariance = some.covariance_matrix
+            return (covariance if w is None else covariance * w[:, :, None]).sum(0)
         except (AttributeError, NotImplementedError) as error:
             raise CapabilityError(
                 f"The covariance of a {type(inner).__name__} is not known in closed form: take the variance, or draw from it."

@@ -51,7 +51,7 @@ def cross_fit(
     controls: Array,
     between: Array,
     points: Index,
-    num_points: int,
+    num_points: float,
     subsets: Sequence[Index],
 ) -> tuple[Adjusted, Regression]:
     """Subtract control variates of known mean zero without bias: each fold by the coefficients of the others.
@@ -65,9 +65,10 @@ def cross_fit(
         controls: Functions of the draws whose exact mean is zero, shape (m, c).
         between: The same controls averaged over all draws of a point, shape (m, c).
         points: Data point of each draw, shape (m,), in the order drawn: draws at one point share a fold.
-        num_points: Number of data points, N.
-        subsets: Index sets of controls to choose among by the held-out residual of the first target, without those
-            that have more than one control for `DRAWS_A_CONTROL` draws; an empty one leaves the targets as they are.
+        num_points: Number of data points, N; infinite where points were drawn with replacement, and each
+            draw then counts as a point.
+        subsets: Index sets of controls to choose among by the held-out residual of the first target, those left out that have
+            more than one control for `DRAWS_A_CONTROL` draws; an empty one leaves the targets as they are.
 
     Returns:
         Residuals whose mean is that of the targets with less variance, and the regression on all draws.
@@ -80,7 +81,7 @@ def cross_fit(
         return _cross_fit(targets, controls, between, fold[cluster], shift, subsets)
 
 
-def _fold_shifts(between: Array, fold: Index, num_points: int) -> Array:
+def _fold_shifts(between: Array, fold: Index, num_points: float) -> Array:
     """n_o / N (mean of a fold - mean of the others), shape (folds, c), from the controls' means at distinct points."""
     inside = np.arange(FOLDS)[:, None] == fold
     own, size = inside @ between, inside.sum(1, keepdims=True)
@@ -175,7 +176,8 @@ class GaussianControls:
         prior_moments = (normal[0].double(), normal[1].double()) if normal else None
         centre = _mean(mean for mean, _ in q.blocks())
         controls = GaussianControls(q, prior_moments, centre, torch.zeros(()))
-        return dataclasses.replace(controls, between=_mean(controls._of_point(mean, std) for mean, std in q.blocks()))
+        of_points = (controls._of_point(mean, std) for mean, std in q.blocks())
+        return dataclasses.replace(controls, between=_mean(of_points, q.weights))
 
     def _of_point(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
         log_std = std.log()
@@ -214,9 +216,11 @@ class GaussianControls:
         return [densities[:0], densities, *everything]
 
 
-def _mean(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+def _mean(blocks: Iterable[torch.Tensor], weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over the rows of all blocks, shape (c,), added up in place so that a million points need no more memory."""
     count, total = 0, torch.zeros(())
     for block in blocks:
+        if weights is not None:
+            block = block * weights[count : count + len(block), None].to(block.device)
         count, total = count + len(block), total + block.sum(0)
     return total / count

@@ -15,7 +15,7 @@ PRIOR_ROWS = 1024
 
 
 def digest(posterior: Posterior, prior: Distribution) -> str:
-    """SHA-256 over every row of the posterior, and over the prior's log-densities at some of its codes.
+    """SHA-256 over all rows of the posterior, their weights and groups, and the prior's log-densities at some of its codes.
 
     A diagonal Gaussian is digested as its numbers are stored. Of any other posterior one code a row is drawn with a fixed seed,
     and its log-density taken where there is one.
@@ -35,6 +35,9 @@ def digest(posterior: Posterior, prior: Distribution) -> str:
         some = codes if some is None else some
         for part in parts:
             state.update(str(part.dtype).encode() + part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    for name, given in (("weights", posterior.weights), ("groups", posterior.groups)):
+        if given is not None:
+            state.update(name.encode() + given.cpu().numpy().tobytes())
     if some is not None and posterior.has_log_prob:
         state.update(_densities(prior, some[:PRIOR_ROWS].cpu()))
     return state.hexdigest()

@@ -6,6 +6,7 @@ float32 parameters meet no float64 codes, and ten thousand draws of a mixture of
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -59,6 +60,20 @@ def as_double(distribution: Distribution) -> Distribution:
         return _rebuild(distribution, lambda t: t.detach().double() if t.is_floating_point() else t)
     except InputError:
         return distribution
+
+
+def row_parameters(distribution: Distribution) -> list[torch.Tensor]:
+    """The tensors that make a torch distribution, which say all of each row; none where they are not known."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    with contextlib.suppress(InputError):
+        _rebuild(distribution, note)
+        return found
+    return []
 
 
 def _is_torchs(distribution: Distribution) -> bool:

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import Clusters, all_clusters, most_information, row_hashes, worth
 from klprobe.distributions.families import bare, check_parameters, log_density, numbers, sample_with
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, TorchPosterior, sample_prior
 from klprobe.distributions.priors import Cloud
@@ -24,6 +24,11 @@ RESOLVED = 1e-14
 """Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
+FEW_GROUPS = 20
+"""Groups below which an error over groups is itself known to no better than a sixth."""
+FEW = ": so few tell little about data sets with other groups, and the errors over them are themselves uncertain"
+UNEVEN = 0.5
+"""Share of N that the weights leave, below which they decide how much is known."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
 MOST_AT_ONCE = 1 << 26
@@ -40,14 +45,14 @@ def check_posterior(posterior: Posterior) -> list[Check]:
     """
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
-        return [_duplicates([posterior.samples]), _flat(posterior.samples)]
+        return [*_rows(posterior), _flat(posterior.samples)]
     if isinstance(posterior, TorchPosterior):
         _check_points(posterior)
     if not isinstance(posterior, DiagonalGaussian):
-        return []
+        return [check for check in _rows(posterior) if check.name != "duplicate-points" or not check.passed]
     _need_finite("mean", posterior.mean)
     _need_finite(posterior.parametrization, posterior.spread)
-    return [_duplicates([posterior.mean, posterior.spread]), *_spreads(posterior)]
+    return [*_rows(posterior), *_spreads(posterior)]
 
 
 def _check_points(posterior: TorchPosterior) -> None:
@@ -86,7 +91,7 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
     """Warn about samples of q that are also among the prior's; empty unless q and p are both known by samples alone."""
     if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
         return []
-    count = shared_rows(_row_hashes([posterior.samples]), _row_hashes([prior.samples]))
+    count = shared_rows(row_hashes([posterior.samples]), row_hashes([prior.samples]))
     message = (
         f"{count} of {posterior.num_points} samples of q are among the prior's, bit by bit: errors and bounds take the two "
         "clouds for independent draws. Hand over samples that were drawn apart"
@@ -94,25 +99,37 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
     return [Check("clouds-apart", "warning", count == 0, message if count else "no sample of q is among the prior's")]
 
 
-def _duplicates(columns: list[torch.Tensor]) -> Check:
-    """Warn about data points whose rows are equal bit by bit."""
-    count = len(columns[0]) - len(np.unique(_row_hashes(columns)))
-    message = f"{count} of {len(columns[0])} points repeat another point's posterior: log N overstates the ceiling"
-    return Check("duplicate-points", "warning", count == 0, message if count else "no two points share a posterior")
+def _rows(posterior: Posterior) -> list[Check]:
+    """Warn about points that repeat another's posterior, bit by bit or but for rounding; what weights and groups leave of N."""
+    found, n = all_clusters(posterior), posterior.num_points
+    checks = [Check("duplicate-points", "warning", found.num_copies == 0, _copies(found, n))]
+    if found.grouped:
+        few = found.count < FEW_GROUPS
+        checks.append(Check("few-groups", "warning", not few, f"{found.count:,} groups of rows" + FEW * few))
+    if posterior.weights is not None:
+        left = worth(posterior.weights)
+        words = (
+            f"the weights make the {n:,} points worth {left:,.0f} of equal weight: mutual information ends at their entropy, "
+            f"{most_information(posterior):.2f} nats, and errors over data sets are those of as many points"
+        )
+        checks.append(Check("uneven-weights", "warning", left >= UNEVEN * n, words))
+    return checks
 
 
-def _row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
-    """Hash each row of tensors of shape (N, ...) to 64 bits, the same for rows that are equal bit by bit as float64."""
-    hashes = []
-    for start in range(0, len(columns[0]), ROWS_AT_ONCE):
-        total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
-        for k, tensor in enumerate(columns):
-            bits = tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous().numpy().view(np.uint64)
-            keys = np.random.default_rng(k).integers(1, 2**63, bits.shape[1], np.uint64) | np.uint64(1)
-            mixed = (bits ^ (bits >> np.uint64(29))) * keys
-            total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
-        hashes.append(total)
-    return np.concatenate(hashes)
+def _copies(found: Clusters, n: int) -> str:
+    if not found.num_copies:
+        return "no two points share a posterior"
+    _, first, counts = np.unique(found.copies.numpy(), return_index=True, return_counts=True)
+    largest = int(np.lexsort((first, -counts))[0])
+    other = np.flatnonzero(found.copies.numpy() == largest)[1]
+    how = f", to within {found.within:.0e} of the numbers' spread" if found.within else ""
+    words = (
+        f"{found.num_copies:,} of {n:,} points repeat another point's posterior{how}, as row {other:,} does row "
+        f"{first[largest]:,}, so that log N overstates the ceiling: {n - found.num_copies:,} are different"
+    )
+    if found.count == 1:
+        return words + ". All rows belong together, so nothing is left of q(z) without them: there is no leave-one-out bound"
+    return words + ". Bounds and errors of the population leave out, split and count all copies of a point together"
 
 
 def _flat(samples: torch.Tensor) -> Check:

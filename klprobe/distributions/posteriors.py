@@ -8,9 +8,10 @@ evaluate at chosen points. All densities are float64 and in nats.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch.distributions import (
@@ -27,6 +28,8 @@ from torch.distributions import (
 from klprobe.distributions.families import as_double, bare, check_parameters, log_density, measure, sample_with, take
 from klprobe.runtime.randomness import from_global
 from klprobe.types import CapabilityError, InputError, Posterior
+
+Other = TypeVar("Other", bound="ConditionalDistribution")
 
 LOG_2PI = math.log(2 * math.pi)
 PRODUCT_TOLERANCE = 5e-10
@@ -58,6 +61,12 @@ class ConditionalDistribution(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_log_prob = True
+    weights: torch.Tensor | None = None
+    """Weight of each row, shape (N,), float64, of mean 1 over the data set; None: all rows weigh the same."""
+    groups: torch.Tensor | None = None
+    """Group of each row, shape (N,), int64: rows of one group are not independent; None: every row is."""
+    clusters: Any = None
+    """Groups and copies together, once `klprobe.distributions.clusters` has looked for them."""
 
     def __init__(self, num_points: int, dim: int) -> None:
         if num_points < 2:
@@ -98,6 +107,20 @@ class ConditionalDistribution(Distribution):
     def select(self, indices: torch.Tensor) -> ConditionalDistribution:
         """The posterior of a subset of the points, in the order of `indices`."""
         raise CapabilityError(f"{type(self).__name__} cannot be split.")
+
+    def again(self) -> Self:
+        """The same posterior as another object, whose rows can be weighed and grouped without changing this one's."""
+        return copy.copy(self)
+
+    def same_rows(self, other: Other, indices: torch.Tensor | None = None) -> Other:
+        """`other`, which has these rows, or those of `indices`, in order, with their weights and groups."""
+        for name in ("weights", "groups"):
+            given = getattr(self, name)
+            if given is not None:
+                setattr(other, name, given if indices is None else given[indices.to(given.device)])
+        if self.clusters is not None and indices is None:
+            other.clusters = self.clusters
+        return other
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         """Draws of every point, shape sample_shape + (N, D), from torch's global generator."""
@@ -210,11 +233,12 @@ class DiagonalGaussian(ConditionalDistribution):
 
     def to(self, device: str | torch.device) -> DiagonalGaussian:
         """The same posterior with its arrays on another device."""
-        return DiagonalGaussian(self._mean.to(device), **{self.parametrization: self.spread.to(device)})
+        return self.same_rows(DiagonalGaussian(self._mean.to(device), **{self.parametrization: self.spread.to(device)}))
 
     def select(self, indices: torch.Tensor) -> DiagonalGaussian:
         """The posterior of a subset of the points, in the order of `indices`."""
-        return DiagonalGaussian(self._mean[indices], **{self.parametrization: self.spread[indices]})
+        chosen = DiagonalGaussian(self._mean[indices], **{self.parametrization: self.spread[indices]})
+        return self.same_rows(chosen, indices)
 
 
 class SampleOnly(ConditionalDistribution):
@@ -238,7 +262,7 @@ class SampleOnly(ConditionalDistribution):
 
     def select(self, indices: torch.Tensor) -> SampleOnly:
         """The samples of a subset of the points, in the order of `indices`."""
-        return SampleOnly(self.samples[indices], deterministic=self.deterministic)
+        return self.same_rows(SampleOnly(self.samples[indices], deterministic=self.deterministic), indices)
 
 
 class TorchPosterior(ConditionalDistribution):
@@ -272,7 +296,7 @@ class TorchPosterior(ConditionalDistribution):
 
     def select(self, indices: torch.Tensor) -> TorchPosterior:
         """The posterior of a subset of the points, in the order of `indices`."""
-        return TorchPosterior(take(self.distribution, indices))
+        return self.same_rows(TorchPosterior(take(self.distribution, indices)), indices)
 
 
 def as_posterior(distribution: Any) -> Posterior:

@@ -9,9 +9,15 @@ import torch
 
 from klprobe.distributions import tiles
 from klprobe.distributions.aggregate import AggregatePosterior
+from klprobe.distributions.clusters import Clusters
 from klprobe.distributions.tiles import Array, Index
 from klprobe.runtime import parallel
+from klprobe.types import Posterior
 
+AT_ONCE = 2048
+"""Rows whose clusters' shares are evaluated together: bounds memory."""
+INDICES = 1 << 23
+"""Rows named together that are left out: bounds memory."""
 SMALL_SHARE = 1e-3
 """Share w of a sum below which -log(1 - w) is replaced by w, with a relative error below 1 in 2,000."""
 
@@ -116,3 +122,78 @@ def _losses(
         lost[without] = (log_sums[without] - aggregate.log_sum(z[without], both)).cpu().numpy()
         loss = np.where(share > 0.5, lost[row], loss)
     return loss
+
+
+def log_sum_outside(
+    aggregate: AggregatePosterior,
+    clusters: Clusters,
+    z: torch.Tensor,
+    *left_out: torch.Tensor,
+) -> torch.Tensor:
+    """`aggregate.log_sum` of the components outside some clusters of each draw, shape (m,).
+
+    Args:
+        z: Codes, shape (m, D).
+        left_out: Clusters that are left out, each of shape (m,).
+    """
+    found = [torch.zeros(0, dtype=torch.float64, device=z.device)]
+    widest = int(sum(clusters.sizes[some].max() for some in left_out)) if len(z) else 1
+    for some in torch.arange(len(z)).split(max(INDICES // widest, 1)):
+        rows = torch.cat([clusters.rows_of(ids[some]) for ids in left_out], 1)
+        found.append(aggregate.log_sum(z[some.to(z.device)], rows))
+    return torch.cat(found)
+
+
+def cluster_losses(
+    aggregate: AggregatePosterior, clusters: Clusters, z: torch.Tensor, own: torch.Tensor, log_sums: torch.Tensor
+) -> RemovalLosses:
+    """The same where whole clusters are left out: each draw's own, and one cluster more.
+
+    With w_ih the share of cluster h in the sum at draw i, leaving it out costs -log(1 - w_ih), and the mixture of what is left
+    has less mass to be divided by: g_ih = -log(1 - w_ih) + log(1 - W_h / W_i), W_h the weight of cluster h, W_i that of all
+    but the draw's own. The shares are evaluated in blocks of whole clusters, all terms of them.
+
+    Args:
+        aggregate: Of a posterior with a density.
+        z: Codes, shape (m, D); `own` the rows that they were drawn at, shape (m,), on the CPU.
+        log_sums: What `log_sum_outside` gave for the draws' own clusters, shape (m,).
+    Returns:
+        `sums` and `squares` over clusters; `pairs` over draws at one row.
+    """
+    tiles.need_density(aggregate.posterior)
+    ids, mass, home = clusters.ids, cluster_weights(aggregate.posterior, clusters), clusters.ids[own]
+    left = aggregate.total - mass[home]
+    rows, place = own.unique(return_inverse=True)
+    sums, squares, pairs, first = torch.zeros(clusters.count, dtype=torch.float64), 0.0, 0.0, 0
+    while first < clusters.count:
+        begin = int(clusters.starts[first])
+        last = max(int(torch.searchsorted(clusters.starts, begin + AT_ONCE, right=True)) - 1, first + 1)
+        share = torch.zeros(len(z), last - first, dtype=torch.float64)
+        for some in clusters.order[begin : int(clusters.starts[last])].split(AT_ONCE):
+            terms = aggregate.posterior.log_prob_matrix(z, some).cpu() - log_sums[:, None]
+            if aggregate.weights is not None:
+                terms += aggregate.weights[some].log()
+            share.index_add_(1, ids[some] - first, terms.exp_())
+        loss = -torch.log1p(-share.clamp(max=0.5))
+        large = (share > 0.5).nonzero()  # from a sum without that cluster, so that no digits cancel
+        large = large[(large[:, 1] + first != home[large[:, 0]]) & (left[large[:, 0]] > mass[large[:, 1] + first])]
+        if len(large):
+            draw, cluster = large.T
+            without = log_sum_outside(aggregate, clusters, z[draw.to(z.device)], home[draw], cluster + first).cpu()
+            loss[draw, cluster] = log_sums[draw] - without
+        loss += torch.log1p(-(mass[first:last] / left[:, None]).clamp(max=0.5))
+        inside = ((home >= first) & (home < last)).nonzero().flatten()
+        loss[inside, home[inside] - first] = 0.0
+        sums[first:last] = loss.sum(0)
+        square = float(loss.square().sum())
+        squares += square
+        pairs += float(torch.zeros(len(rows), last - first).double().index_add_(0, place, loss).square().sum()) - square
+        first = last
+    return RemovalLosses(sums, squares, pairs)
+
+
+def cluster_weights(posterior: Posterior, clusters: Clusters) -> torch.Tensor:
+    """What the rows of each cluster weigh together, shape (count,); all rows weigh N."""
+    if posterior.weights is None:
+        return clusters.sizes.double()
+    return torch.zeros(clusters.count, dtype=torch.float64).index_add_(0, clusters.ids, posterior.weights)

@@ -91,3 +91,56 @@ def visit_evenly(indices: torch.Tensor, num_samples: int, generator: torch.Gener
     rounds = math.ceil(num_samples / len(indices))
     orders = [indices[torch.randperm(len(indices), generator=generator)] for _ in range(rounds)]
     return torch.cat(orders)[:num_samples]
+
+
+def together(values: Array, points: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
+    """Mean over all N points of the products of a point's deviation with those of the others of its cluster.
+
+    It is what a cluster's variance has more than that of as many independent points; the draws' noise drops out, since draws
+    at different points are independent.
+
+    Args:
+        values: One value a draw, shape (m,).
+        points: Data point of each draw, shape (m,), chosen at random without replacement.
+        clusters: Cluster of each of the N points, shape (N,).
+    """
+    visited, place, counts = np.unique(points, return_inverse=True, return_counts=True)
+    if len(visited) < 2:
+        return 0.0
+    centred = np.bincount(place, values) / counts
+    centred -= centred.mean()
+    sums = np.bincount(clusters[visited], centred)
+    products = float((sums**2).sum() - (centred**2).sum())
+    return (len(clusters) - 1) * products / (len(visited) * (len(visited) - 1))
+
+
+def coinciding(values: Array, clusters: NDArray[np.int64]) -> float:
+    """Variance of a weighted mean over fresh clusters, from draws whose points were chosen independently by weight.
+
+    Two draws meet in one cluster as often as the square of its share, and only its own deviation is common to both.
+
+    Args:
+        values: One value a draw, shape (m,).
+        clusters: Cluster of the data point of each draw, shape (m,).
+    """
+    centred = values - values.mean()
+    sums = np.bincount(np.unique(clusters, return_inverse=True)[1].reshape(-1), centred)
+    return float((sums**2).sum() - (centred**2).sum()) / (len(values) * (len(values) - 1))
+
+
+def clustered_mean(values: torch.Tensor, weights: torch.Tensor | None, clusters: torch.Tensor | None) -> MeanError:
+    """Weighted mean of one value a point, and its error over fresh clusters of points.
+
+    Args:
+        values: Shape (N,).
+        weights: Shape (N,); None: equal.
+        clusters: Shape (N,); None: every point by itself.
+    """
+    if weights is None and clusters is None:
+        return MeanError(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+    weights = torch.ones_like(values) if weights is None else weights.to(values)
+    mean = (weights * values).sum() / weights.sum()
+    shares = weights * (values - mean) / weights.sum()
+    if clusters is not None:
+        shares = torch.zeros(int(clusters.max()) + 1, dtype=values.dtype).index_add_(0, clusters, shares.cpu())
+    return MeanError(float(mean), math.sqrt(float(shares.square().sum()) * len(shares) / max(len(shares) - 1, 1)))

@@ -148,14 +148,16 @@ def _some(ties: Ties, which: torch.Tensor) -> str:
     return ", ".join(ties.words(latent) for latent in latents[:2]) + more
 
 
-def refuse_ties(method: str, z_q: torch.Tensor, z_p: torch.Tensor) -> None:
-    """Raise InputError where codes of q, shape (m, D), or of p take few values, have an atom, or repeat each other."""
+def refuse_ties(method: str, z_q: torch.Tensor | None, z_p: torch.Tensor | None, *, repeats: bool = True) -> None:
+    """Raise InputError where codes of q or p, (m, D), take few values, have an atom, or, with `repeats`, repeat each other."""
     for name, z in (("q", z_q), ("p", z_p)):
+        if z is None:
+            continue
         ties = Ties.of(z)
         odd = ties.coarse | ties.atoms
         if odd.any():
             what = f"{name}'s are discrete ({_some(ties, odd)})"
-        elif ties.repeated > REPEATED:
+        elif repeats and ties.repeated > REPEATED:
             what = f"{ties.repeated:.1%} of {name}'s repeat another one, as rounded numbers do"
         else:
             continue

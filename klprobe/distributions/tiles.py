@@ -83,6 +83,8 @@ def matrices(
         for top in range(0, len(z), height):
             block = slice(top, min(top + height, len(z)))
             matrix = posterior.log_prob_matrix(z[block], indices)
+            if posterior.weights is not None:
+                matrix = matrix + posterior.weights[indices].log().to(matrix.device)
             if own is not None:
                 for column in (own[block].to(z.device) - start).reshape(len(matrix), -1).T:
                     inside = ((column >= 0) & (column < matrix.shape[1])).nonzero().flatten()
@@ -92,9 +94,8 @@ def matrices(
 
 def _leave_out(matrix: NDArray[np.floating], column: Index) -> None:
     """Set each row's own columns, shape (rows, k), to -inf where they lie in this tile."""
-    for one in column.T:
-        inside = np.flatnonzero((one >= 0) & (one < matrix.shape[1]))
-        matrix[inside, one[inside]] = -np.inf
+    row, place = np.nonzero((column >= 0) & (column < matrix.shape[1]))
+    matrix[row, column[row, place]] = -np.inf
 
 
 class Rows:
@@ -135,6 +136,8 @@ class Chunk:
         self.start = start
         self.mean, std = _rows(q, slice(start, start + COLUMNS))
         self.log_norm = -np.log(std).sum(1) - 0.5 * q.dim * LOG_2PI
+        if q.weights is not None:
+            self.log_norm += np.log(q.weights[start : start + COLUMNS].numpy())
         shifted = self.mean - rows.centre
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             self.inverse = 1 / std
@@ -224,9 +227,9 @@ def tile_of(chunk: Chunk, rows: Rows, block: slice, floor: Array, screen: bool) 
         slack = magnitude * (len(largest) + 6) * UNIT_ROUNDOFF_32
     own = rows.own[block] - chunk.start
     if not slack.max() < 1e30 or largest.max() > LARGEST_32:
-        row, column = (a.ravel() for a in np.indices(shape))
-        keep = (own[row] != column[:, None]).all(1)
-        row, column = row[keep], column[keep]
+        every = np.zeros(shape)
+        _leave_out(every, own)
+        row, column = np.nonzero(every == 0)
     else:
         chunk.weights32[-1] = np.nextafter((chunk.weights[-2] + slack + UNDERFLOW_32).astype(np.float32), np.float32(np.inf))
         upper = np.matmul(rows.features32[block], chunk.weights32, out=chunk.tile32[: shape[0]])

@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.categorical import Classes
+from klprobe.distributions.clusters import most_information, with_rows
 from klprobe.distributions.digest import digest
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
@@ -69,6 +70,8 @@ def estimate(
     *,
     methods: Sequence[str | Estimator] = ("auto",),
     seed: int = 0,
+    weights: torch.Tensor | None = None,
+    groups: torch.Tensor | None = None,
     split: str = "unknown",
     trained_on: str = "unknown",
     provenance: Mapping[str, Any] | None = None,
@@ -88,6 +91,9 @@ def estimate(
         methods: Names of estimators or configured instances; "auto" for those that suit the input best, or "all" for
             every one that it allows. The closed form always runs where it can.
         seed: Seed of all random numbers; torch's global state is not changed.
+        weights: Weight of each point, shape (N,), positive; only their ratios matter. None: all weigh the same.
+        groups: Shape (N,), equal for points that are not independent of each other, as of one donor, video or image. Bounds
+            and errors of the population leave out, split and count whole groups. None: points are independent.
         split, trained_on: Which points these are, and which the encoder was trained on: population bounds ask for
             points that it was not trained on, and the report says when they are not.
         provenance: Facts that are recorded in the report as they are.
@@ -106,6 +112,8 @@ def estimate(
     """
     started = time.perf_counter()
     q = as_posterior(posterior)
+    if weights is not None or groups is not None:
+        q = with_rows(q, weights=weights, groups=groups)
     prior = standard_normal(q.dim) if prior is None else prior
     if not isinstance(prior, Distribution):
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
@@ -116,9 +124,10 @@ def estimate(
     if parallel.rank_and_size()[1] > 1:
         parallel.same_everywhere(digest(q, prior), "posterior and prior")
     data_checks = [*check_posterior(q), *check_clouds(q, prior), *check_ties(q, prior)]
-    chosen = choose_methods(methods, q, prior)
+    refused, chosen = _refusals(choose_methods(methods, q, prior), q)
     tell = progress or (lambda _: no_progress)
-    estimates, not_done, interrupted = _run(chosen, posterior, prior, seed, tell)
+    estimates, not_done, interrupted = _run(chosen, q, prior, seed, tell)
+    not_done += refused
     left_out = INTERRUPTED if interrupted else "" if marginals else NOT_WANTED
     dimensions, reason = (None, left_out) if left_out else _dimensions(q, prior, tell("marginals"))
     by_part = report_parts(
@@ -141,6 +150,7 @@ def estimate(
         deterministic=isinstance(q, SampleOnly) and q.deterministic,
         split=split,
         trained_on=trained_on,
+        ceiling=most_information(q),
     )
     brackets = {
         "empirical": verdict.infinite_bracket() if facts.deterministic else verdict.bracket(estimates, "empirical"),
@@ -225,7 +235,7 @@ def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[
 
 
 def _run(
-    chosen: Sequence[tuple[str, Estimator]], posterior: Distribution, prior: Distribution, seed: int, progress: ProgressOf
+    chosen: Sequence[tuple[str, Estimator]], posterior: Posterior, prior: Distribution, seed: int, progress: ProgressOf
 ) -> tuple[list[Estimate], list[NotDone], bool]:
     """Run every method in turn; a method that fails or is interrupted is named, and the report goes on."""
     estimates: list[Estimate] = []
@@ -252,6 +262,18 @@ def _run(
         except Exception as error:  # an error in one method must not lose the results of the others
             not_done.append(NotDone(name, f"{type(error).__name__}: {error}"))
     return estimates, not_done, interrupted
+
+
+def _refusals(chosen: Sequence[tuple[str, Estimator]], q: Posterior) -> tuple[list[NotDone], list[tuple[str, Estimator]]]:
+    """The methods that would pass over the rows' weights or groups, and why; and the others."""
+    given = [name for name in ("weights", "groups") if getattr(q, name) is not None]
+    missing = {name: [what for what in given if what not in estimator.takes] for name, estimator in chosen}
+    refused = [
+        NotDone(name, f"it does not take {' and '.join(what)} of points: use monte-carlo or closed-form, or leave them away")
+        for name, what in missing.items()
+        if what
+    ]
+    return refused, [(name, estimator) for name, estimator in chosen if not missing[name]]
 
 
 def _why(stop: KeyboardInterrupt) -> str:

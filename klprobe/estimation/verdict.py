@@ -29,6 +29,7 @@ class Facts:
         average_kl, mutual_information, total_correlation: Quantities as in the report.
         has_density, deterministic: Whether the encoder has a density, and whether it is deterministic.
         split, trained_on: Which points these are, and which the encoder was trained on.
+        ceiling: The most mutual information that the points can show; None: log N.
     """
 
     num_points: int
@@ -39,11 +40,12 @@ class Facts:
     deterministic: bool = False
     split: str = "unknown"
     trained_on: str = "unknown"
+    ceiling: float | None = None
 
     @property
     def log_n(self) -> float:
-        """Log N, the largest mutual information that N points can show."""
-        return math.log(self.num_points)
+        """The most mutual information that N points can show: less than log N where some are copies, or weigh little."""
+        return math.log(self.num_points) if self.ceiling is None else self.ceiling
 
 
 INFINITE = "infinite: the encoder is deterministic, so q_N is N points, which p(z) gives no mass"
@@ -300,9 +302,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
     information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
+    most = _ceiling_name(facts)
     text = (
-        f"N = {facts.num_points} points cannot show more than log N = {facts.log_n:.2f} nats of mutual information, and "
-        f"{information:.2f} are used up: the empirical KL is about average KL - log N whatever the encoder is like. "
+        f"N = {facts.num_points} points cannot show more than {most} = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - {most} whatever the encoder is like. "
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)
@@ -311,6 +314,11 @@ def _ceiling(facts: Facts, population: Bracket) -> str:
             f"{facts.num_points:,} points, and at most about {_points(most)}. "
         )
     return text + "Judge the match by the population bracket."
+
+
+def _ceiling_name(facts: Facts) -> str:
+    same = math.isclose(facts.log_n, math.log(facts.num_points))
+    return "log N" if same else "the entropy of their weights, copies taken together,"
 
 
 def _points(information: float) -> str:

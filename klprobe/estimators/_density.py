@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from klprobe import registry
+from klprobe.distributions.clusters import cluster_ids
 from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, need_volume, prior_log_prob
 from klprobe.distributions.statistics import mean_error, point_mean, visits
 from klprobe.distributions.tails import outside_prior
@@ -66,6 +67,7 @@ class DensityEstimator(Estimator, abc.ABC):
     """Number of codes for each reported value."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"prior-density", "volume"})
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
     PAPER: ClassVar[Mapping[str, Any]] = {}
     """Settings of `preset="paper"`."""
 
@@ -121,7 +123,7 @@ class DensityEstimator(Estimator, abc.ABC):
         if infinite := _outside(q, prior):
             told, targets = {"reason": infinite}, TARGETS[: 1 if isinstance(q, SampleOnly) else 2]
             return tuple(Estimate(self.method, target, "lower", math.inf, 0.0, details=told) for target in targets)
-        split = split_points(q.num_points, generator, method=self.method)
+        split = split_points(q, generator, method=self.method)
         density, details = chosen._fit(q, prior, split, generator, progress)
         details["fit_seconds"] = time.perf_counter() - started
         reports = {"population": population(density, q, split.report, self.num_samples, generator)}
@@ -242,7 +244,7 @@ def population(
 ) -> Reported:
     """Mean log-ratio at points that t was not fitted on; draws of one point are one cluster of the error."""
     points = held_out if isinstance(q, SampleOnly) else _visit(held_out, num_samples, generator)
-    mean = mean_error(_log_ratio(density, q, points, generator), points)
+    mean = mean_error(_log_ratio(density, q, points, generator), cluster_ids(q, points))
     return Reported(mean.value, mean.std_error, len(points))
 
 

@@ -84,6 +84,7 @@ class RatioEstimator(Estimator, abc.ABC):
     regression."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that give no answer."""

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from klprobe.distributions.clusters import cluster_ids
 from klprobe.distributions.posteriors import SampleOnly
 from klprobe.distributions.statistics import MeanError, mean_error, point_mean, visit_evenly
 from klprobe.estimators._sides import Draw, Sides
@@ -83,7 +84,7 @@ class RatioOnQ(NamedTuple):
     Attributes:
         target: `population` when the points were not learned from, `empirical` for fresh draws from all N points.
         log_ratio: Values of f, shape (m,), float64.
-        points: Data point of each draw, shape (m,).
+        points: Data point of each draw, shape (m,); for the population, its cluster.
         num_points: Number of data points, N.
     """
 
@@ -191,7 +192,8 @@ def evaluate(
 
     def at(points: torch.Tensor, target: Target) -> RatioOnQ:
         rows = points.split(_rows(q.dim))
-        return RatioOnQ(target, torch.cat([log_ratio(q.sample_at(r, generator)) for r in rows]), points, q.num_points)
+        f = torch.cat([log_ratio(q.sample_at(r, generator)) for r in rows])
+        return RatioOnQ(target, f, points if target == "empirical" else cluster_ids(q, points), q.num_points)
 
     if isinstance(q, SampleOnly):
         return Logits((at(held_out, "population"),), on_p, centre)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import Clusters, clusters_of
 from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import visit_evenly
@@ -47,20 +48,38 @@ class Split(NamedTuple):
     report: torch.Tensor
 
 
-def split_points(num_points: int, generator: torch.Generator, *, method: str) -> Split:
+def split_points(posterior: Posterior, generator: torch.Generator, *, method: str) -> Split:
     """Split the data points at random in three, so that nothing is tested on points that it has learned from.
 
+    Groups and copies of points are split whole.
+
     Raises:
-        InputError: there are fewer than 20 points.
+        InputError: there are fewer than 20 points, or 20 clusters of them.
     """
+    num_points, clusters = posterior.num_points, clusters_of(posterior)
     if num_points < FEWEST_POINTS:
         raise InputError(
             f"{method} fits, stops and reports on three disjoint sets of data points, and {num_points} points are too few: "
             f"give at least {FEWEST_POINTS}, or use --methods monte-carlo."
         )
+    if clusters is not None:
+        return _split_whole(clusters, generator, method)
     stop, report = (math.ceil(num_points * share) for share in (STOP_SHARE, REPORT_SHARE))
     order = torch.randperm(num_points, generator=generator)
     return Split(order[stop + report :], order[:stop], order[stop : stop + report])
+
+
+def _split_whole(clusters: Clusters, generator: torch.Generator, method: str) -> Split:
+    """As `split_points`, by shares of clusters, however many points each has."""
+    if clusters.count < FEWEST_POINTS:
+        raise InputError(
+            f"{method} fits, stops and reports on three disjoint sets of groups of points, copies of a point being one group, "
+            f"and {clusters.count} groups are too few: give at least {FEWEST_POINTS}, or use --methods monte-carlo."
+        )
+    place = torch.randperm(clusters.count, generator=generator)[clusters.ids]
+    stop, report = (math.ceil(clusters.count * share) for share in (STOP_SHARE, REPORT_SHARE))
+    parts = place >= stop + report, place < stop, (place >= stop) & (place < stop + report)
+    return Split(*(part.nonzero().flatten() for part in parts))
 
 
 def draw_evenly(posterior: Posterior, indices: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
@@ -110,7 +129,7 @@ class Sides(NamedTuple):
         """
         q = as_posterior(posterior)
         check_prior(q, prior)
-        points = split_points(q.num_points, generator, method=method)
+        points = split_points(q, generator, method=method)
         device = q.sample_at(points.stop[:1], torch.Generator()).device
         return cls(q, points, _prior_draws(prior, generator, method, device), generator)
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributions import Distribution, MultivariateNormal
 from torch.nn import functional
 
+from klprobe.distributions.clusters import cluster_ids
 from klprobe.distributions.posteriors import SampleOnly, diagonal_normal, need_volume
 from klprobe.distributions.statistics import MeanError, mean_error, visit_evenly
 from klprobe.distributions.whitening import Whitening
@@ -72,6 +73,7 @@ class Denoising(Estimator):
     form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"volume"})
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that give no answer."""
@@ -181,7 +183,8 @@ class Denoising(Estimator):
                 part = denoisers.integrand(u, _noise((self.levels, *u.shape), u, generator))
                 values.append(weights @ part)
                 levels += part.sum(1) / len(points)
-        mean = RatioOnQ(target, torch.cat(values), points, q.num_points).mean(torch.cat(values))
+        counted = points if target == "empirical" else cluster_ids(q, points)
+        mean = RatioOnQ(target, torch.cat(values), counted, q.num_points).mean(torch.cat(values))
         details = {
             "integrand": [[float(t), float(v)] for t, v in zip(denoisers.levels.log_snr, levels, strict=True)],
             "beyond_the_grid": float(sum(levels[i] * (weights[i] - weights[1]) for i in (0, -1))),

@@ -43,6 +43,7 @@ class LeastSquares(Estimator):
     """Number n of codes of p for each reported expectation."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that give no answer."""

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior, general_rate
+from klprobe.distributions.clusters import all_clusters, by_weight, clusters_of
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
 from klprobe.distributions.digest import digest
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl, prior_log_prob
-from klprobe.distributions.removal import removal_losses
-from klprobe.distributions.statistics import PointMean, point_mean, visits
+from klprobe.distributions.removal import cluster_losses, cluster_weights, log_sum_outside, removal_losses
+from klprobe.distributions.statistics import PointMean, coinciding, point_mean, together, visits
 from klprobe.distributions.tails import infinite_at, outside_prior, tail_of, tail_within_points
 from klprobe.runtime import parallel
 from klprobe.runtime.partial import Keeper
@@ -61,6 +62,7 @@ class MonteCarlo(Estimator):
     """Continue from the draws in the file `partial`, if there are any; the result is exactly that of a run without a break."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"posterior-density", "prior-density"})
+    takes: ClassVar[frozenset[str]] = frozenset({"weights", "groups"})
     in_parallel: ClassVar[bool] = True
     """Several processes can share the work (klprobe.runtime.parallel)."""
 
@@ -139,17 +141,16 @@ class MonteCarlo(Estimator):
             both: tuple[Target, ...] = ("empirical", "population")
             return (*(say(math.inf, 0.0, target, "exact", "kl", infinite) for target in both), shown)
         population = kl.conditional_variance + draws.between_variance(KL) / n
-        if alone := draws.alone():
-            lower = say(-math.inf, 0.0, "population", "lower", "leave-one-out", alone)
-        else:
-            variance = left_out.conditional_variance + draws.role_variance() / n
-            lower = say(left_out.value, variance, "population", "lower", "leave-one-out")
-        return (
+        found = [
             say(kl.value, kl.conditional_variance, "empirical", "exact"),
             say(kl.value, population, "population", "upper"),
-            lower,
-            shown,
-        )
+        ]
+        if alone := draws.alone():
+            found.append(say(-math.inf, 0.0, "population", "lower", "leave-one-out", alone))
+        elif not draws.one_cluster:  # else nothing is left without it
+            variance = left_out.conditional_variance + draws.role_variance() / n
+            found.append(say(left_out.value, variance, "population", "lower", "leave-one-out"))
+        return (*found, shown)
 
 
 def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
@@ -168,6 +169,13 @@ class _Draws:
         self.device = device if there is not q else "cpu"
         self.controls = GaussianControls.of(q, prior) if control else None
         self.point_kl = conditional_kl(q, prior) if control else None
+        self.weights = q.weights
+        if self.weights is not None and self.controls is None:
+            self.point_kl = None  # of independent points, it varies with what it is taken from
+        self.clusters = clusters_of(q)
+        self.one_cluster = self.clusters is not None and self.clusters.count == 1
+        if self.one_cluster:
+            self.clusters = None
         self.regression: Regression | None = None
         self.noted, self.note = 1, ""
         self.pending = torch.empty(0, dtype=torch.int64)
@@ -225,19 +233,45 @@ class _Draws:
 
     def _evaluate(self, size: int, progress: Progress) -> None:
         while len(self.pending) < size:
-            self.pending = torch.cat([self.pending, visits(self.q.num_points, self.generator)])
+            self.pending = torch.cat([self.pending, self._next_points(size)])
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
         own, log_p = self.q.log_prob_at(z, points), prior_log_prob(self.prior, z.cpu())
         others = self.aggregate.log_sum(z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
-        log_q = torch.logaddexp(own, others) - math.log(self.q.num_points)
-        left_out = others - math.log(self.q.num_points - 1)
+        weighted = own if self.weights is None else own + self.weights[points].log()
+        log_q = torch.logaddexp(weighted, others) - math.log(self.q.num_points)
+        left_out = self._left_out(z, points, others)
         raw = torch.stack([own - log_q, own - left_out, own - log_p], 1).cpu().numpy()
         adjusted = self._adjust(raw, z, points)
         self.adjusted = Adjusted(*(np.concatenate(pair) for pair in zip(self.adjusted, adjusted, strict=True)))
         self.points, self.raw = np.concatenate([self.points, points.numpy()]), np.concatenate([self.raw, raw])
+
+    def _next_points(self, size: int) -> torch.Tensor:
+        """Rows to draw at: all, in random order, some twice; with weights, independent ones in proportion to them."""
+        if self.weights is None:
+            return visits(self.q.num_points, self.generator)
+        return by_weight(self.weights, size, self.generator)
+
+    def _left_out(self, z: torch.Tensor, points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Log-density of the mixture without the draw's own cluster: without its row alone, where that is all there is."""
+        if self.weights is None:
+            alone = others - math.log(self.q.num_points - 1)
+        else:
+            alone = others - (self.q.num_points - self.weights[points]).log()
+        if self.clusters is None:
+            return alone
+        ids = self.clusters.ids[points]
+        some = (self.clusters.sizes[ids] > 1).nonzero().flatten()
+        outside = self._log_sum_outside(z[some], ids[some])
+        left = self.q.num_points - cluster_weights(self.q, self.clusters)[ids[some]]
+        alone[some] = outside - left.log()
+        return alone
+
+    def _log_sum_outside(self, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        assert self.clusters is not None
+        return log_sum_outside(self.aggregate, self.clusters, z.to(self.device), ids).cpu()
 
     def _adjust(self, raw: Array, z: torch.Tensor, points: torch.Tensor) -> Adjusted:
         """Subtract the part that control variates explain; log q(z|x_n) - log p(z) is replaced by its exact mean."""
@@ -245,24 +279,35 @@ class _Draws:
         if self.controls is not None and np.isfinite(raw).all():
             controls, between = self.controls.at(z, points)
             if self.regression is None:
-                adjusted, self.regression = cross_fit(
-                    raw, controls, between, points.numpy(), self.q.num_points, self.controls.subsets
-                )
+                visited, total = points.numpy(), float(self.q.num_points)
+                if self.weights is not None:
+                    visited, total = np.arange(len(points)), math.inf
+                adjusted, self.regression = cross_fit(raw, controls, between, visited, total, self.controls.subsets)
             else:
                 adjusted = Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
         if self.point_kl is not None and bool(self.point_kl.isfinite().all()):
-            average = float(self.point_kl.mean())
+            average = float((self.point_kl if self.weights is None else self.point_kl * self.weights.to(self.point_kl)).mean())
             adjusted.residuals[:, COST] = average
             adjusted.between[:, COST] = self.point_kl[points].cpu().numpy() - average
         return adjusted
 
     def mean(self, combination: Array) -> PointMean:
         """Mean over the points of a combination of the draws' values, with control variates subtracted."""
-        return _mean(self.adjusted.residuals, combination, self.points, self.q.num_points)
+        return self._mean(self.adjusted.residuals, combination)
+
+    def _mean(self, columns: Array, combination: Array) -> PointMean:
+        """Mean over the points of a combination of columns; one that is infinite anywhere is infinite, and has no error."""
+        values = _combined(columns, combination)
+        bad = values[~np.isfinite(values)]
+        if len(bad):
+            return PointMean(float(bad[0]), math.inf, math.inf)
+        if self.weights is None:
+            return point_mean(values, self.points, self.q.num_points)
+        return PointMean(float(values.mean()), float(values.var(ddof=1)) / len(values), math.nan)
 
     def plain_mean(self, combination: Array) -> dict[str, float]:
         """The same without control variates, as in DMVI's algorithm."""
-        mean = _mean(self.raw, combination, self.points, self.q.num_points)
+        mean = self._mean(self.raw, combination)
         return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
 
     def infinite(self) -> str | None:
@@ -284,9 +329,20 @@ class _Draws:
         return {"tail": whole and whole._asdict(), "tail_within": within and within._asdict()}
 
     def between_variance(self, combination: Array) -> float:
-        """Variance over points of a point's own mean: the part that the controls explain, and that of the residuals."""
+        """N times the variance of the mean over data sets, for draws without end: of a point's own mean, where all are alone.
+
+        It is what the controls explain of it, and the residuals' part.
+        """
         explained = self.adjusted.between @ combination
-        return float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        if self.weights is None and self.clusters is None:
+            return float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        values = _combined(self.adjusted.residuals, combination) + explained
+        clusters = all_clusters(self.q)
+        few = clusters.count / max(clusters.count - 1, 1)
+        if self.weights is not None:
+            return max(few * self.q.num_points * coinciding(values, clusters.ids[self.points].numpy()), 0.0)
+        alone = float(explained.var(ddof=1)) + self.mean(combination).between_variance
+        return max(few * (alone + together(values, self.points, clusters.ids.numpy())), alone)
 
     def role_variance(self) -> float:
         """Variance over points of a point's influence on the leave-one-out bound, as a sample and as a component.
@@ -294,12 +350,15 @@ class _Draws:
         A point's influence is a_n + r_n: its own mean a_n, and N times r_n, what the other points' leave-one-out
         log-densities lose on average without it. Products over different draws keep the draws' noise out of the
         variance of r_n; pairs of draws at one point are weighed by how often two points are one, which is 1 / N.
+        Where points come in clusters, or have weights, it is that of clusters, times N.
         """
         if self.first is None:
             raise ValueError("no draws have been made")
         z, points, others = self.first
         n, m = self.q.num_points, len(points)
         at = self.device
+        if self.weights is not None or self.clusters is not None:
+            return self._cluster_role_variance(z, points, others)
         losses = removal_losses(self.aggregate, z.to(at), points.to(at), others.to(at))
         sums = losses.sums.cpu().numpy()
         same = int((np.bincount(points.numpy()) * (np.bincount(points.numpy()) - 1)).sum())
@@ -311,6 +370,31 @@ class _Draws:
         values = self.raw[:m] @ LEFT_OUT
         covariance = float(((values - values.mean()) * role[points.numpy()]).mean())
         return max(self.between_variance(LEFT_OUT) + 2 * covariance + role_variance, 0.0)
+
+    def _cluster_role_variance(self, z: torch.Tensor, points: torch.Tensor, others: torch.Tensor) -> float:
+        """N times the variance of the bound over data sets of as many clusters."""
+        clusters, n, m = all_clusters(self.q), self.q.num_points, len(points)
+        ids = clusters.ids[points]
+        log_sums = others.clone()
+        some = (clusters.sizes[ids] > 1).nonzero().flatten()
+        if len(some):
+            log_sums[some] = self._log_sum_outside(z[some], ids[some])
+        losses = cluster_losses(self.aggregate, clusters, z.to(self.device), points, log_sums.to(self.device))
+        sums = losses.sums.numpy()
+        of_all = float((sums**2).sum()) - losses.squares
+        if self.weights is None:
+            counts = np.bincount(points.numpy())
+            same = int((counts * (counts - 1)).sum())
+            of_one = losses.pairs / same if same else losses.squares / m
+            products = (n - 1) * (of_all - losses.pairs) / max(m * (m - 1) - same, 1) + of_one
+        else:
+            products = n * of_all / (m * (m - 1))
+        role = n / m * sums
+        values = self.raw[:m] @ LEFT_OUT
+        covariance = float(((values - values.mean()) * role[ids.numpy()]).mean())
+        few = clusters.count / (clusters.count - 1)
+        own = self.between_variance(LEFT_OUT)
+        return max(own + few * (2 * covariance + products - float(role.sum()) ** 2 / n / clusters.count), 0.0)
 
     def details(self, tolerance: float | None) -> dict[str, Any]:
         """Facts about the draws, for `details`."""
@@ -326,13 +410,11 @@ class _Draws:
         }
 
 
-def _mean(columns: Array, combination: Array, points: NDArray[np.int64], num_points: int) -> PointMean:
-    """Mean over the points of a combination of columns; one that is infinite anywhere is infinite, and has no error."""
+def _combined(columns: Array, combination: Array) -> Array:
+    """A combination of columns, of which those that are not asked for may be infinite."""
     used = combination != 0
     with np.errstate(invalid="ignore"):  # two infinite columns
-        values = columns[:, used] @ combination[used]
-    bad = values[~np.isfinite(values)]
-    return PointMean(float(bad[0]), math.inf, math.inf) if len(bad) else point_mean(values, points, num_points)
+        return columns[:, used] @ combination[used]
 
 
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:

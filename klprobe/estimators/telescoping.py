@@ -78,6 +78,7 @@ class Telescoping(Estimator):
     form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"volume"})
+    takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that give no answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +20,26 @@ from klprobe.types import InputError
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
 """Keys under which programs store the weights in a checkpoint that holds more; Lightning's is the first."""
+NOT_WEIGHTS = re.compile(r"optim|lr_sched|callbacks|loops|hyper_parameters|hparams|scaler|rng", re.I)
+"""Keys of a checkpoint whose tensors belong to the training, as Adam's moments do."""
+COPY = re.compile(r"ema|averag|shadow|polyak|swa|target|teacher|momentum", re.I)
+"""Words in the names of a second set of weights, which follows the first."""
+DEEPEST = 4
 LISTED = 6
+
+
+class Closed:
+    """Replacement of any object that a file asks Python for: it takes every argument and state, keeps none and does nothing."""
+
+    def __new__(cls, *_: Any) -> Closed:
+        """Make one, whatever it is called with."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: Any) -> None:
+        """Keep no state."""
+
+    def __setitem__(self, *_: Any) -> None:
+        """Keep no items."""
 
 
 def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
@@ -46,18 +65,22 @@ def read_weights(path: Path, limits: Limits, *, allow_pickle: bool = False) -> d
         return child.tensors
 
 
-def load_restricted(path: Path, harmless: Sequence[Any] = ()) -> Any:
+def load_restricted(path: Path, harmless: Sequence[Any] = (), left_closed: Callable[[str], bool] | None = None) -> Any:
     """Read a file of torch.save that holds tensors and containers alone; only a confined process calls this.
 
     Args:
         path: Path of the file.
         harmless: Classes and functions that it may name beside torch's own.
+        left_closed: Which other names become a `Closed` wherever the file uses them; None is none of them.
     Raises:
         pickle.UnpicklingError: the file names something else. A damaged file raises many kinds of errors.
     """
     if names_in(path):
         check_archive(path)
-    with torch.serialization.safe_globals(list(harmless)):
+    known = list(harmless)
+    if left_closed is not None:  # the names are read from the pickle, and nothing by these names is ever looked up
+        known += [(Closed, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if left_closed(name)]
+    with torch.serialization.safe_globals(known):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -77,6 +100,8 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
     try:
         held = load_trusted(path, "cpu") if trusted else load_restricted(path)
     except UnpicklingError as error:
+        if weights := _beside_what_stays_closed(path):
+            return weights
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks Python for {asked[1][:80]}" if asked else "is more than tensors"
         raise InputError(
@@ -96,27 +121,62 @@ def _unpickled(path: Path, *, trusted: bool) -> dict[str, torch.Tensor]:
     return _tensors(held, path.name)
 
 
+def _beside_what_stays_closed(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint whose hyper-parameters are objects, which stay closed; empty where it has none."""
+    try:
+        held = load_restricted(path, left_closed=lambda _: True)
+        named = [held[name] for name in NESTED if isinstance(held, Mapping) and isinstance(held.get(name), Mapping)]
+        if not named or any(isinstance(value, Closed) for value in named[0].values()):
+            return {}
+        return _tensors(held, path.name)
+    except MemoryError:
+        raise
+    except Exception:  # the reason is that of the first attempt
+        return {}
+
+
 def _tensors(held: Any, label: str) -> dict[str, torch.Tensor]:
-    if isinstance(held, Mapping):
-        found = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-        if found:
-            return found
-        for name in NESTED:
-            if isinstance(held.get(name), Mapping):
-                return _tensors(held[name], label)
-    raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
+    """Name the tensors of a checkpoint: of its main dictionary as they are, of others after the way there and a slash."""
+    found = _dictionaries(held, "", DEEPEST)
+    ranked = sorted((NESTED.index(first), path) for path in found if (first := path.partition(".")[0]) in NESTED)
+    main = ranked[0][1] if ranked else next(iter(found)) if len(found) == 1 else ""
+    tensors = {
+        f"{path}/{name}" if path else name: tensor
+        for path, inside in found.items()
+        if path != main and any(tensor.dim() for tensor in inside.values())
+        for name, tensor in inside.items()
+    }
+    tensors |= found.get(main, {})
+    if not tensors:
+        raise InputError(f"{label} holds no weights by name: save them with torch.save(model.state_dict(), 'weights.pt').")
+    return tensors
+
+
+def _dictionaries(held: Any, path: str, depth: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Find the dictionaries in a checkpoint that hold tensors, by the way to them, as `ema` or `model.state_dict`."""
+    if not isinstance(held, Mapping) or depth == 0:
+        return {}
+    inside = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    found = {path: inside} if inside else {}
+    for name, value in held.items():
+        if not NOT_WEIGHTS.search(str(name)):
+            found |= _dictionaries(value, f"{path}.{name}" if path else str(name), depth - 1)
+    return found
 
 
 def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, factory: str) -> tuple[str, list[str]]:
     """Load the weights below the prefix that serves the module best.
 
+    Where several sets of weights fit, those are taken that are no copy of others by their names (`ema`, `target`).
+
     Returns:
         The prefix (`encoder.` when the file holds a whole model and the module is its encoder), and the unused names.
     Raises:
-        InputError: tensors are missing or have another shape; the message names them.
+        InputError: tensors are missing or have another shape, or several sets of weights fit; the message names them.
     """
+    weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # torch.compile adds it
     needed = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
-    prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter == "."}
+    prefixes = {""} | {name[: i + 1] for name in weights for i, letter in enumerate(name) if letter in "./"}
 
     def serves(prefix: str) -> tuple[int, int]:
         return sum(prefix + n in weights and weights[prefix + n].shape == t.shape for n, t in needed.items()), -len(prefix)
@@ -131,8 +191,37 @@ def fit(module: nn.Module, weights: Mapping[str, torch.Tensor], label: str, fact
         raise InputError(
             f"{label} does not fit {factory}: {why}. The file holds {some_of(list(weights))}; change the factory, or its sizes."
         )
+    prefix = _the_one(prefix, [other for other in prefixes if serves(other)[0] == len(needed)], needed, weights, label, factory)
     module.load_state_dict({name: weights[prefix + name] for name in needed}, assign=True)
     return prefix, [name for name in weights if name not in {prefix + n for n in needed}]
+
+
+def _the_one(
+    best: str, fitting: list[str], needed: Mapping[str, Any], weights: Mapping[str, torch.Tensor], label: str, factory: str
+) -> str:
+    """Choose among prefixes whose weights all fit: none at all, else the only one of the main weights that is no copy."""
+    differ = [best] + [
+        other
+        for other in sorted(fitting)
+        if other != best and any(not torch.equal(weights[other + n], weights[best + n]) for n in needed)
+    ]
+    if len(differ) == 1 or "" in differ:
+        return best if len(differ) == 1 else ""
+    mains = [prefix for prefix in differ if "/" not in prefix] or differ
+    originals = [prefix for prefix in mains if not COPY.search(prefix)]
+    if len(originals) == 1:
+        return originals[0]
+    raise InputError(
+        f"{label} holds {len(differ)} sets of weights that fit {factory}: {some_of([f'{prefix}*' for prefix in differ])}. Save "
+        "the one that is meant alone, torch.save(module.state_dict(), 'weights.pt')."
+    )
+
+
+def copies_of(prefix: str, leftover: Sequence[str], needed: Sequence[str]) -> list[str]:
+    """List other prefixes among the unused names that hold every tensor that the network needs, as an `ema.` does."""
+    unused = set(leftover)
+    ends = {name[: -len(needed[0])] for name in leftover if needed and name.endswith(needed[0])}
+    return sorted(end for end in ends if end != prefix and all(end + name in unused for name in needed))
 
 
 def some_of(names: list[str]) -> str:

@@ -86,6 +86,7 @@ class Encoded:
         provenance: Format, file name, SHA-256 of the file, data set, settings. Strict-JSON values only.
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
+        prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
     """
 
     posterior: Distribution
@@ -95,6 +96,7 @@ class Encoded:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
+    prior_name: str = ""
 
 
 class Format(Protocol):

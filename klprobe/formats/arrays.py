@@ -10,7 +10,9 @@
 - beside any of the others `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
   uniform, or `prior_probs` (K,).
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
-`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. Other arrays are ignored.
+`.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. `groups` (N,), numbers or
+text, says which rows are not independent of each other, and `weights` (N,), positive, how much each counts. Other arrays are
+ignored.
 """
 
 from __future__ import annotations
@@ -18,11 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import in_words, with_rows
+from klprobe.distributions.posteriors import as_posterior
 from klprobe.files import npy, tensor_file
+from klprobe.files.columns import as_groups, as_weights, check_column
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.formats._latents import check_names, known, latents_of
@@ -35,7 +43,14 @@ KIND = "posterior"
 LABELS = ("split", "trained_on")
 LABEL_BYTES = 1024
 
+OF_ROWS = ("groups", "weights")
+"""Arrays with one value for each row."""
+
 Read = Callable[[str], torch.Tensor]
+Rows = dict[str, NDArray[Any]]
+"""Those of `OF_ROWS` that a file holds."""
+Found = tuple[dict[str, torch.Tensor], dict[str, str], Rows]
+"""Tensors of the posterior, labels of the split, values of rows."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Arrays:
             )
         refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
         read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
-        tensors, labels = read(path)
+        tensors, labels, rows = read(path)
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
             raise InputError(
@@ -81,13 +96,14 @@ class Arrays:
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
         latents = latents_of(path.name, tensors)
+        posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
         return Encoded(
-            latents.posterior,
+            posterior,
             latents.prior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=latents.notes,
+            notes=(*latents.notes, *row_notes),
             parts=latents.parts,
         )
 
@@ -99,7 +115,18 @@ def _choose(path: Path, found: Iterable[str], read: Read) -> dict[str, torch.Ten
     return {name: read(name) for name in known(found)}
 
 
-def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _with_rows(label: str, posterior: Distribution, rows: Rows) -> tuple[Distribution, tuple[str, ...]]:
+    """The posterior with the groups and weights of its rows, and what they are in words."""
+    if not rows:
+        return posterior, ()
+    q: Any = as_posterior(posterior)
+    columns = {name: check_column(values, f"{label}: {name!r}", q.num_points) for name, values in rows.items()}
+    groups = as_groups(columns["groups"], f"{label}: 'groups'") if "groups" in rows else None
+    weights = as_weights(columns["weights"], f"{label}: 'weights'") if "weights" in rows else None
+    return with_rows(q, groups=groups, weights=weights), (f"{label}: {in_words(groups, weights)}",)
+
+
+def _read_npz(path: Path) -> Found:
     with opened(path, path.name) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -108,21 +135,28 @@ def _read_npz(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
         small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
         labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
-        return _choose(path, members, read), labels
+        rows = {name: npy.read_member(archive, members[name], f"{path.name}: {name!r}") for name in OF_ROWS if name in members}
+        return _choose(path, members, read), labels, rows
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> Found:
     with tensor_file.opened(path, path.name) as file:
         header, tensors = file.header, _choose(path, file.names, file.read)
+        rows = {name: file.read(name).double().numpy() for name in OF_ROWS if name in file.names}
     labels = {name: header[f"klprobe.{name}"] for name in LABELS if f"klprobe.{name}" in header}
-    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels
+    return {name: _as_real(path, name, tensor) for name, tensor in tensors.items()}, labels, rows
 
 
-def _read_folder(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_folder(path: Path) -> Found:
     def read(name: str) -> torch.Tensor:
         return _from_numpy(path, name, npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy"))
 
-    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}
+    return _choose(path, sorted(file.stem for file in path.glob("*.npy")), read), {}, _rows_in(path)
+
+
+def _rows_in(path: Path) -> Rows:
+    there = [name for name in OF_ROWS if (path / f"{name}.npy").exists()]
+    return {name: np.asarray(npy.map_file(path / f"{name}.npy", f"{path.name}/{name}.npy")) for name in there}
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray) -> torch.Tensor:

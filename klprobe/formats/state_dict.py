@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from klprobe.files.programs import wanted_by
-from klprobe.files.weights import fit, read_weights, some_of
+from klprobe.files.weights import copies_of, fit, read_weights, some_of
 from klprobe.formats import Encoded, Request, sha256
 from klprobe.formats._encode import Encoder, encode_data
 from klprobe.runtime.user_code import import_named
@@ -47,6 +47,8 @@ class StateDict:
         module.to(request.device).eval()
         encode = getattr(module, "encode", module)
         notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
+        if others := copies_of(prefix, leftover, list(module.state_dict())):
+            notes.append(f"{some_of([f'{other}*' for other in others])} would fit as well: to take those, save them alone")
         if leftover:
             notes.append(f"{len(leftover)} tensors of {path.name} were not used: {some_of(leftover)}")
         provenance = {

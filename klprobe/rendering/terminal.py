@@ -73,6 +73,8 @@ class Screen:
         yield say(wording.identity(self.report))
         if holes := wording.holes(self.report):
             yield say(holes)
+        if codebook := wording.codebook(self.report):
+            yield say(codebook)
         yield from _parts(self.report, say)
         yield from _failures(self.report, say)
 

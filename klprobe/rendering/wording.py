@@ -205,7 +205,7 @@ def holes(report: Report) -> str:
 
 
 def source(report: Report) -> str:
-    """Describe the input: name, N and D, split."""
+    """Describe the input: name, N and D, split, and the prior where the model has one of its own."""
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
@@ -214,7 +214,22 @@ def source(report: Report) -> str:
         parts.append(f"split {split}")
     if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
         parts.append("with points the encoder was trained on")
+    if given.get("held"):
+        parts.append(str(given["held"]))
     return ", ".join(parts)
+
+
+def codebook(report: Report) -> str:
+    """Say how evenly the entries of a codebook are used; empty where there is none."""
+    usage = report.provenance.get("codebook")
+    if not isinstance(usage, dict):
+        return ""
+    places = f"at {usage['places']:,} places of each point" if usage["places"] > 1 else "one for each point"
+    return (
+        f"codebook of {usage['entries']:,} entries, {places}: {usage['used']:,} are used and {usage['dead']:,} are dead; "
+        f"perplexity {number(usage['perplexity']).value}, where {usage['entries']:,} is all alike; KL to uniform "
+        f"{number(usage['kl_to_uniform']).value} nats, whatever the other places hold"
+    )
 
 
 def decomposition(report: Report) -> dict[str, str]:

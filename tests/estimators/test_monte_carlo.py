@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
+from klprobe.distributions.clusters import with_rows
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.problems import linear_gaussian_encoder
@@ -89,8 +90,9 @@ def test_real_posteriors_give_the_brute_force_numbers_with_a_smaller_error(share
 def test_perfect_match_gives_zero():
     q = DiagonalGaussian(torch.zeros(50, 4).double(), std=torch.ones(50, 4).double())
     found = run(MonteCarlo(num_samples=200), q, standard_normal(4))
-    for key in (EMPIRICAL, UPPER, LOWER, INFORMATION):
+    for key in (EMPIRICAL, UPPER, INFORMATION):
         assert found[key].value == pytest.approx(0.0, abs=1e-9)
+    assert LOWER not in found, "all rows are copies of one, and nothing is left of q(z) without it"
 
 
 def test_islands_show_the_log_n_ceiling():
@@ -219,6 +221,107 @@ def test_standard_errors_are_honest(dim, num_points, std, num_samples):
     for side, least in ((upper, 0.65), (lower, 0.5)):
         values, errors = np.array(side).T
         assert least < np.var((values - values.mean()) / errors) < 1.6
+
+
+def clustered(seed, groups, size, alike, dim=2, std=0.5, weighted=False):
+    """Points that are N(0, I) each, those of a group correlated by `alike`, and the KL of the population that they are of."""
+    g = torch.Generator().manual_seed(seed)
+    target = torch.linspace(0.7, 1.2, dim, dtype=torch.float64)
+    common = torch.randn(groups, dim, generator=g, dtype=torch.float64).repeat_interleave(size, 0)
+    own = torch.randn(groups * size, dim, generator=g, dtype=torch.float64)
+    mean = (math.sqrt(alike) * common + math.sqrt(1 - alike) * own) * (target.square() - std**2).sqrt()
+    q = DiagonalGaussian(mean, std=torch.full_like(mean, std))
+    if alike < 1:
+        q = with_rows(q, groups=torch.arange(groups).repeat_interleave(size))
+    if weighted:
+        q = with_rows(q, weights=torch.exp(0.7 * torch.randn(groups * size, generator=g, dtype=torch.float64)))
+    return q, float(0.5 * (target.square() - 1 - target.square().log()).sum())
+
+
+def over_data_sets(runs, num_samples, *problem, **settings):
+    """Values less the truth, and errors, of the leave-one-out and the upper bound, shapes (2, runs)."""
+    found = []
+    for seed in range(runs):
+        q, truth = clustered(1000 + seed, *problem, **settings)
+        estimates = run(MonteCarlo(num_samples), q, standard_normal(q.dim), seed)
+        found.append([[estimates[k].value - truth, estimates[k].std_error] for k in (LOWER, UPPER)])
+    return np.array(found).transpose(1, 2, 0)
+
+
+def check_bounds(found, narrowest, widest):
+    """Both sides hold in the mean, and z-scores about the mean have variance 1 within what the runs can tell."""
+    runs = found.shape[2]
+    for sign, (values, errors) in zip((-1, 1), found, strict=True):
+        assert sign * values.mean() > -4 * values.std() / math.sqrt(runs)
+        assert narrowest < np.var((values - values.mean()) / errors) < widest
+
+
+@pytest.mark.parametrize(("alike", "weighted"), [(1.0, False), (0.8, False), (0.8, True)])
+def test_bounds_of_grouped_and_copied_points_hold_with_honest_errors(alike, weighted):
+    """30 data sets of 40 groups of 10: the variance of z-scores is within 4 sqrt(2 / 30) of 1, or 2.1."""
+    check_bounds(over_data_sets(30, 400, 40, 10, alike, weighted=weighted), 0.35, 2.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("alike", "weighted"), [(1.0, False), (0.8, False), (0.8, True)])
+def test_z_scores_of_a_hundred_groups_of_twenty_have_variance_one(alike, weighted):
+    """200 data sets: the variance of 200 z-scores has standard error 0.1, and a little more for t-tails."""
+    check_bounds(over_data_sets(200, 1000, 100, 20, alike, weighted=weighted), 0.65, 1.4)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1e-6])
+def test_points_that_occur_twice_bound_no_more_than_the_truth(jitter):
+    """1,000 points and their copies, whose leave-one-out bound was 1.9 nats for a truth of 1e-4."""
+    g = torch.Generator().manual_seed(0)
+    once = torch.randn(1000, 4, generator=g, dtype=torch.float64)
+    mean = torch.cat([once, once + jitter * torch.randn(1000, 4, generator=g, dtype=torch.float64)])
+    twice = run(MonteCarlo(2000), DiagonalGaussian(mean, std=torch.full_like(mean, 0.1)), standard_normal(4))
+    alone = run(MonteCarlo(2000), DiagonalGaussian(once, std=torch.full_like(once, 0.1)), standard_normal(4))
+    for key in (LOWER, UPPER):
+        assert twice[key].value == pytest.approx(
+            alone[key].value, abs=4 * math.hypot(twice[key].std_error, alone[key].std_error)
+        )
+        assert twice[key].std_error == pytest.approx(alone[key].std_error, rel=0.25)
+    assert twice[LOWER].value + 4 * twice[LOWER].std_error < 0
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_weighted_and_grouped_numbers_match_brute_force(kind):
+    """Sums over all pairs at 40,000 draws of a slow sampler, in float64."""
+    g = torch.Generator().manual_seed(3)
+    n, dim = 60, 2
+    mean, std = torch.randn(n, dim, generator=g, dtype=torch.float64), torch.full((n, dim), 0.3, dtype=torch.float64)
+    weights = torch.exp(torch.randn(n, generator=g, dtype=torch.float64))
+    groups = torch.arange(n) // 4
+    law = Normal(mean, std) if kind == "gaussian" else Laplace(mean, std)
+    plain = DiagonalGaussian(mean, std=std) if kind == "gaussian" else as_posterior(Independent(law, 1))
+    found = run(MonteCarlo(20_000), with_rows(plain, weights=weights, groups=groups), standard_normal(dim))
+
+    share = weights / weights.sum()
+    rows = torch.multinomial(share, 40_000, replacement=True, generator=g)
+    noise = torch.rand(40_000, dim, generator=g, dtype=torch.float64)
+    z = type(law)(mean[rows], std[rows]).icdf(noise.clamp(1e-12, 1 - 1e-12))
+    terms = law.log_prob(z[:, None, :]).sum(2) + share.log()
+    outside = groups[:, None] != groups
+    left_out = torch.where(outside[rows], terms, -math.inf).logsumexp(1) - (outside.double() @ share)[rows].log()
+    log_q, log_p = terms.logsumexp(1), standard_normal(dim).log_prob(z)
+    own = law.log_prob(z[:, None, :]).sum(2)[torch.arange(len(z)), rows]
+    for key, values in ((EMPIRICAL, log_q - log_p), (INFORMATION, own - log_q), (LOWER, left_out - log_p)):
+        error = float(values.std()) / 200
+        # the lower bound's error is over data sets; its draws' part is the same as of the brute force, at half the draws
+        of_draws = found[key].std_error if key != LOWER else error * math.sqrt(2)
+        assert abs(found[key].value - float(values.mean())) <= 4 * math.hypot(error, of_draws)
+    assert found[INFORMATION].value < float(-torch.xlogy(share, share).sum())
+
+
+def test_groups_leave_the_numbers_of_the_points_at_hand_as_they_are():
+    q, _ = clustered(0, 40, 5, 0.9)
+    plain = DiagonalGaussian(q.mean, std=q.spread)
+    grouped, alone = (run(MonteCarlo(500), posterior, standard_normal(2)) for posterior in (q, plain))
+    for key in (EMPIRICAL, INFORMATION):
+        assert (grouped[key].value, grouped[key].std_error) == (alone[key].value, alone[key].std_error)
+    assert grouped[UPPER].std_error > 1.5 * alone[UPPER].std_error
+    assert grouped[LOWER].value < alone[LOWER].value
 
 
 MEMORY = """

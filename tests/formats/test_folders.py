@@ -61,8 +61,8 @@ def test_what_pythae_pickles_stays_closed(pythae_folder, images, malice, tmp_pat
     with pytest.raises(InputError, match="asks Python for"):
         load(tmp_path, Request(data=str(images)))
     assert not malice.mark.exists()
-    (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "VAE_IAFConfig"}))
-    with pytest.raises(CapabilityError, match="not the Gaussian"):
+    (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "HVAEConfig"}))
+    with pytest.raises(CapabilityError, match="Hamiltonian"):
         load(tmp_path, Request(data=str(images)))
 
 

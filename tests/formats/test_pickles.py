@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from klprobe.cli import main
+from klprobe.files.child import Limits
+from klprobe.files.weights import read_weights
 from klprobe.formats import Request, load
 from klprobe.types import InputError
 
@@ -80,14 +82,16 @@ def test_a_file_named_as_data_or_prior_is_never_unpickled_even_with_the_flag(enc
     assert not malice.mark.exists()
 
 
-def test_a_checkpoint_with_more_than_tensors_gives_its_weights_with_the_flag(vae, tmp_path, data, agrees):
+def test_a_checkpoint_with_more_than_tensors_gives_its_weights_with_and_without_the_flag(vae, tmp_path, data, agrees):
     import argparse
 
     held = {"state_dict": vae.state_dict(), "hyper_parameters": argparse.Namespace(lr=0.1)}
     torch.save(held, tmp_path / "last.ckpt")
+    for flag in (False, True):
+        agrees(load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE", allow_pickle=flag)))
+    torch.save({"state_dict": {**vae.state_dict(), "more": argparse.Namespace(lr=0.1)}}, tmp_path / "inside.ckpt")
     with pytest.raises(InputError, match=r"asks Python for argparse.Namespace.*--allow-pickle"):
-        load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE"))
-    agrees(load(tmp_path / "last.ckpt", Request(data=data, encoder="tiny_network:VAE", allow_pickle=True)))
+        load(tmp_path / "inside.ckpt", Request(data=data, encoder="tiny_network:VAE"))
 
 
 def test_dropout_and_batch_normalisation_are_put_in_eval_mode_and_that_is_said(vae, tmp_path, data, agrees):
@@ -112,3 +116,12 @@ def test_what_holds_no_module_or_needs_code_that_is_not_there_is_refused(tmp_pat
     monkeypatch.setitem(sys.modules, "tiny_network", None)
     with pytest.raises(InputError, match="code that Python does not find here"):
         load(tmp_path / "model.pt", Request(data=data, allow_pickle=True))
+
+
+def test_nothing_runs_of_what_stays_closed(vae, malice, tmp_path):
+    torch.save({"state_dict": vae.state_dict(), "hyper_parameters": malice}, tmp_path / "last.ckpt")
+    assert read_weights(tmp_path / "last.ckpt", Limits()).keys() == vae.state_dict().keys()
+    torch.save({"state_dict": {**vae.state_dict(), "more": malice}}, tmp_path / "inside.ckpt")
+    with pytest.raises(InputError, match="asks Python for"):
+        read_weights(tmp_path / "inside.ckpt", Limits())
+    assert not malice.mark.exists()

@@ -10,35 +10,60 @@ import torch
 from klprobe.cli import main
 from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.formats import Request, load
-from klprobe.formats.scvi import CELLS, encode_cells
+from klprobe.formats.scvi import CELLS, KNOWN, MODEL, encode_cells
 from klprobe.types import CapabilityError, InputError
 
 REGISTRY = {"model_name": "SCVI", "setup_method_name": "setup_anndata", "setup_args": {}}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A tiny model that scvi-tools trained, its folder, its cells, and what it says of them itself."""
+FAMILIES = ("SCVI", "LinearSCVI", "AUTOZI", "PEAKVI")
+
+
+def train(name, folder, *, prefix=None, **settings):
+    """A tiny model that scvi-tools trained for an epoch, as a user does; its folder, and what it says of its cells."""
     pytest.importorskip("scvi", reason="the extra [scvi] is not installed")
     import anndata
     import scvi
 
-    folder = tmp_path_factory.mktemp("scvi")
     draw = np.random.default_rng(0)
     adata = anndata.AnnData(draw.poisson(draw.gamma(2, 1, size=(120, 20))).astype("f4"))
     adata.obs["batch"] = np.array(["a", "b"])[draw.integers(0, 2, 120)]
     before, strings = np.random.get_state(), anndata.settings.allow_write_nullable_strings  # noqa: NPY002
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
-        model = scvi.model.SCVI(adata, n_latent=3, n_hidden=8)
-        model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False, logger=False)
+        kind = getattr(scvi.model, name)
+        kind.setup_anndata(adata, batch_key="batch")
+        model = kind(adata, n_latent=3, n_hidden=8, **settings)
+        model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
         mean, var = model.get_latent_representation(return_dist=True)
-        anndata.settings.allow_write_nullable_strings = True  # pandas 3 has no other strings
-        model.save(str(folder / "model"), save_anndata=True)
+        anndata.settings.allow_write_nullable_strings = True  # where pandas 3 is installed, which has no other strings
+        model.save(str(folder / "model"), save_anndata=True, prefix=prefix)
     anndata.settings.allow_write_nullable_strings = strings
     np.random.set_state(before)  # noqa: NPY002
     return folder / "model", mean, var
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train("SCVI", tmp_path_factory.mktemp("scvi"))
+
+
+def test_the_trained_model_holds_its_history_as_pandas_tables(trained):
+    asked = torch.serialization.get_unsafe_globals_in_checkpoint(str(trained[0] / "model.pt"))
+    assert any(name.endswith("DataFrame") for name in asked), "or this file tests models that nobody trained"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "LinearSCVI" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_every_family_is_read_as_it_says_itself(name, tmp_path):
+    assert set(FAMILIES) == set(KNOWN)
+    folder, mean, var = train(name, tmp_path)
+    encoded = load(folder)
+    found, std = encoded.posterior.rows(slice(None))
+    np.testing.assert_allclose(found.numpy(), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std.square().numpy(), var, rtol=1e-5)
+    assert encoded.provenance["model"] == name
 
 
 def test_a_scvi_folder_gives_what_the_model_gives(trained, tmp_path, capsys):
@@ -54,6 +79,32 @@ def test_a_scvi_folder_gives_what_the_model_gives(trained, tmp_path, capsys):
     again = load(folder, Request(data=str(elsewhere)))
     np.testing.assert_array_equal(again.posterior.mean.numpy(), encoded.posterior.mean.numpy())
     assert capsys.readouterr().out == "", "scvi-tools logs to stdout, where the answer goes"
+
+
+def test_genes_in_another_order_are_put_in_the_models_and_missing_ones_are_named(trained, tmp_path):
+    """Of another order scvi-tools warns and goes on, with the wrong genes."""
+    import anndata
+
+    folder, mean, _ = trained
+    cells = anndata.read_h5ad(folder / "adata.h5ad")
+    strings = anndata.settings.allow_write_nullable_strings
+    anndata.settings.allow_write_nullable_strings = True
+    cells[:, ::-1].copy().write_h5ad(tmp_path / "turned.h5ad")
+    cells[:, :19].copy().write_h5ad(tmp_path / "fewer.h5ad")
+    anndata.settings.allow_write_nullable_strings = strings
+    encoded = load(folder, Request(data=str(tmp_path / "turned.h5ad")))
+    np.testing.assert_allclose(encoded.posterior.mean.numpy(), mean, rtol=1e-5, atol=1e-6)
+    assert any("put in the model's order" in note for note in encoded.notes)
+    with pytest.raises(InputError, match=r"lacks 1 of the model's 20 genes, the first of them '19'"):
+        load(folder, Request(data=str(tmp_path / "fewer.h5ad")))
+
+
+def test_a_prefix_and_a_logistic_normal_are_followed_and_said(tmp_path):
+    folder, mean, _ = train("SCVI", tmp_path, prefix="mine_", latent_distribution="ln")
+    assert not (folder / "model.pt").exists()
+    encoded = load(folder)
+    np.testing.assert_allclose(encoded.posterior.mean.numpy(), mean, rtol=1e-5, atol=1e-6)
+    assert any("z is the softmax of what is taken here" in note for note in encoded.notes)
 
 
 def test_the_program_estimates_it(trained, capsys):
@@ -75,7 +126,7 @@ def test_nothing_of_the_file_reaches_the_full_unpickler(trained, tmp_path, monke
     numpys = np.random.get_state()  # noqa: NPY002 (put back below: importing scvi-tools moves it)
     try:
         with torch.random.fork_rng():
-            encode_cells(str(trained[0]), str(trained[0] / CELLS), "cpu", str(tmp_path))
+            encode_cells(str(trained[0] / MODEL), str(trained[0] / CELLS), "cpu", str(tmp_path))
     finally:
         np.random.set_state(numpys)  # noqa: NPY002
     assert (str(trained[0] / "model.pt"), True) in opened
@@ -110,6 +161,39 @@ def test_a_malicious_model_runs_nothing_even_with_the_flag_for_pickles(tmp_path,
     (tmp_path / "model.pt").write_bytes(pickle.dumps(malice))
     assert main(["estimate", "--checkpoint", str(tmp_path)]) == 2
     assert not malice.mark.exists()
+
+
+class Table:
+    """What asks pandas to read a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        import pandas
+
+        return pandas.read_csv, (self.file,)
+
+
+def test_a_table_of_pandas_stays_closed_and_outside_the_history_is_refused(tmp_path, monkeypatch):
+    """Even a function of pandas that opens files is named and never called."""
+    mark = tmp_path / "mark.csv"
+    mark.write_text("a,b")
+    calls = []
+    import pandas.io.parsers
+
+    monkeypatch.setattr(pandas.io.parsers.readers, "_read", lambda *args: calls.append(args))
+    table = Table(str(mark))
+    attributes = {"registry_": REGISTRY, "history_": {"loss": table}, "init_params_": {"non_kwargs": {"n_hidden": 8}}}
+    from klprobe.formats.scvi import _restricted
+
+    write(tmp_path, attr_dict=attributes)
+    held = _restricted(tmp_path / "model.pt")
+    assert "history_" not in held["attr_dict"]
+    write(tmp_path, attr_dict={**attributes, "other": [table]})
+    with pytest.raises(InputError, match="asks Python for more than arrays"):
+        _restricted(tmp_path / "model.pt")
+    assert not calls
 
 
 def test_a_folder_with_another_model_in_it_is_not_taken_for_scvi_tools(tmp_path):

@@ -17,6 +17,7 @@ from analyses.machinery.kept import lock
 from analyses.machinery.listing import listing
 from analyses.machinery.notes import read_note
 from analyses.machinery.plan import jobs_of, read_plan
+from klprobe.estimators.classifier import Classifier
 from klprobe.types import InputError
 
 SETTINGS = {"latent_dim": 2, "width": 8, "batch_size": 16}
@@ -46,7 +47,7 @@ def planned(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "WAIT", 0.1)
     DONE.clear()
 
-    def of(*listed, seconds=math.inf, retried=None):
+    def of(*listed, seconds=math.inf, retried=None, costs=None):
         item = cells.Item(
             order=1,
             title="Cells",
@@ -57,6 +58,7 @@ def planned(tmp_path, monkeypatch):
             cells=lambda preset: list(listed),
             work=work,
             write=lambda *_: [],
+            costs=costs,
         )
         monkeypatch.setattr(plan, "_item", lambda name, path: item)
         (tmp_path / "plan.toml").write_text('[[part]]\nitem = "dmvi.cells"\nquestion = "Which?"\n')
@@ -181,6 +183,16 @@ def test_a_worker_whose_runner_is_gone_stops(planned):
     assert not names(orders)
 
 
+def test_work_in_one_piece_that_was_not_measured_is_judged_by_its_operations(planned, capsys):
+    """Half a million steps of a classifier of 5,000 units are days of a core, and no training that could stop."""
+    costs = cells.Costs(methods={"train": [Classifier(preset="paper")]}, latents=50)
+    worker.work_through(1, planned({"name": "piece"}, seconds=60.0, costs=lambda cell: costs))
+    assert not DONE
+    assert re.search(r"left out, for it needs about [\d.]+ days in one piece", capsys.readouterr().out)
+    worker.work_through(1, planned({"name": "piece"}, costs=lambda cell: costs))
+    assert DONE == ["piece"]
+
+
 def test_a_failed_cell_is_recorded_and_run_again_only_when_told_to(planned):
     orders = planned({"name": "bad", "fails": True}, {"name": "good"})
     for _ in range(2):
@@ -199,11 +211,6 @@ def test_a_record_has_the_seconds_of_all_sessions(planned):
     job.notes.write_text(json.dumps({"cpu_seconds": 1000.0}))
     worker.work_through(1, orders)
     assert 1000 < records(orders)[1][0]["cpu_seconds"] < 1100
-
-
-def test_seconds_are_said_in_words():
-    said = [worker.in_words(seconds) for seconds in (40, 720, 12_240, 432_000)]
-    assert said == ["40 s", "12 min", "3.4 h", "5.0 days"]
 
 
 @pytest.fixture(autouse=True)

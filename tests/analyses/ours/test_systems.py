@@ -87,7 +87,21 @@ def test_the_overview_counts_each_cell_once_and_no_record_of_earlier_settings(mo
     monkeypatch.setattr(overview, "HERE", tmp_path)
     item = dataclasses.replace(systems.ITEM, folder=tmp_path)
     cells = len(systems.cells("quick"))
-    assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line("ours.systems", item)[4]
+    assert f"at least, nats: age 4.00. {cells - 1} of {cells} cells not recorded yet" in overview.line("ours.systems", item)[5]
+
+
+def test_the_overview_says_first_what_was_found_at_the_papers_size(monkeypatch, tmp_path):
+    small, large = record("age", 0, 3.0), record("age", 0, 5.0)
+    large["cell"] = {"preset": "paper", "model": systems_settings.model("paper", "age", 0)}
+    (tmp_path / "records").mkdir()
+    lines = [json.dumps(found | {"date": "2026-01-01"}) + "\n" for found in (small, large)]
+    (tmp_path / "records" / systems.ITEM.records).write_text("".join(lines))
+    monkeypatch.setattr(overview, "HERE", tmp_path)
+    row = overview.line("ours.systems", dataclasses.replace(systems.ITEM, folder=tmp_path))
+    first, second = row[5].split("age 5.00")
+    assert first == "At the paper's size: KL[q(z)] from p(z) at least, nats: "
+    assert "at least, nats: age 3.00" in second
+    assert row[3].startswith("≈ ")
 
 
 def test_a_page_without_records_says_so():
