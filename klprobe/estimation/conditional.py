@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
+from klprobe.distributions.clusters import clusters_of
 from klprobe.distributions.families import bare
 from klprobe.distributions.inspection import active_units, check_posterior
 from klprobe.distributions.posteriors import as_posterior, conditional_kl, measure_of
-from klprobe.distributions.statistics import PointMean, point_mean, visits
+from klprobe.distributions.statistics import PointMean, clustered_mean, point_mean, visits
 from klprobe.distributions.tails import infinite_at, outside_prior, tail_of
 from klprobe.estimation import verdict
 from klprobe.estimation.report import Report
@@ -53,18 +54,26 @@ def average_kl(q: Posterior, prior: Distribution, generator: torch.Generator) ->
         raise InputError(f"The posterior and its prior of each point are of two kinds, {measure_of(q)} and {measure_of(p)}.")
     exact, draws, tail = conditional_kl(q, prior), 0, None
     if exact is not None:
-        reason, values, points = infinite_at(exact), exact, torch.arange(q.num_points)
-        mean = PointMean(float(exact.mean()), 0.0, float(exact.var()))
+        reason, clusters = infinite_at(exact), clusters_of(q)
+        value, over_points = clustered_mean(exact, q.weights, None if clusters is None else clusters.ids)
+        given_points = 0.0
     else:
+        if q.weights is not None or q.groups is not None:
+            raise InputError(
+                "KL[q(z|x)||p(z|x)] of these distributions has no formula, and its draws take no weights and no groups of data "
+                "points: leave them out."
+            )
         order = torch.cat([visits(q.num_points, generator) for _ in range(math.ceil(DRAWS / q.num_points))])
         points, draws = order[:DRAWS], DRAWS
         z = q.sample_at(points, generator)
         log_p = p.log_prob_at(z, points)
-        reason, values = outside_prior(log_p), q.log_prob_at(z, points) - log_p
-        mean = PointMean(math.inf, 0.0, 0.0) if reason else point_mean(values.numpy(), points.numpy(), q.num_points)
-        tail = None if reason else tail_of(values.numpy())
-    value, given_points = (math.inf, 0.0) if reason else (mean.value, math.sqrt(mean.conditional_variance))
-    over_points = 0.0 if reason else math.sqrt(mean.conditional_variance + mean.between_variance / q.num_points)
+        reason, values = outside_prior(log_p), (q.log_prob_at(z, points) - log_p).numpy()
+        mean = PointMean(math.inf, 0.0, 0.0) if reason else point_mean(values, points.numpy(), q.num_points)
+        tail = None if reason else tail_of(values)
+        value, given_points = mean.value, math.sqrt(mean.conditional_variance)
+        over_points = math.sqrt(mean.conditional_variance + mean.between_variance / q.num_points)
+    if reason:
+        value, given_points, over_points = math.inf, 0.0, 0.0
     details: dict[str, Any] = {"closed_form": exact is not None, "tail": tail and tail._asdict()}
     details |= {"reason": reason} if reason else {}
     seconds = time.perf_counter() - started
