@@ -6,8 +6,10 @@ a line; bytes that are not text cannot be written at all. All of them are shown 
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST = 120
 """Largest number of characters of a name that an error repeats."""
@@ -31,6 +33,19 @@ def visible(text: str, *, lines: bool = False) -> str:
 def short(thing: object) -> str:
     """Write the value as Python does, cut in the middle to about `LONGEST` characters, for errors."""
     return visible(_repr.repr(thing))
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that was most likely meant, whatever its capitals and hyphens; None where none is near."""
+    if len(name) > LONGEST:
+        return None
+    plain = {_plain(other): other for other in known}
+    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=cutoff)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _shows(character: str) -> bool:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from klprobe.printable import short
+from klprobe.printable import nearest, short
 from klprobe.types import InputError
 
 KINDS = ("estimators", "formats", "trainers", "datasets", "metrics")
@@ -45,8 +44,8 @@ def load(kind: str, name: str) -> Any:
         raise InputError(f"A name in {kind} is text; got {short(name)}. Known: {', '.join(known)}.")
     wanted = name.replace("_", "-")
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1) if len(wanted) <= LONGEST_TYPO else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = nearest(wanted, known) if len(wanted) <= LONGEST_TYPO else None
+        hint = f" Did you mean {near!r}?" if near else ""
         raise InputError(f"Unknown name {short(name)} in {kind}; known: {', '.join(known)}.{hint}")
     module = importlib.import_module(f"klprobe.{kind}.{wanted.replace('-', '_')}")
     return getattr(module, module.__all__[0])

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Bound = Literal["exact", "lower", "upper", "none"]
 Target = Literal["empirical", "population"]
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "unknown"]
+"""Of a check that did not pass; unknown: what it asks is not known, so that it neither passed nor failed."""
 Verdict = Literal["resolved", "floor-limited", "methods-disagree", "impossible"]
 
 

@@ -138,7 +138,9 @@ def test_only_the_command_line_parses_prints_and_exits(module):
 
 def test_what_is_imported_from_others_is_what_pyproject_declares():
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][name] for name in ("onnx", "pythae", "diffusers", "scvi", "lightning")]
+    extras = [
+        project["optional-dependencies"][name] for name in ("onnx", "pythae", "diffusers", "scvi", "lightning", "parquet")
+    ]
     declared = sum(extras, project["dependencies"])
     found = set()
     for module in MODULES:

@@ -26,6 +26,7 @@ WIDER = {
     "formats/test_pickles.py": "no format unpickles unless it is told to",
     "formats/test_safety.py": "no format runs what a file says, by any way into the program",
     "cli/test_hostile_text.py": "every command on names and words of any kind",
+    "cli/test_own_data.py": "every command on data as users hand them over",
     "cli/test_names_in_files.py": "every command on names that a file says",
     "fuzz/*": "harmed files of every format",
     "analyses/test_items.py": "every item of every paper",

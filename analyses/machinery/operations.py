@@ -1,6 +1,6 @@
 """How long an item takes at the paper's size: from operations that are counted, until it was measured.
 
-python -m analyses.machinery.operations        # count again, into operations.json beside this file: two minutes of a core
+python -m analyses.machinery.operations        # count what is not in results/operations.json yet; a minute of a core for all
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from klprobe import registry
 from klprobe.training.data import Data
 from klprobe.training.loop import train
 
-COUNTED = Path(__file__).with_suffix(".json")
+COUNTED = Path(__file__).parent / "results" / "operations.json"
 RATE = {"cpu": 1e11, "cuda": 1e13}
 """Operations a second of one core, as the VAE on 28 x 28 pixels has them, and of one large GPU, which is a guess."""
 LEAST = {"cpu": 2.5e-3, "cuda": 1.5e-3}
@@ -146,14 +146,15 @@ def _fit(method: Any, points: int, latents: int, device: str) -> float:
 
 
 def main() -> None:
-    """Count a step of every model of the paper's presets."""
+    """Count a step of every model of the paper's presets that was not counted yet."""
     from analyses.machinery.declared import items
 
     wanted = {
         key(model): model for item in items().values() for cell in item.cells("paper") for model in costs_of(item, cell).models
     }
     kept = ("system", "dataset", "settings")
-    found = [{"model": {name: model[name] for name in kept}} | count(model) for model in wanted.values()]
+    known = {key(entry["model"]): entry for entry in json.loads(COUNTED.read_text())} if COUNTED.exists() else {}
+    found = [known.get(at) or {"model": {name: model[name] for name in kept}} | count(model) for at, model in wanted.items()]
     COUNTED.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in found) + "\n]\n")
 
 

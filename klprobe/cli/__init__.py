@@ -6,7 +6,6 @@ Nothing heavy is imported before a command needs it, so that `klprobe --help` an
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 import klprobe
 from klprobe.cli.layout import paragraphs, table
 from klprobe.cli.output import answer, open_streams, say, silence
-from klprobe.printable import short
+from klprobe.printable import nearest, short
 from klprobe.runtime import heartbeat, interrupts, kernels
 from klprobe.types import InputError, RunWarning
 
@@ -34,6 +33,7 @@ COMMANDS = {
     "compare": "Compare the KL and the sample quality of several checkpoints: klprobe compare PATH PATH",
     "synthetic": "Test a classifier on Gaussians whose KL is known: klprobe synthetic estimate, or minimize",
     "data": "List, download or show data sets: klprobe data list, or fetch NAME, or show NAME",
+    "selftest": "Hold this machine's kernels, threads and GPU against known KLs; needs no flags and no network.",
     "list": "List the methods, systems, data sets, checkpoint formats and metrics, one line each.",
 }
 MORE = {"klprobe COMMAND --help": "show the flags of a command", "klprobe --version": "show the version"}
@@ -93,8 +93,8 @@ def _dispatch(arguments: list[str]) -> int:
         answer(f"klprobe {klprobe.__version__}")
         return ANSWERED
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = nearest(command, COMMANDS)
+        hint = f" Did you mean {near!r}?" if near else ""
         given = f"unknown command {short(command)}" if command else "give a command"
         raise InputError(f"{given}: {', '.join(COMMANDS)}.{hint} See klprobe --help.")
     run = importlib.import_module(f"klprobe.cli.{command}").run

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from klprobe import cli
+from klprobe.cli.estimate import method_names
 from klprobe.cli.evaluate import WIDTH, Judging, about, chosen, columns, gather, measure, parse_judging
 from klprobe.cli.machine import check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, give, say
@@ -57,6 +58,7 @@ def run(arguments: list[str]) -> int:
     for path in paths:
         if not path.exists():
             raise InputError(f"There is no checkpoint {path}.")
+    method_names(judging.methods, "quick")
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)
@@ -121,6 +123,7 @@ def _kl(label: str, path: Path, judging: Comparing, ours: bool, device: str) -> 
             split=encoded.split,
             trained_on=encoded.trained_on,
             provenance={"input": str(path), **encoded.provenance, "device": device},
+            checks=encoded.checks,
             progress=progress_of,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from torch.distributions import Distribution
@@ -45,12 +46,13 @@ klprobe estimate --checkpoint posterior.npz --methods monte-carlo maf --out repo
 
 def answer(source: Source, common: Common, configured: dict[str, Estimator], command: list[str], title: str = "") -> int:
     """Load, estimate, write and print; return the exit code. The report calls the input `title`, or as it was typed."""
+    names = method_names(common.methods)
     device = choose_device(common.device)
     parallel.start(device)
     first = parallel.rank_and_size()[0] == 0  # of those that torchrun started; the others share its work, and it answers
     with sole_writer(common.out) if common.out is not None and first else contextlib.nullcontext():
         encoded, prior = read_source(source, common.prior, device)
-        methods = _methods(common, configured, encoded, prior, device)
+        methods = _methods(common, names, configured, encoded, prior, device)
         if not first:
             return _help_along(encoded, prior, methods, common.seed)
         return _answer(source, common, encoded, prior, methods, [device, *command], title)
@@ -83,6 +85,7 @@ def _answer(
                 "device": device,
             },
             parts=encoded.parts,
+            checks=encoded.checks,
             progress=progress_of,
         )
     parallel.stop()
@@ -136,7 +139,32 @@ def exit_code(report: Report) -> int:
     )
 
 
-def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior: Distribution, device: str) -> list[Estimator]:
+def method_names(words: Sequence[str], *more: str) -> list[str]:
+    """The names of methods among the words of `--methods`, known ones all, before anything is read.
+
+    Args:
+        words: As they were typed: one or several names each.
+        more: Names that stand for several methods, beside `auto` and `all`.
+    Raises:
+        InputError: no name, or an unknown one; the message has the nearest.
+    """
+    names = [name for word in words for name in word.split(",") if name]
+    if not names:
+        raise InputError("--methods needs at least one name, or auto, or all, and got none. klprobe list shows the names.")
+    for name in names:
+        if name not in ("auto", "all", *more):
+            registry.load("estimators", name)
+    return names
+
+
+def _methods(
+    common: Common,
+    names: list[str],
+    configured: dict[str, Any],
+    encoded: Encoded,
+    prior: Distribution,
+    device: str,
+) -> list[Estimator]:
     """The estimators to run, with their settings from the flags."""
     shorthands: dict[str, Any] = {"num_samples": common.num_samples, "tolerance": common.tolerance}
     given = {name: value for name, value in shorthands.items() if value is not None}
@@ -151,9 +179,6 @@ def _methods(common: Common, configured: dict[str, Any], encoded: Encoded, prior
     for name, estimator in configured.items():
         if device != "cpu" and estimator.device == "cpu":
             configured[name] = dataclasses.replace(estimator, device=device)
-    names = [name for words in common.methods for name in words.split(",") if name]
-    if not names:
-        raise InputError("--methods needs at least one name, or auto, or all, and got none. klprobe list shows the names.")
     q = as_posterior(encoded.posterior)
     if is_conditional(q, prior):  # all that has a meaning
         names = [name for name in names if name not in ("auto", "all")] or ["closed-form"]

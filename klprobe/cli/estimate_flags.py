@@ -38,15 +38,20 @@ class Source:
     """What the encoder returns, as mean,logvar or mean,_,std, where _ is ignored; by default klprobe finds out, and says what
     it found."""
     data: str | None = None
-    """Data to encode: the name of a data set, a .npy or .npz file, a folder of images, or package.module:dataset; by default
-    the data set that the checkpoint was trained on."""
+    """Data to encode: the name of a data set, a .npy, .npz, .csv or .parquet file, a folder of images, or
+    package.module:dataset; by default the data set that the checkpoint was trained on."""
     resize: str | None = None
     """Resize images to this size, bilinearly: 32, or 32x24 for height and width; by default they keep their size."""
     range: Annotated[Literal["0,1", "-1,1"] | None, tyro.conf.arg(metavar="LOW,HIGH")] = None
     """Map data in [0, 1] to this range, 0,1 or -1,1, for the encoder; by default bytes are scaled to [0, 1] and other numbers
     stay as they are. Write --range=-1,1 with the equals sign."""
+    scale: float | None = None
+    """Number that becomes 1, such as 255 or 4095: values are divided by it. By default it is 255 for bytes and 65535 for images
+    of 16 bits, and other numbers stay as they are."""
     gray: bool = False
     """Turn colour images into grey images of one channel."""
+    rgb: bool = False
+    """Turn grey images into colour images of three equal channels."""
     flatten: bool = False
     """Turn every data point into a vector."""
     split: Literal["train", "validation", "test", "all"] = "all"

@@ -18,13 +18,14 @@ from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, give, say
 from klprobe.cli.progress import bar, bars
 from klprobe.cli.source import choose_dataset, read_dataset
-from klprobe.datasets import has_validation
+from klprobe.datasets import dataset, has_validation, is_ours
 from klprobe.distributions.inspection import radius_histogram
 from klprobe.estimation.report import as_json
 from klprobe.evaluation.evidence import Evidence, generator_of
 from klprobe.evaluation.feature_net import FeatureNet, raw_values, read_net
 from klprobe.evaluation.judge import own_net
 from klprobe.evaluation.run import INTERRUPTED, Evaluation, choose, evaluate
+from klprobe.evaluation.samples import SamplesAlone
 from klprobe.files.child import Limits
 from klprobe.printable import visible
 from klprobe.rendering import evaluation as report
@@ -83,22 +84,35 @@ class Judging:
     """Print the results on stdout as a JSON document, klprobe.evaluation/1, and nothing else."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluating(Judging):
+    """What is judged: a checkpoint, or samples alone."""
+
+    checkpoint: Path | None = None
+    """Checkpoint file that klprobe train wrote."""
+    samples: str | None = None
+    """Samples without the system that made them, in place of --checkpoint: a folder of images, a .npy, .npz, .csv or .parquet
+    file, or package.module:samples. Then --data is needed, and all of it is compared with, or --split of a data set of
+    klprobe's."""
+
+
 def run(arguments: list[str]) -> int:
     """Evaluate; print the table, and write it under --out."""
-    (checkpoint,), judging, configured = parse_judging(arguments, "evaluate", HELP, Judging)
+    _, judging, configured = parse_judging(arguments, "evaluate", HELP, Evaluating)
+    path = _judged(judging)
     if judging.out is not None:
         check_writable(judging.out)
     device = choose_device(judging.device)
     metrics = chosen(judging, configured)
-    evidence = gather(checkpoint, judging, device)
+    evidence = gather_samples(judging, device) if judging.checkpoint is None else gather(path, judging, device)
     found = measure(metrics, evidence)
-    name, count = labels([checkpoint])[0], f"{evidence.num:,}"
-    given = f"{name}: {count} samples against {count} {judging.split} data of {evidence.held_out.name}"
+    name, count = judging.samples or labels([path])[0], f"{evidence.num:,}"
+    given = f"{name}: {count} samples against {count}{_split(evidence)} data of {_data_name(judging, evidence)}"
     if not found.rows and not any(missing.reason == INTERRUPTED for missing in found.not_done):
         raise InputError(
             "No metric gave an answer. " + " ".join(f"{m.method}: {m.reason.rstrip('.')}." for m in found.not_done)
         )
-    content = report.document(found, about([checkpoint], judging, device, ["klprobe", "evaluate", *arguments]))
+    content = report.document(found, about([path], judging, device, ["klprobe", "evaluate", *arguments]))
 
     def write(folder: Path) -> None:
         with bar("drawing"):
@@ -114,9 +128,33 @@ def run(arguments: list[str]) -> int:
     return cli.ANSWERED if found.rows else cli.INTERRUPTED
 
 
-HELP = """Measure the sample quality of a trained system with every metric that it allows, with errors, beside real data.
+def _split(evidence: Evidence) -> str:
+    return "" if evidence.held_out.split == "all" else f" {evidence.held_out.split}"
+
+
+def _data_name(judging: Evaluating, evidence: Evidence) -> str:
+    return str(judging.data) if judging.samples is not None else evidence.held_out.name
+
+
+def _judged(judging: Evaluating) -> Path:
+    """Where that lies which is judged.
+
+    Raises:
+        InputError: neither a checkpoint nor samples, both, or samples without data.
+    """
+    if (judging.checkpoint is None) == (judging.samples is None):
+        given = "both" if judging.checkpoint else "neither"
+        raise InputError(f"klprobe evaluate needs --checkpoint, or --samples and --data, and got {given}.")
+    if judging.samples is not None and judging.data is None:
+        raise InputError("--samples needs --data: a folder of images, a file or a data set to compare the samples with.")
+    return Path(judging.checkpoint or judging.samples or "")
+
+
+HELP = """Measure the sample quality of a trained system, or of samples alone, with every metric that can be, beside real data.
 
 klprobe evaluate --checkpoint runs/vae/checkpoint.safetensors --out evaluation
+
+klprobe evaluate --samples generated --data photos --metrics fid prdc
 """
 
 
@@ -126,13 +164,13 @@ J = TypeVar("J", bound=Judging)
 def parse_judging(
     arguments: list[str], command: str, text: str, judging: type[J], *, several: bool = False
 ) -> tuple[list[Path], J, dict[str, Any]]:
-    """Parse checkpoints, common flags, and metrics by name with their settings (`--fid.divisions 20`).
+    """Parse checkpoints (where several are compared), common flags, and metrics with their settings (`--fid.divisions 20`).
 
     `--help` leaves the metrics' settings out; `--help fid` shows those of fid.
     """
     asked = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
     shown = registry.names("metrics") if asked is None else tuple(arguments[asked + 1 :])
-    source: list[Any] = [("checkpoint", Annotated[Path, tyro.conf.arg(help="Checkpoint file that klprobe train wrote.")])]
+    source: list[Any] = []
     if several:
         help_of = tyro.conf.arg(
             help="The checkpoints, in any format that klprobe estimate reads.",
@@ -150,7 +188,7 @@ def parse_judging(
     kind = dataclasses.make_dataclass("Flags", general + groups, namespace={"__doc__": text})
     flags: Any = parse(kind, arguments, prog=f"klprobe {command}")
     configured = {name.replace("_", "-"): getattr(flags, name, None) or kind() for name, kind in kinds.items()}
-    return list(flags.checkpoints) if several else [flags.checkpoint], flags.judging, configured
+    return list(flags.checkpoints) if several else [], flags.judging, configured
 
 
 def chosen(judging: Judging, configured: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +219,35 @@ def gather(checkpoint: Path, judging: Judging, device: str) -> Evidence:
         cache=_cache(judging),
         perceptual=judging.lpips_weights,
         validation=(lambda: read_dataset(chosen, name, "validation", judging.data_root)) if more else None,
+    )
+
+
+def gather_samples(judging: Evaluating, device: str) -> Evidence:
+    """What the metrics look at where there are samples alone: all of the user's own data, or a split of a set of klprobe's."""
+    samples, name = str(judging.samples), str(judging.data)
+    given = read_dataset(dataset(samples), samples, "all", judging.data_root)
+    chosen = dataset(name)
+    if is_ours(name) and chosen.path is None:
+        held_out, training = (read_dataset(chosen, name, split, judging.data_root) for split in (judging.split, "train"))
+    else:
+        held_out, training = read_dataset(chosen, name, "all", judging.data_root), None
+    if given.shape != held_out.shape:
+        images = len(given.shape) == len(held_out.shape) == 3
+        size = "x".join(map(str, held_out.shape[1:]))
+        remedy = (
+            f"bring them to one, as a folder of images by {samples}:resize={size}, :gray or :rgb" if images else "give others"
+        )
+        raise InputError(f"{samples} has points of shape {given.shape}, but {name} of shape {held_out.shape}: {remedy}.")
+    return Evidence(
+        SamplesAlone(given),
+        held_out,
+        training,
+        chosen,
+        lambda: _net(judging, held_out if training is None else training, device),
+        num_samples=judging.num_samples,
+        seed=judging.seed,
+        cache=_cache(judging),
+        perceptual=judging.lpips_weights,
     )
 
 
@@ -237,7 +304,8 @@ def pictures(evidence: Evidence) -> dict[str, dict[str, torch.Tensor]]:
     try:
         samples = evidence.samples[:count]
         found["samples"] = {"samples": samples, "held-out data": data[:count]}
-        found["neighbours"] = {"samples": samples, "nearest training data": nearest(samples, evidence.training)}
+        which = "nearest training data" if evidence.compares_real else "nearest data"
+        found["neighbours"] = {"samples": samples, which: nearest(samples, evidence.training)}
     except InputError:  # there is no generator, or it has diverged, which the metrics have said already
         return found
     if "encode" in system.capabilities:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
@@ -15,6 +14,7 @@ import tyro
 from klprobe.cli.field_help import registry
 from klprobe.cli.layout import paragraphs
 from klprobe.cli.output import answer
+from klprobe.printable import nearest
 from klprobe.types import InputError
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ FLAG = re.compile(r"--[a-z][\w.-]*")
 WRONG_TYPE = re.compile(
     r"Error parsing (--\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from \[(.*?)\](?:\. |\.?$)"
 )
+WRONG_CHOICE = re.compile(r"[Ii]nvalid choice '(.*?)' for argument '(--\S+)'\. Expected one of (\(.*?\))")
 TYPES = {"INT": "a whole number", "FLOAT": "a number"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -52,8 +53,8 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str) -> T:
     for token in arguments:
         name = token.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]}?" if near else "."
+            near = nearest(name, sorted(known), cutoff=0.5)
+            hint = f", did you mean {near}?" if near else "."
             raise InputError(f"unknown flag {name}{hint} See {prog} --help.")
     raise InputError(f"{_first_section(said)} See {prog} --help.")
 
@@ -83,6 +84,10 @@ def _first_section(printed: io.StringIO) -> str:
         return f"{wrong[1]} takes {TYPES.get(wrong[2], wrong[2])}; got {wrong[3]}."
     if "Required" in title:
         return f"needed and not given: {', '.join(FLAG.findall(said))}."
+    if choice := WRONG_CHOICE.match(said):
+        near = nearest(choice[1], re.findall(r"'([^']+)'", choice[3]))
+        hint = f", did you mean {near}?" if near else "."
+        return f"{choice[2]} is one of {choice[3].strip('()')}; got {choice[1]!r}{hint}"
     if "Unrecognized" in title:
         return f"not understood: {said.partition(':')[2].strip()}."
     return said.removesuffix(".") + "."

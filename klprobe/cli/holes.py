@@ -16,8 +16,9 @@ from klprobe.cli.machine import DeviceName, check_writable, choose_device
 from klprobe.cli.output import answer, answer_json, give
 from klprobe.cli.progress import bar
 from klprobe.cli.source import read_source
-from klprobe.estimation.holes import Draws, Holes, find_holes
+from klprobe.estimation.holes import NUM_SAMPLES, Draws, Holes, find_holes
 from klprobe.estimation.report import as_json
+from klprobe.estimation.run import generator_of
 from klprobe.files.images import has_picture
 from klprobe.files.tensor_file import KIND, kind_of
 from klprobe.rendering import holes as report
@@ -35,8 +36,9 @@ DECODED = 64
 class Options:
     """Draws, prior and device, and where to write the answer."""
 
-    num_samples: int = 10_000
-    """Number of draws of the prior, and of codes."""
+    num_samples: int = NUM_SAMPLES
+    """Number of draws of the prior, and of codes; with more, errors are smaller. klprobe estimate takes as many as the default
+    here, and the same draws."""
     quantile: float = 0.01
     """Draws of the prior count as holes where the density is below this quantile of the density at the codes."""
     prior: str = "own"
@@ -83,7 +85,7 @@ def run(arguments: list[str]) -> int:
             prior,
             num_samples=options.num_samples,
             level=options.quantile,
-            generator=torch.Generator().manual_seed(options.seed),
+            generator=generator_of(options.seed, "holes"),
             progress=progress,
         )
     about = {

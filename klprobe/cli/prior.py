@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,17 +13,18 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.flows import load_flow
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import Cloud, UniformSphere, mixture
+from klprobe.files import tables
 from klprobe.files.npy import read_member
 from klprobe.files.remembered import MODULE, NotOurs
 from klprobe.files.zips import opened
 from klprobe.formats import load
-from klprobe.printable import LONGEST, short
+from klprobe.printable import nearest, short
 from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
 
 Options = Mapping[str, tuple[float, ...]]
 Encode = Callable[[str], Distribution]
-ARRAYS = (".npz", ".safetensors")
+ARRAYS = (".npz", ".safetensors", ".npy", *tables.SUFFIXES)
 """Suffixes of files that are read as samples of the prior when they are given without a name before."""
 
 
@@ -38,26 +38,35 @@ def parse_prior(spec: str, dim: int, own: Distribution | None, encode: Encode) -
         own: Prior that came with the checkpoint; None is N(0, I).
         encode: Function from the path of data, ready for the encoder, to their posterior.
     """
+    check_name(spec)
     name, *rest = spec.split(":")
     if spec == "own":
         return standard_normal(dim) if own is None else own
     if name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS:
         return _samples(spec, encode)
     if name in FILES:
-        path = ":".join(rest)
-        if not path:
-            raise InputError(f"--prior {name} needs a file: {name}:PATH.")
-        return FILES[name](path, encode)
-    if name not in PRIORS and MODULE.fullmatch(spec):
-        return _python(spec, dim)
+        return FILES[name](":".join(rest), encode)
     if name not in PRIORS:
-        near = difflib.get_close_matches(name, ["own", *PRIORS, *FILES], n=1) if len(name) <= LONGEST else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return _python(spec, dim)
+    return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
+
+
+def check_name(spec: str) -> None:
+    """Raise InputError unless this is a prior by name, which can be said before anything is read."""
+    name, *rest = spec.split(":")
+    if name in FILES and not any(rest):
+        raise InputError(f"--prior {name} needs a file: {name}:PATH.")
+    is_file = name not in (*FILES, *PRIORS) and Path(spec).suffix.lower() in ARRAYS and (Path(spec).exists() or not rest)
+    path = spec if is_file else ":".join(rest) if name in READ_HERE else ""
+    if path and not Path(path).exists():
+        raise InputError(f"--prior {short(spec)}: {short(path)} does not exist. Give the path of a file.")
+    if spec != "own" and name not in (*FILES, *PRIORS) and not is_file and not MODULE.fullmatch(spec):
+        near = nearest(name, ["own", *PRIORS, *FILES])
+        hint = f" Did you mean {near!r}?" if near else ""
         known = ", ".join((*PRIORS, *(f"{file}:PATH" for file in FILES)))
         raise InputError(
             f"--prior {short(spec)} is not known: give own, {known}, package.module:prior, as normal:mean=0:scale=2.{hint}"
         )
-    return PRIORS[name](dim, {key: _numbers(spec, key, text) for key, _, text in (part.partition("=") for part in rest)})
 
 
 def _normal(dim: int, options: Options) -> Distribution:
@@ -172,6 +181,8 @@ FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "samples": _samples,
 }
 """Priors by name that come from a file."""
+READ_HERE = ("mixture", "flow", "samples")
+"""Priors whose path is that of a file, and of nothing else that data can be."""
 
 
 def _vector(dim: int, name: str, values: tuple[float, ...]) -> torch.Tensor:

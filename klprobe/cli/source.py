@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch.distributions import Distribution
 from klprobe import registry
 from klprobe.cli.estimate_flags import Source
 from klprobe.cli.output import say
-from klprobe.cli.prior import parse_prior
+from klprobe.cli.prior import check_name, parse_prior
 from klprobe.cli.progress import bar
 from klprobe.datasets import Dataset, Split, dataset
 from klprobe.distributions.clusters import in_words, with_rows
@@ -29,6 +30,7 @@ from klprobe.types import InputError, Progress
 
 def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distribution]:
     """Load the posterior that the flags name, say on stderr how it was understood, and find the prior of `--prior`."""
+    check_name(prior)
     if source.allow_pickle:
         say(f"--allow-pickle: opening {source.checkpoint} runs the code in it, with your rights.")
     with bar(f"reading {source.checkpoint.name}") as progress:
@@ -40,7 +42,7 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
 
     def encode(path: str) -> Distribution:
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
-        return load(source.checkpoint, plain).posterior
+        return load(source.checkpoint, dataclasses.replace(plain, scale=None, rgb=False)).posterior
 
     if "codebook" in encoded.provenance and prior != "own":
         raise InputError(
@@ -102,6 +104,10 @@ def read_dataset(chosen: Dataset, name: str, split: Split, root: Path | None) ->
 def _request(source: Source, device: str, progress: Progress) -> Request:
     """Turn the flags into a request for the encoder and its data."""
     low, high = map(float, (source.range or "0,1").split(","))
+    if source.scale is not None and not 0 < source.scale < math.inf:
+        raise InputError(f"--scale is the number that becomes 1, and above 0; got {source.scale:g}.")
+    if source.gray and source.rgb:
+        raise InputError("--gray and --rgb contradict each other: give one of them.")
     return Request(
         source.data,
         source.split,
@@ -112,7 +118,9 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         outputs=source.outputs,
         resize=parse_size(source.resize or "", "--resize"),
         value_range=(low, high) if source.range else None,
+        scale=source.scale,
         gray=source.gray,
+        rgb=source.rgb,
         flatten=source.flatten,
         allow_pickle=source.allow_pickle,
         limits=Limits(source.file_memory, source.file_seconds),

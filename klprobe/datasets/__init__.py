@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol
 
-import numpy as np
 import torch
 
 from klprobe import registry
@@ -19,17 +18,15 @@ from klprobe.files.remembered import MODULE
 from klprobe.printable import short
 from klprobe.registry import spec
 from klprobe.runtime.user_code import import_named, is_module
+from klprobe.runtime.user_data import made, points_of
 from klprobe.training.data import Data
+from klprobe.training.levels import BYTE, doubts
 from klprobe.types import InputError, Progress, no_progress
 
 Split = Literal["train", "validation", "test", "all"]
 
 EVERY = 10
 """Every point at a multiple of this number is a test point, as with the user's own files."""
-SHAPES = (
-    "a tensor or an array of shape (N, ...), a Dataset with __len__ and __getitem__ that gives x or (x, label), or an object "
-)
-SHAPES += "with load(split, root, progress), as the data sets of klprobe have it"
 
 
 class Dataset(Protocol):
@@ -195,38 +192,16 @@ class PythonData(Dataset):
             InputError: there is no such module or name, or no data can be made of what it names.
         """
         found = import_named(self.name, "data set")
-        is_set = hasattr(found, "load") and not isinstance(found, type | ModuleType)
-        if callable(found) and not is_set and not hasattr(found, "__getitem__"):
-            found = found()
+        if isinstance(found, type) or not hasattr(found, "load") or isinstance(found, ModuleType):
+            found = made(found, self.name)
         if hasattr(found, "load") and not isinstance(found, ModuleType):
             return found.load(split, root, progress)
-        x, labels = _points(found, self.name)
+        points = points_of(found, self.name)
+        x, labels = points.fetch(0, points.length)
         which = torch.tensor(held_out(len(x), EVERY, split))
-        return Data(self.name, split, channels_first(x[which]), None if labels is None else labels[which])
-
-
-def _points(found: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return all points, and their labels where there are labels."""
-    labels = None
-    if isinstance(found, np.ndarray) and found.dtype.kind in "fiub":
-        found = torch.from_numpy(np.ascontiguousarray(found))
-    if not isinstance(found, torch.Tensor) and hasattr(found, "__getitem__") and hasattr(found, "__len__"):
-        items = [found[i] for i in range(len(found))]
-        pairs = bool(items) and all(isinstance(item, tuple | list) and len(item) == 2 for item in items)
-        found = _stacked([item[0] if isinstance(item, tuple | list) else item for item in items], name)
-        labels = _stacked([item[1] for item in items], name).long() if pairs else None
-    if not isinstance(found, torch.Tensor) or found.dim() < 2 or not len(found) or found.is_complex():
-        raise InputError(f"{name} is a {type(found).__name__}, which cannot be turned into data: give {SHAPES}.")
-    if found.is_floating_point() and not found.isfinite().all():
-        raise InputError(f"{name} has NaN or infinite numbers: repair or remove those points.")
-    return found, labels
-
-
-def _stacked(items: Sequence[Any], name: str) -> torch.Tensor:
-    try:
-        return torch.stack([torch.as_tensor(item) for item in items])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} gives points that do not fit together ({error}): give {SHAPES}.") from error
+        x, labels = channels_first(x)[which], None if labels is None else labels[which]
+        white = BYTE if x.dtype == torch.uint8 else 1.0
+        return Data(self.name, split, x, labels, notes=(*points.notes, *doubts(x, self.name, white, settings=False)))
 
 
 def is_ours(name: str) -> bool:
@@ -248,8 +223,13 @@ def dataset(name: str) -> Dataset:
         if colon and Path(name).exists():
             raise InputError(f"{name} has a colon, which separates a data set's settings: rename it, or link to it.")
         if Path(first).exists():
-            kind = "array-file" if Path(first).suffix.lower() in (".npy", ".npz") else "image-folder"
+            kind = "image-folder" if Path(first).is_dir() else "array-file"
             return registry.create("datasets", f"{kind}:path={first}{colon}{settings}")
         if MODULE.fullmatch(name) and is_module(name):
             return PythonData(name)
+        if Path(first).suffix or len(Path(first).parts) > 1:
+            raise InputError(
+                f"{short(first)} does not exist: give a data set's name (klprobe data list), a .npy, .npz, .csv or .parquet, "
+                "a folder of images, or package.module:dataset."
+            )
     return registry.create("datasets", name)

@@ -44,7 +44,7 @@ class Files:
         strict: Whether one bad file stops the run; otherwise it is left out, and a note says so.
         cache: Path of the `.npy` file where many pixels are kept; a `.json` beside it says what it holds.
         fingerprint: JSON that describes the files and how they are prepared; where it differs, the pixels are decoded again.
-        remedy: Sentence that says what to do when images have several shapes.
+        remedies: Sentences that say what to do when images have several sizes, and when only some have colours.
         keeps: Whether new pixels may be kept; pixels that an earlier run kept are read in any case.
     """
 
@@ -54,7 +54,7 @@ class Files:
     strict: bool
     cache: Path
     fingerprint: Any
-    remedy: str
+    remedies: tuple[str, str]
     keeps: bool = True
 
 
@@ -142,7 +142,7 @@ def _room(shape: tuple[int, ...], draft: Path | None, files: Files) -> np.ndarra
     if size > machine_bytes() / 2:
         raise InputError(
             f"{files.label}: {shape[0]:,} images of {' x '.join(map(str, shape[1:]))} take {size / 1e9:.3g} GB, for which "
-            f"neither the disk nor memory has room: {files.remedy}."
+            f"neither the disk nor memory has room: {files.remedies[0]}."
         )
     return np.empty(shape, np.uint8)
 
@@ -175,7 +175,7 @@ def _blocks(files: Files, progress: Progress) -> Iterator[tuple[list[torch.Tenso
                 raise
             return None
         for other, other_name in first:
-            check_same_shape([other, image], [other_name, name], files.remedy)
+            check_same_shape([other, image], [other_name, name], files.remedies)
         return image
 
     start, size = 0, 1

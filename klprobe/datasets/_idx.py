@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from klprobe.datasets import downloads, folder_with, parts
+from klprobe.datasets import data_root, downloads, folder_with, parts
 from klprobe.training.data import Data
 from klprobe.types import InputError
 
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+"""The folder of a set below torchvision's root."""
 PREFIX = {"train": "train", "test": "t10k"}
 LARGEST = 1 << 28
 """Largest number of bytes of an array; the official ones have up to 47 million."""
@@ -32,26 +34,45 @@ MNIST = downloads(
 
 
 def locate_idx(name: str, split: str, root: Path | None) -> Path:
-    """Find the folder with the files of a split, or raise an error that says which are missing."""
-    files = [f"{PREFIX[part]}-{kind}-ubyte.gz" for part in parts(split) for kind in ("images-idx3", "labels-idx1")]
-    return folder_with(name, files, root)
+    """Find the folder with the files of a split, or raise an error that says which are missing.
+
+    It is `root`/`name`, or where torchvision puts them: `root`/MNIST/raw, also where `root` is that MNIST, or its raw.
+    """
+    wanted = _names(split)
+    here, theirs = data_root(root), TORCHVISION[name]
+    places = [here / name, here / theirs / "raw"]
+    places += [here / "raw"] * (here.resolve().name == theirs) + [here] * (here.resolve().parts[-2:] == (theirs, "raw"))
+    for folder in places:
+        if all(_file(folder, file) for file in wanted):
+            return folder
+    lack = [file for file in wanted if not _file(places[0], file)]
+    return folder_with(name, [f"{file}.gz" for file in lack], root)
+
+
+def _names(split: str) -> list[str]:
+    return [f"{PREFIX[part]}-{kind}-ubyte" for part in parts(split) for kind in ("images-idx3", "labels-idx1")]
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Find a file as it was published, or unpacked; None where neither is there."""
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
 def load_idx(name: str, split: str, root: Path | None, flat: bool = False) -> Data:
-    """Read a data set of four idx files as MNIST has them, in the folder `root`/`name`; with `flat` as vectors.
+    """Read a data set of four idx files as MNIST has them, gzipped or not, below `root`; with `flat` as vectors.
 
     Raises:
         InputError: missing or damaged files, or images and labels that do not match.
     """
     folder = locate_idx(name, split, root)
+    files = [file for found in _names(split) if (file := _file(folder, found))]
     images, labels = [], []
-    for part in parts(split):
-        image_file, label_file = (f"{PREFIX[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
-        images.append(read_idx(folder / image_file, dims=3))
-        labels.append(read_idx(folder / label_file, dims=1))
+    for image_file, label_file in zip(files[::2], files[1::2], strict=True):
+        images.append(read_idx(image_file, dims=3))
+        labels.append(read_idx(label_file, dims=1))
         if len(images[-1]) != len(labels[-1]):
             raise InputError(
-                f"{folder}: {image_file} holds {len(images[-1])} images but {label_file} {len(labels[-1])} labels: "
+                f"{folder}: {image_file.name} holds {len(images[-1])} images but {label_file.name} {len(labels[-1])} labels: "
                 "the two files belong to different sets."
             )
     x = torch.from_numpy(np.concatenate(images)).unsqueeze(1)
@@ -59,7 +80,7 @@ def load_idx(name: str, split: str, root: Path | None, flat: bool = False) -> Da
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    """Read a uint8 array of `dims` dimensions from a gzipped idx file: bytes 0, 0, 8, dims, then the sizes, then the values.
+    """Read a uint8 array of `dims` dimensions from an idx file, gzipped or not: 0, 0, 8, dims, the sizes, then the values.
 
     Raises:
         InputError: the file is not gzip, is cut short, or is another kind of idx file.
@@ -67,7 +88,7 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     try:
         if not path.stat().st_size:
             raise EOFError("the file is empty")
-        with gzip.open(path) as stream:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             head = stream.read(4 + 4 * dims)
             if len(head) < 4 + 4 * dims or head[:4] != bytes([0, 0, 8, dims]):
                 raise InputError(

@@ -1,4 +1,4 @@
-"""The user's own arrays, in an .npy or .npz file."""
+"""The user's own arrays, in an .npy, .npz, CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import numpy as np
 import torch
 
 from klprobe.datasets import Dataset, Split, carved, held_out, parts
-from klprobe.files import npy
+from klprobe.files import npy, tables
 from klprobe.files.downloads import Download
 from klprobe.files.images import channels_first
 from klprobe.files.zips import opened
+from klprobe.printable import short
 from klprobe.registry import spec
 from klprobe.training.data import Data, augment
+from klprobe.training.levels import BYTE, doubts
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["ArrayFile"]
 
+SUFFIXES = (".npy", ".npz", *tables.SUFFIXES)
 LABEL_NAMES = ("labels", "y")
 BLOCK = 1 << 24
 """Number of values checked at a time."""
@@ -28,10 +31,11 @@ BLOCK = 1 << 24
 
 @dataclass(frozen=True)
 class ArrayFile(Dataset):
-    """A .npy or .npz of shape (N, ...): its path, as x.npz or x.npz:held_out=0; x_train and x_test in it, or a tenth held out.
+    """A .npy, .npz or table of shape (N, ...): its path, as x.npz or x.csv:held_out=0; x_train and x_test, or a tenth held out.
 
-    An .npz may hold labels too, as labels or y, y_train and y_test. Bytes are images' 0 to 255; other numbers are taken as
-    they are. An .npy stays memory-mapped when all of it is asked for: held_out=0, or split all.
+    An .npz may hold labels too, as labels or y, y_train and y_test, and a CSV or Parquet table a column label. Bytes are
+    images' 0 to 255; other numbers are taken as they are. An .npy stays memory-mapped when all of it is asked for: held_out=0,
+    or split all.
     """
 
     path: str = ""
@@ -40,6 +44,9 @@ class ArrayFile(Dataset):
     """Every held_out-th point is a test point, where the file has no x_train and x_test; with 0 all points are for training."""
     validation: int = 0
     """Number of training points that are kept apart as the split validation; they are a fixed random choice."""
+    scale: int = 0
+    """Number that is made 1, as 255 or 4095: values are divided by it. With 0, bytes are divided by 255 and other numbers are
+    taken as they are."""
     flip: bool = False
     """Mirror images left to right at random during training."""
     shift: int = 0
@@ -55,12 +62,18 @@ class ArrayFile(Dataset):
         return carved(self, self._read, split)
 
     def _read(self, split: Split) -> Data:
+        if self.scale < 0:
+            raise InputError(f"array-file needs scale of at least 1, the number that is made 1; got {short(self.scale)}.")
         path = self.locate()
         names = _members(path)
+        said: tuple[str, ...] = ()
         apart = {"x_train", "x_test"} <= names
         if apart:
             x = _joined(path, [f"x_{part}" for part in parts(split)])
             labels = _joined(path, [f"y_{part}" for part in parts(split)]) if {"y_train", "y_test"} <= names else None
+        elif path.suffix.lower() in tables.SUFFIXES:
+            table = tables.read_table(path, path.name)
+            x, labels, said = table.values, table.labels, table.notes
         else:
             x = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
             label_name = next((name for name in LABEL_NAMES if name in names), None)
@@ -79,19 +92,23 @@ class ArrayFile(Dataset):
         if len(which) < len(points):  # this makes a copy, while the whole array stays memory-mapped
             points, classes = points[which], None if classes is None else classes[which]
         change = augment(tuple(points.shape[1:]), self.flip, self.shift)
-        return Data(spec(self), split, points, classes, augment=change)
+        notes = (*said, *doubts(points, self.path, self.scale or (BYTE if points.dtype == torch.uint8 else 1.0)))
+        return Data(spec(self), split, points, classes, augment=change, notes=notes, white=self.scale or None)
 
     def locate(self, root: Path | None = None) -> Path:
         """Path of the file."""
         path = Path(self.path)
-        if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
-            raise InputError(f"array-file needs a .npy or .npz file, as array-file:path=x.npz; got {self.path!r}.")
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            raise InputError(
+                f"array-file needs a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, as array-file:path=x.npz; got "
+                f"{self.path!r}."
+            )
         return path
 
 
 def _members(path: Path) -> set[str]:
-    """Names of the arrays in an .npz; empty for an .npy."""
-    if path.suffix.lower() == ".npy":
+    """Names of the arrays in an .npz; empty for other files."""
+    if path.suffix.lower() != ".npz":
         return set()
     with opened(path, path.name) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}

@@ -88,7 +88,7 @@ class Celeba(Dataset):
             strict=self.strict,
             cache=source.parent / f"klprobe-{self.size}-{split}.npy",
             fingerprint=[source.name, status.st_size, status.st_mtime_ns, self.size, BOX],
-            remedy="copy it again",
+            remedies=("copy it again", "copy it again"),
         )
         decoded = decode(files, progress)
         change = augment((3, self.size, self.size), self.flip, self.shift)

@@ -14,8 +14,10 @@ from klprobe.datasets import Dataset, Split, carved, held_out, parts
 from klprobe.datasets._decoded import Files, decode
 from klprobe.files.downloads import Download
 from klprobe.files.images import find_images, parse_size, read_image
+from klprobe.printable import short
 from klprobe.registry import spec
 from klprobe.training.data import Data, augment
+from klprobe.training.levels import BYTE, doubts
 from klprobe.types import InputError, Progress, no_progress
 
 __all__ = ["ImageFolder"]
@@ -38,6 +40,10 @@ class ImageFolder(Dataset):
     sizes."""
     gray: bool = False
     """Turn colour images into grey images of one channel."""
+    rgb: bool = False
+    """Turn grey images into colour images of three equal channels."""
+    scale: int = 0
+    """Level that stands for white, as 4095 for 12 bits in files of 16. With 0 it is the highest of a file's number of bits."""
     strict: bool = False
     """Stop at an image file that cannot be decoded; otherwise such images are left out."""
     held_out: int = 10
@@ -55,6 +61,10 @@ class ImageFolder(Dataset):
     def __post_init__(self) -> None:
         if max(parse_size(self.resize, "resize") or (1,)) > LARGEST:
             raise InputError(f"image-folder needs resize of at most {LARGEST} pixels a side; got {self.resize}.")
+        if self.gray and self.rgb:
+            raise InputError("image-folder takes gray or rgb, and not both.")
+        if self.scale < 0:
+            raise InputError(f"image-folder needs scale of at least 1, the level that is white; got {short(self.scale)}.")
 
     def only_reading(self) -> ImageFolder:
         """The same set, which writes nothing into the folder; for a folder that a file has named, and not the user."""
@@ -70,25 +80,36 @@ class ImageFolder(Dataset):
 
     def _read(self, split: Split, progress: Progress) -> Data:
         folder = self.locate()
-        names, every = ([str(file.relative_to(folder)) for file in files] for files in self._files(split))
-        size = parse_size(self.resize, "resize")
-        shown = f"{self.resize or 'as-they-are'}{'-gray' if self.gray else ''}-{split}"
+        files, all_files, hidden = self._files(split)
+        names, every = ([str(file.relative_to(folder)) for file in some] for some in (files, all_files))
+        size, white = parse_size(self.resize, "resize"), self.scale or None
+        more = [self.rgb, white] if self.rgb or white else []
+        changes = f"{'-gray' * self.gray}{'-rgb' * self.rgb}{f'-{white}' if white else ''}"
+        shown = f"{self.resize or 'as-they-are'}{changes}-{split}"
+
+        def read(name: str) -> torch.Tensor:
+            return read_image(folder / name, name, gray=self.gray, rgb=self.rgb, size=size, white=white)
+
         decoded = decode(
             Files(
                 label=self.path,
                 names=names,
-                read=lambda name: read_image(folder / name, name, gray=self.gray, size=size),
+                read=read,
                 strict=self.strict,
                 cache=folder / ".klprobe" / f"{shown}.npy",
-                fingerprint=[_stamp(folder / name) for name in names] + [size, self.gray],
+                fingerprint=[_stamp(folder / name) for name in names] + [size, self.gray, *more],
                 keeps=self.keeps,
-                remedy=f"name the set {self.path}:resize=64, with :gray where some images have colours",
+                remedies=(
+                    f"name the set {self.path}:resize=64",
+                    f"name the set {self.path}:gray, or {self.path}:rgb to make grey images three equal channels",
+                ),
             ),
             progress,
         )
         x, labels = decoded.x, _classes(decoded.names, every)
         change = augment(tuple(x.shape[1:]), self.flip, self.shift)
-        return Data(spec(self), split, x, labels, augment=change, notes=decoded.notes)
+        notes = (*hidden, *decoded.notes, *doubts(x, self.path, BYTE))
+        return Data(spec(self), split, x, labels, augment=change, notes=notes)
 
     def locate(self, root: Path | None = None) -> Path:
         """Path of the folder."""
@@ -96,14 +117,16 @@ class ImageFolder(Dataset):
             raise InputError(f"image-folder needs a folder, as image-folder:path=photos; got {self.path!r}.")
         return Path(self.path)
 
-    def _files(self, split: str) -> tuple[list[Path], list[Path]]:
-        """The images of a split, and all images."""
+    def _files(self, split: str) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+        """The images of a split, all images, and what is to be said of those that were passed over."""
         folder = self.locate()
         if (folder / "train").is_dir() and (folder / "test").is_dir():
-            by_part = {part: find_images(folder / part) for part in ("train", "test")}
-            return [file for part in parts(split) for file in by_part[part]], by_part["train"] + by_part["test"]
-        files = find_images(folder)
-        return [files[i] for i in held_out(len(files), self.held_out, split)], files
+            found = {part: find_images(folder / part) for part in ("train", "test")}
+            hidden = tuple(note for part in parts(split) for note in found[part].note(f"{self.path}/{part}"))
+            chosen = [file for part in parts(split) for file in found[part].files]
+            return chosen, found["train"].files + found["test"].files, hidden
+        files, _ = every = find_images(folder)
+        return [files[i] for i in held_out(len(files), self.held_out, split)], files, every.note(self.path)
 
 
 class _OnlyRead(ImageFolder):

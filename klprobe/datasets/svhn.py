@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from klprobe.datasets import Dataset, Split, carved, downloads, folder_with, parts
+from klprobe.datasets import Dataset, Split, carved, data_root, downloads, folder_with, parts
 from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
 from klprobe.files.downloads import Download
@@ -49,13 +49,21 @@ class Svhn(Dataset):
 
     def _read(self, split: Split, root: Path | None) -> Data:
         files = [f"{part}_32x32.mat" for part in parts(split)]
-        folder = folder_with("svhn", files, root)
+        folder = _folder(files, root)
         images, labels = zip(*(_read(folder / file) for file in files), strict=True)
         return Data("svhn", split, torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)))
 
     def locate(self, root: Path | None = None) -> Path:
         """Find the folder of the two files."""
-        return folder_with("svhn", ["train_32x32.mat", "test_32x32.mat"], root)
+        return _folder(["train_32x32.mat", "test_32x32.mat"], root)
+
+
+def _folder(files: list[str], root: Path | None) -> Path:
+    """Find the folder of the files: `root`/svhn, or `root`, where torchvision puts them."""
+    here = data_root(root)
+    if not (here / "svhn").is_dir() and all((here / file).is_file() for file in files):
+        return here
+    return folder_with("svhn", files, root)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import time
 import torch
 
 from klprobe.distributions.posteriors import ROWS_AT_ONCE
+from klprobe.distributions.statistics import clustered_mean
 from klprobe.types import Bound, Estimate, InputError, Target
 
 SUM_TOLERANCE = 1e-2
@@ -60,38 +61,50 @@ class Classes:
         assert self.prior is not None
         return self.prior.log()
 
-    def estimates(self) -> tuple[Estimate, ...]:
+    def estimates(self, weights: torch.Tensor | None = None, clusters: torch.Tensor | None = None) -> tuple[Estimate, ...]:
         """KL, average KL and mutual information: exact for the N points, bounds for the population they came from.
 
         The plug-in KL[q_N(c)||p] is on average above KL[q(c)||p], by about half its distance to the leave-one-out value,
         which is on average below; `details.plug_in_bias` says how much. I_N is on average below the population's mutual
-        information, and the leave-one-out value above. All population errors are the plug-in's delete-one jackknife.
+        information, and the leave-one-out value above. All population errors are the plug-in's delete-one jackknife. Points
+        of one cluster are left out together, by the jackknife too; of a single cluster there is nothing to leave.
 
+        Args:
+            weights: Weight of each point, shape (N,), of mean 1; None means equal ones.
+            clusters: Cluster of each point, shape (N,), counted from 0; None means that each is by itself.
         Reference: Efron and Stein (1981) for the jackknife, which errs upwards; Poole et al. (2019), section 2.
         """
         started = time.perf_counter()
         n, q = len(self.probs), self.probs.mean(0)
         average = _kl(self.probs, self.log_prior)
+        held, cost, mass = self.probs, average, torch.ones(n, dtype=torch.float64)
+        if weights is not None or clusters is not None:
+            ids, w = torch.arange(n) if clusters is None else clusters, mass if weights is None else weights
+            held, cost, mass = (_summed(w[:, None] * t, ids) for t in (held, cost[:, None], mass[:, None]))
+            cost, mass, q = cost[:, 0], mass[:, 0], held.sum(0) / n
         kl = float(_kl(q, self.log_prior))
         without, left_out = [], []
-        for w in self.probs.split(ROWS_AT_ONCE):
-            others = ((n * q - w) / (n - 1)).clamp(min=0)
+        for w, m in zip(held.split(ROWS_AT_ONCE), mass.split(ROWS_AT_ONCE), strict=True):
+            others = ((n * q - w) / (n - m)[:, None]).clamp(min=0)
             without.append(_kl(others, self.log_prior))
             left_out.append((torch.xlogy(w, others) - w * self.log_prior).sum(1))
         removed = torch.cat(without)
         error = _jackknife(removed)
-        information_error = _jackknife((average.sum() - average) / (n - 1) - removed)
-        lower, mean, average_error = (
-            float(torch.cat(left_out).mean()),
-            float(average.mean()),
-            float(average.std()) / math.sqrt(n),
-        )
+        information_error = _jackknife((cost.sum() - cost) / (n - mass) - removed)
+        lower = float(torch.cat(left_out).sum() / n)
+        mean, average_error = clustered_mean(average, weights, clusters)
         details = {"classes": self.probs.shape[1], "plug_in_bias": (kl - lower) / 2 if math.isfinite(lower) else None}
         seconds = time.perf_counter() - started
 
         def say(target: Target, bound: Bound, value: float, std_error: float, quantity: str = "kl") -> Estimate:
             return Estimate("plug-in", target, bound, value, std_error, quantity, 0, seconds, details)
 
+        if len(held) == 1:
+            return (
+                say("population", "exact", mean, average_error, "average-kl"),
+                say("empirical", "exact", mean - kl, 0.0, "mutual-information"),
+                say("empirical", "exact", kl, 0.0),
+            )
         return (
             say("population", "exact", mean, average_error, "average-kl"),
             say("empirical", "exact", mean - kl, 0.0, "mutual-information"),
@@ -101,6 +114,11 @@ class Classes:
             say("population", "upper", kl, error),
             say("population", "lower", lower, error, "leave-one-out"),
         )
+
+
+def _summed(rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Sums of rows by cluster, shape (G, k)."""
+    return torch.zeros(int(ids.max()) + 1, rows.shape[1], dtype=torch.float64).index_add_(0, ids, rows)
 
 
 def _kl(probs: torch.Tensor, log_prior: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,8 @@ DIRECTIONS, NEIGHBOURS, LINKS = 6, 4, 16
 """Random directions that rows are compared along, and neighbours looked at: to find copies, and to link them."""
 SEEN = 1e-4
 """Least spread of a latent's means, in posterior standard deviations: in a collapsed latent they differ by rounding alone."""
+MISPLACED = 0.01
+"""Largest share of q's mass that one point a cluster may put elsewhere than all points do."""
 LOOKED_AT = 4096
 """Rows that tell the spread of the numbers."""
 FIXED, RESOLVED = 1e-6, 1e-4
@@ -122,6 +124,26 @@ def cluster_ids(posterior: Posterior, points: torch.Tensor) -> torch.Tensor:
     """What is counted as one where the population is spoken of: the points' clusters, or the points themselves."""
     found = clusters_of(posterior)
     return points if found is None else found.ids[points]
+
+
+def one_of_each(posterior: Posterior, generator: torch.Generator, who: str) -> torch.Tensor:
+    """All points in random order, one of each group or set of copies, for what needs independent points.
+
+    Raises:
+        InputError: groups so uneven that the points chosen are of another law than all points are.
+    """
+    order, clusters = torch.randperm(posterior.num_points, generator=generator), clusters_of(posterior)
+    if clusters is None:
+        return order
+    misplaced = 0.5 * float((clusters.sizes / posterior.num_points - 1 / clusters.count).abs().sum())
+    if misplaced > MISPLACED:
+        raise InputError(
+            f"{who} takes one point of each group or set of copies, and these have from {int(clusters.sizes.min()):,} to "
+            f"{int(clusters.sizes.max()):,} points, so that {misplaced:.0%} of q would be misplaced: leave it out, or give "
+            "groups of one size."
+        )
+    first = np.unique(clusters.ids[order].numpy(), return_index=True)[1]
+    return order[torch.from_numpy(np.sort(first))]
 
 
 def with_rows(posterior: Any, *, weights: torch.Tensor | None = None, groups: torch.Tensor | None = None) -> Any:

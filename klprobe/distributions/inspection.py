@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 
-from klprobe.distributions.clusters import Clusters, all_clusters, most_information, row_hashes, worth
+from klprobe.distributions.clusters import Clusters, all_clusters, by_weight, most_information, row_hashes, worth
 from klprobe.distributions.families import bare, check_parameters, log_density, numbers, sample_with
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, TorchPosterior, sample_prior
 from klprobe.distributions.priors import Cloud
@@ -22,6 +22,10 @@ CLAMPED_SHARE = 0.01
 """Share of exactly equal extreme log-variances at which they look clamped."""
 RESOLVED = 1e-14
 """Standard deviation over |mean| below which float64 draws lie on a grid too coarse for the density."""
+SMALLEST, LARGEST = 1e-60, 1e60
+"""Smallest and largest standard deviation whose squares, and their sums over latents, stay within a float64."""
+CONDITION = 1e12
+"""Largest condition number of a Cholesky factor: up to it, rounding moves a draw by 1e-4 of a standard deviation at most."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
 FEW_GROUPS = 20
@@ -41,11 +45,15 @@ def check_posterior(posterior: Posterior) -> list[Check]:
     """Warn about the numbers of a posterior: duplicate points, and clamped or extreme spreads.
 
     Raises:
-        InputError: a number is NaN or infinite, or a standard deviation is 0, negative or beyond the range of a float64.
+        InputError: a number is NaN or infinite, a standard deviation is 0, negative or beyond the range of a float64, or a
+            covariance is so badly conditioned that draws in float64 do not show it; the message names the row and the latent.
     """
     if isinstance(posterior, SampleOnly):
         _need_finite("samples", posterior.samples)
         return [*_rows(posterior), _flat(posterior.samples)]
+    if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
+        _need_finite("mean", posterior.mean)
+        _need_condition(posterior.mean, posterior.distribution.scale_tril)
     if isinstance(posterior, TorchPosterior):
         _check_points(posterior)
     if not isinstance(posterior, DiagonalGaussian):
@@ -85,6 +93,38 @@ def _need_finite(name: str, tensor: torch.Tensor) -> None:
         bad += len(where)
     if bad:
         raise InputError(f"{name} holds {bad} values that are NaN or infinite, the first at index {first}.")
+
+
+def _need_condition(mean: torch.Tensor, tril: torch.Tensor) -> None:
+    """Raise unless draws, rounded to float64, still say what the standard normal draws behind them were (Skeel 1979)."""
+    for start in range(0, len(tril), _rows_of(tril)):
+        block, centre = tril[start : start + _rows_of(tril)].double(), mean[start : start + _rows_of(tril)].double()
+        bad = ~(torch.isfinite(block).all(-1) & (block.diagonal(dim1=-2, dim2=-1) > 0))
+        if bool(bad.any()):
+            row, latent = bad.nonzero()[0].tolist()
+            raise InputError(
+                f"scale_tril at row {start + row}, latent {latent} is not finite with a positive diagonal, as it must be."
+            )
+        scale = (block.abs().sum(-1) + centre.abs())[..., None]
+        # The inverse's entries are at most those of the inverse with all signs against each other, which one solution shows.
+        against = 2 * torch.diag_embed(block.diagonal(dim1=-2, dim2=-1)) - block.abs()
+        sizes = torch.linalg.solve_triangular(against, scale, upper=False).squeeze(-1)
+        doubtful = (~(sizes.amax(-1) <= CONDITION)).nonzero().flatten()
+        identity = torch.eye(block.shape[-1], dtype=torch.float64)
+        inverse = torch.linalg.solve_triangular(block[doubtful], identity, upper=False)
+        sizes[doubtful] = (inverse.abs() @ scale[doubtful]).squeeze(-1)
+        condition, latent = sizes.nan_to_num(math.inf, math.inf).max(-1)
+        if bool((condition > CONDITION).any()):
+            row = int(condition.argmax())
+            raise InputError(
+                f"The posterior's covariance at row {start + row} is too badly conditioned for draws in float64 to show it: "
+                f"condition number {float(condition[row]):.1e}, at most {CONDITION:.0e}, worst in latent {int(latent[row])}. "
+                "Give small variances a floor, or leave latents out that hang together."
+            )
+
+
+def _rows_of(tril: torch.Tensor) -> int:
+    return max(1, NUMBERS // tril[0].numel())
 
 
 def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
@@ -146,23 +186,29 @@ def _spreads(q: DiagonalGaussian) -> list[Check]:
     """Warn about log-variances that are constant or clamped, or that leave the range of a float."""
     low, high = torch.full((q.dim,), math.inf, dtype=torch.float64), torch.full((q.dim,), -math.inf, dtype=torch.float64)
     at_low, at_high = torch.zeros(q.dim), torch.zeros(q.dim)
-    unresolved = 0
+    unresolved, seen, where = 0, 0, ""
     for mean, std in q.blocks():
-        unresolved += int((std < RESOLVED * mean.abs()).sum())
+        if bool((outside := ~((std >= SMALLEST) & (std <= LARGEST))).any()):
+            row, latent = outside.nonzero()[0].tolist()
+            raise InputError(
+                f"The posterior standard deviation at row {seen + row}, latent {latent} is {float(std[row, latent]):.3g}; its "
+                f"square would leave the range of a float64, which holds {SMALLEST:g} to {LARGEST:g} here. A deterministic "
+                "encoder has none: hand over its mean alone, or give the deviations a floor."
+            )
+        if bool((hidden := std < RESOLVED * mean.abs()).any()) and not unresolved:
+            row, latent = hidden.nonzero()[0].tolist()
+            where = f"the first at row {seen + row}, latent {latent}"
+        seen += len(mean)
+        unresolved += int(hidden.sum())
         block_low, block_high = std.min(0).values.cpu(), std.max(0).values.cpu()
         at_low = torch.where(block_low < low, 0.0, at_low)
         at_high = torch.where(block_high > high, 0.0, at_high)
         low, high = torch.minimum(low, block_low), torch.maximum(high, block_high)
         at_low += (std.cpu() == low).sum(0)
         at_high += (std.cpu() == high).sum(0)
-    if not (low > 0).all() or not torch.isfinite(1 / low.square()).all() or not torch.isfinite(high.square()).all():
-        raise InputError(
-            f"Posterior standard deviations from {float(low.min()):.3g} to {float(high.max()):.3g} leave the range of a "
-            "float64. A deterministic encoder has none: hand over its mean alone."
-        )
     if unresolved:
         raise InputError(
-            f"{unresolved} posterior standard deviations, down to {float(low.min()):.3g}, are below 1e-14 of their means: no "
+            f"{unresolved} posterior standard deviations, {where}, are below {RESOLVED:g} of their means: no "
             "draw in float64 can show them. Hand over the mean alone, as a deterministic encoder, or give them a floor."
         )
     constant = (low == high).nonzero().flatten().tolist()
@@ -205,13 +251,18 @@ def active_units(posterior: Posterior) -> int | None:
     shift = mean[:1].double().cpu()
     for start in range(0, len(mean), ROWS_AT_ONCE):
         block = mean[start : start + ROWS_AT_ONCE].double().cpu() - shift
-        count, total, square = count + len(block), total + block.sum(0), square + block.square().sum(0)
+        w = 1.0 if posterior.weights is None else posterior.weights[start : start + ROWS_AT_ONCE, None]
+        count, total, square = count + len(block), total + (w * block).sum(0), square + (w * block.square()).sum(0)
     return int(((square / count - (total / count).square()) > ACTIVE).sum())
 
 
 def radius_histogram(posterior: Posterior, prior: Distribution, generator: torch.Generator) -> RadiusHistogram:
     """Histograms of |z| of draws from q(z) and from p(z), as densities over common bins."""
-    blocks = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator).split(max(1, NUMBERS // posterior.dim))
+    if posterior.weights is None:
+        points = torch.randint(posterior.num_points, (RADIUS_DRAWS,), generator=generator)
+    else:
+        points = by_weight(posterior.weights, RADIUS_DRAWS, generator)
+    blocks = points.split(max(1, NUMBERS // posterior.dim))
     q = torch.cat([posterior.sample_at(block, generator).norm(dim=1).cpu() for block in blocks]).numpy()
     p = torch.cat([sample_prior(prior, len(block), generator).norm(dim=1).cpu() for block in blocks]).numpy()
     low, high = min(q.min(), p.min()), max(np.quantile(q, 0.999), np.quantile(p, 0.999))

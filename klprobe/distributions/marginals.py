@@ -1,4 +1,4 @@
-"""Each latent's own aggregate posterior, and its divergence from the prior, by quadrature.
+"""Each latent's own aggregate posterior, and its divergence from the prior, with a bound of the error.
 
 For a prior that factorises, KL[q_N(z)||p(z)] = total correlation + sum_d KL[q_N(z_d)||p(z_d)].
 Reference: Hoffman and Johnson (2016), ELBO surgery; Chen et al. (2018), Isolating sources of disentanglement, eq. 2.
@@ -6,110 +6,221 @@ Reference: Hoffman and Johnson (2016), ELBO surgery; Chen et al. (2018), Isolati
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 
-from klprobe.distributions.posteriors import LOG_2PI, ROWS_AT_ONCE, DiagonalGaussian, diagonal_normal
+from klprobe.distributions.gaussian_bins import SERIES_ERROR, SHADES, SLOTS, Bins, Places, binned, shades_of
+from klprobe.distributions.mixture_entropy import (
+    DENSITY_ERROR,
+    Array,
+    Index,
+    Integral,
+    clusters,
+    evaluated,
+    integral,
+    integral_of_isolated,
+)
+from klprobe.distributions.posteriors import LOG_2PI, DiagonalGaussian, TorchPosterior, diagonal_normal
 from klprobe.runtime import parallel
 from klprobe.types import Posterior, Progress, no_progress
 
-Array = NDArray[np.float64]
-
-NODES = 12
-"""Number of Gauss-Legendre nodes in a panel."""
-TOLERANCE = 1e-5
-"""Difference of two successive values, in nats for one latent, at which the panels are halved no more."""
-REACH = 9.0
-"""Distance from a component's mean, in standard deviations, beyond which its mass of 2e-19 is left out."""
-MOST_PANELS = 4096
-POSTERIORS_AT_ONCE = 512
-"""Number of components evaluated together: a block of 512 components by some hundred nodes stays in cache."""
+ERROR = 1e-5
+"""Nats that a latent's KL may be off at most; for values above 1e8, 1e-13 of them."""
+MOST_LATENTS = 4096
+"""Latents that are computed; of more, as many are chosen at random."""
+LATENTS_AT_ONCE = 32
+ROWS = 16_384
+"""Rows read at once; a latent's part of them stays in cache."""
+KEPT = 2**22
+"""Numbers up to which what was read is kept for the second look."""
+MOST_PANELS = 8192
+"""Panels of bins in memory at once, 6 kB a panel."""
+FEW = 500
+"""Components up to which bins are never quicker."""
+PER_PANEL = 14
+"""Components a panel from which bins are quicker than each component by itself."""
+AT_ONCE = 16_384
+"""Components whose panels are in memory together, give or take a cluster."""
 
 
 def dimensionwise_kl(
-    posterior: Posterior, prior: Distribution, *, progress: Progress = no_progress
+    posterior: Posterior,
+    prior: Distribution,
+    *,
+    weights: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[tuple[float, ...] | None, str | None]:
-    """Compute KL[q_N(z_d)||p(z_d)] of every latent, in nats; None and the reason where that is not possible.
+    """KL[q_N(z_d)||p(z_d)] of every latent, each right to `ERROR`, in time linear in N; or None and the reason.
 
-    Panels are halved until two successive values agree to 1e-5 nats; posteriors so narrow that 4096 panels cannot
-    resolve their mixture give None, with the reason.
+    Args:
+        posterior: Gaussians, or the answer is None.
+        prior: A diagonal normal, or the answer is None.
+        weights: Mass of each point, shape (N,), not negative; divided by their sum. None: all the same.
+        generator: Chooses 4,096 latents where there are more. None: the same choice every time.
+        progress: Told of the latents that are done.
+    Returns:
+        Values in nats, NaN for a latent that is not known, and the reason where any is not.
     """
-    normal = diagonal_normal(prior)
-    if not isinstance(posterior, DiagonalGaussian):
+    normal, gaussians = diagonal_normal(prior), _gaussians(posterior)
+    if gaussians is None:
         return None, "needs the mean and standard deviation of each posterior"
     if normal is None:
         return None, "defined only for priors that factorise; this prior is no diagonal normal"
-    values: list[float] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, parallel.one_blas_thread():
-        jobs = [
-            pool.submit(lambda d: _kl(*_column(posterior, d), float(normal[0][d]), float(normal[1][d])), d)
-            for d in range(posterior.dim)
-        ]
+    mass = None if weights is None else (weights.double() / weights.double().sum()).cpu().numpy()
+    p_mean, p_std = (t.double().cpu().numpy() for t in normal)
+    latents = _chosen(posterior.dim, generator)
+    values, reason = np.full(posterior.dim, np.nan), None
+    if len(latents) < posterior.dim:
+        reason = f"{len(latents):,} of {posterior.dim:,} latents were computed, chosen at random"
+    groups = [latents[i : i + LATENTS_AT_ONCE] for i in range(0, len(latents), LATENTS_AT_ONCE)]
+    threads = os.cpu_count() or 1
+    if len(groups) < threads:
+        groups = np.array_split(latents, min(threads, len(latents)))
+    with ThreadPoolExecutor(threads) as pool, parallel.one_blas_thread():
+        jobs = [pool.submit(_Group(gaussians, group, mass).kls, p_mean[group], p_std[group]) for group in groups]
         try:
-            for d, job in enumerate(jobs):
-                value = job.result()
-                if value is None:
-                    return None, f"latent {d}: its posteriors are too narrow for {MOST_PANELS} quadrature panels"
-                values.append(value)
-                progress(d + 1, posterior.dim)
-        finally:  # after Ctrl-C too, latents that have not begun are not waited for
+            done = 0
+            for group, job in zip(groups, jobs, strict=True):
+                found, errors = job.result()
+                known = errors <= np.maximum(ERROR, 1e-13 * np.abs(found))
+                values[group[known]] = found[known]
+                if not known.all():
+                    reason = f"latent {group[~known][0]}: its error could not be bounded by {ERROR:g} nats"
+                done += len(group)
+                progress(done, len(latents))
+        finally:  # at Ctrl-C too: what has not begun is not waited for
             pool.shutdown(wait=False, cancel_futures=True)
-    return tuple(values), None
+    return tuple(values.tolist()), reason
 
 
-def _column(q: DiagonalGaussian, d: int) -> tuple[Array, Array]:
-    """Read means and standard deviations of one latent, each of shape (N,)."""
-    columns = [q.rows((slice(start, start + ROWS_AT_ONCE), d)) for start in range(0, q.num_points, ROWS_AT_ONCE)]
-    return torch.cat([m for m, _ in columns]).numpy(), torch.cat([s for _, s in columns]).numpy()
+def _gaussians(posterior: Posterior) -> DiagonalGaussian | None:
+    """Gaussians with the same marginals, or None where the posterior's are no Gaussians."""
+    if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
+        tril = posterior.distribution.scale_tril
+        return DiagonalGaussian(posterior.mean, std=torch.linalg.vector_norm(tril, dim=-1, dtype=torch.float64))
+    return posterior if isinstance(posterior, DiagonalGaussian) else None
 
 
-def _kl(mean: Array, std: Array, p_mean: float, p_std: float) -> float | None:
-    """KL[(1/N) sum_n N(mean_n, std_n^2) || N(p_mean, p_std^2)], or None where 4096 panels do not resolve it."""
-    low, high = (mean - REACH * std).min(), (mean + REACH * std).max()
-    # Quantiles of the components' centres and shoulders put panels where the mass and its edges are.
-    grid = np.quantile(np.concatenate([mean - 2 * std, mean, mean + 2 * std]), np.linspace(0, 1, 17))
-    edges = np.unique(np.concatenate([[low], grid, [high]]))
-    previous, value = None, np.inf
-    while len(edges) <= MOST_PANELS + 1:
-        previous, value = value, _integrate(edges, mean, std, p_mean, p_std)
-        if abs(value - previous) < TOLERANCE:
-            return max(value, 0.0)
-        edges = np.sort(np.concatenate([edges, 0.5 * (edges[1:] + edges[:-1])]))
-    return None
+def _chosen(dim: int, generator: torch.Generator | None) -> Index:
+    if dim <= MOST_LATENTS:
+        return np.arange(dim)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    return np.sort(torch.randperm(dim, generator=generator)[:MOST_LATENTS].numpy())
 
 
-def _integrate(edges: Array, mean: Array, std: Array, p_mean: float, p_std: float) -> float:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    half = 0.5 * np.diff(edges)
-    z = (edges[:-1, None] + half[:, None] * (nodes + 1)).ravel()
-    density = _density(z, mean, std)
-    log_p = -0.5 * ((z - p_mean) / p_std) ** 2 - np.log(p_std) - 0.5 * LOG_2PI
-    inside = density > 0
-    term = np.zeros_like(z)
-    term[inside] = density[inside] * (np.log(density[inside]) - log_p[inside])
-    return float((half[:, None] * weights * term.reshape(len(half), -1)).sum())
+class _Grid:
+    """Bins for the components of one latent, of all octaves from the narrowest to the widest."""
+
+    def __init__(self, low: float, high: float, narrow: float, wide: float) -> None:
+        first, last = (int(shade) // SHADES for shade in shades_of(np.array([narrow, wide])))
+        self.levels = range(first, last + 1)
+        self.places = Places(first, last)
+        self.begin = [math.floor(low / 2.0 ** (level + 1)) for level in self.levels]
+        self.count = [math.floor(high / 2.0 ** (k + 1)) - i + 1 for k, i in zip(self.levels, self.begin, strict=True)]
+        self.panels = sum(self.count)
+        start = np.concatenate([[0], np.cumsum(self.count)[:-1]]) - np.array(self.begin)
+        self.base = start[self.places.level - first] * SLOTS + self.places.shade
+
+    def integral(self, bins: Bins) -> Integral:
+        """That of q log q, once all components are in the bins."""
+        octaves, start = [], 0
+        for level, begin, count in zip(self.levels, self.begin, self.count, strict=True):
+            octaves.append(bins.density(level, np.arange(begin, begin + count), start))
+            start += SLOTS * count
+        return integral([panels for panels in octaves if len(panels.index)], bins.mass, SERIES_ERROR)
 
 
-def _density(z: Array, mean: Array, std: Array) -> Array:
-    """Density of the mixture at sorted z, where each component counts only within its reach."""
-    order = np.argsort(mean)
-    total = np.zeros_like(z)
-    for start in range(0, len(mean), POSTERIORS_AT_ONCE):
-        part = order[start : start + POSTERIORS_AT_ONCE]
-        m, s = mean[part], std[part]
-        first, last = np.searchsorted(z, [(m - REACH * s).min(), (m + REACH * s).max()])
-        if first == last:
-            continue
-        inverse = 1 / s
-        scaled = z[first:last, None] - m
-        scaled *= np.sqrt(0.5) * inverse
-        np.multiply(scaled, scaled, out=scaled)
-        np.negative(scaled, out=scaled)
-        np.exp(scaled, out=scaled)
-        total[first:last] += scaled @ inverse
-    return total / (len(mean) * np.sqrt(2 * np.pi))
+class _Group:
+    """Some latents, computed one after the other, but read together."""
+
+    def __init__(self, q: DiagonalGaussian, latents: Index, weight: Array | None) -> None:
+        self.q, self.latents, self.weight = q, latents, weight
+        whole = latents[-1] - latents[0] + 1 == len(latents)
+        self._columns = slice(int(latents[0]), int(latents[-1]) + 1) if whole else torch.from_numpy(latents)
+        self._kept: list[tuple[slice, Array, Array]] | None = None
+
+    def blocks(self) -> Iterator[tuple[slice, Array, Array]]:
+        """Rows, and their means and standard deviations, shape (latents, rows)."""
+        if self._kept is None and self.q.num_points * len(self.latents) <= KEPT:
+            self._kept = list(self._read())
+        yield from self._read() if self._kept is None else self._kept
+
+    def _read(self) -> Iterator[tuple[slice, Array, Array]]:
+        for start in range(0, self.q.num_points, ROWS):
+            rows = slice(start, min(start + ROWS, self.q.num_points))
+            mean, std = self.q.rows((rows, self._columns))
+            yield rows, mean.T.contiguous().cpu().numpy(), std.T.contiguous().cpu().numpy()
+
+    def mass(self, rows: slice) -> Array | float:
+        """Mass of each of the rows."""
+        return 1 / self.q.num_points if self.weight is None else self.weight[rows]
+
+    def kls(self, p_mean: Array, p_std: Array) -> tuple[Array, Array]:
+        """KL of each latent, and the most that it may be off."""
+        low, high = np.full((2, len(p_mean)), np.inf), np.full((2, len(p_mean)), -np.inf)
+        cross = np.log(p_std) + 0.5 * LOG_2PI
+        for rows, *both in self.blocks():
+            for i, part in enumerate(both):
+                low[i], high[i] = np.minimum(low[i], part.min(1)), np.maximum(high[i], part.max(1))
+            squares = ((both[0] - p_mean[:, None]) / p_std[:, None]) ** 2 + (both[1] / p_std[:, None]) ** 2
+            cross += 0.5 * (squares * self.mass(rows)).sum(1)
+        grids = [_Grid(*ends) for ends in zip(low[0], high[0], low[1], high[1], strict=True)]
+        found = self._by_bins({d: grid for d, grid in enumerate(grids) if grid.panels <= self.q.num_points // PER_PANEL})
+        of_all = [found[d] if d in found else self._by_components(d) for d in range(len(p_mean))]
+        negentropy, errors = np.array([part.value for part in of_all]), np.array([part.error for part in of_all])
+        errors += 1e-15 * (np.abs(cross) + np.abs(negentropy))
+        kl = cross + negentropy
+        return np.where((kl < 0) & (kl > -errors), 0.0, kl), errors
+
+    def _by_bins(self, grids: dict[int, _Grid]) -> dict[int, Integral]:
+        """Of the latents whose bins are few beside the points, as many at once as memory allows."""
+        found: dict[int, Integral] = {}
+        left = [d for d, grid in grids.items() if grid.panels <= MOST_PANELS]
+        while left:
+            size = np.cumsum([grids[d].panels for d in left])
+            now = left[: max(int((size <= MOST_PANELS).sum()), 1)]
+            left = left[len(now) :]
+            bins = {d: Bins(SLOTS * grids[d].panels) for d in now}
+            for rows, mean, std in self.blocks():
+                for d in now:
+                    row, cell, u, v = grids[d].places(mean[d], std[d])
+                    cell *= SHADES
+                    cell += grids[d].base[row]
+                    bins[d].add(cell, u, v, self.mass(rows))
+            found |= {d: grids[d].integral(bins.pop(d)) for d in now}
+        return found
+
+    def _by_components(self, d: int) -> Integral:
+        """Of one latent, whose components have few neighbours, or stand in clusters far apart."""
+        columns = [(mean[d], std[d], np.broadcast_to(self.mass(rows), mean[d].shape)) for rows, mean, std in self.blocks()]
+        mean, std, weight = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        mean, std, weight = (part[weight > 0] for part in (mean, std, weight))
+        order, starts = clusters(mean, std)
+        size = np.diff(starts, append=len(order))
+        alone, crowd = order[starts[size == 1]], order[np.repeat(size > 1, size)]
+        parts = [integral_of_isolated(std[alone], weight[alone])]
+        cuts = np.cumsum(size[size > 1])
+        cuts = cuts[np.flatnonzero(np.diff(cuts // AT_ONCE, append=-1))]
+        for which in np.split(crowd, cuts[:-1]):
+            if len(which):
+                parts.append(_of_components(mean[which], std[which], weight[which]))
+        return Integral(*(sum(part[i] for part in parts) for i in range(3)))
+
+
+def _of_components(mean: Array, std: Array, weight: Array) -> Integral:
+    """The integral of q log q over components that may lie anywhere."""
+    octaves, level, error = [], shades_of(std) // SHADES, DENSITY_ERROR
+    for k in np.unique(level):
+        part = mean[level == k], std[level == k], weight[level == k]
+        filled = len(np.unique(np.floor(part[0] * 2.0 ** -(k + 1)))) if len(part[0]) > FEW else len(part[0])
+        crowded = len(part[0]) > PER_PANEL * filled
+        octaves.append((binned if crowded else evaluated)(int(k), *part))
+        error = SERIES_ERROR if crowded else error
+    return integral(octaves, float(weight.sum()), error)

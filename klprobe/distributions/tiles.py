@@ -46,7 +46,7 @@ DEVICE_TILE = 8192
 """Number of codes and of posteriors in a tile on a GPU: 512 MB of float64."""
 UNIT_ROUNDOFF_32 = 2.0**-24
 LARGEST_32, UNDERFLOW_32 = 1e30, 1e-4
-"""Largest feature for which the screen is used, and the error in nats that weights below 1e-38 can cause in float32."""
+"""Largest feature, and weight, for which the screen is used; error in nats that weights below 1e-38 can cause in float32."""
 PAIRS_AT_ONCE = 1 << 13
 """Number of survivors evaluated together, which limits memory."""
 
@@ -226,7 +226,7 @@ def tile_of(chunk: Chunk, rows: Rows, block: slice, floor: Array, screen: bool) 
             return _dense(chunk, rows, block, floor, depth)
         slack = magnitude * (len(largest) + 6) * UNIT_ROUNDOFF_32
     own = rows.own[block] - chunk.start
-    if not slack.max() < 1e30 or largest.max() > LARGEST_32:
+    if not slack.max() < 1e30 or not max(largest.max(), chunk.heaviest.max()) <= LARGEST_32:
         every = np.zeros(shape)
         _leave_out(every, own)
         row, column = np.nonzero(every == 0)

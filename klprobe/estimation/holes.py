@@ -1,7 +1,8 @@
 """Prior holes: regions where p(z) draws codes that no data point encodes to, the reverse, and the share of mass in them.
 
-A draw of q_N is near the component that it was drawn from, and a draw of the prior has no such component: with all components
-kept, every draw of a perfect model's prior would look like a hole. So each draw of q is scored without its own component.
+There are two questions. Is a draw of the prior unlike codes that were *held out*? Then each code is scored by the mixture
+without its own component, since a draw of the prior has none of its own either; a perfect model passes. Is it unlike the codes
+that the decoder was *trained on*? Then each code keeps its own component, and where posteriors are islands all draws are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
-from klprobe.distributions.posteriors import as_posterior, check_prior, has_density, measure_of, prior_log_prob, sample_prior
+from klprobe.distributions.posteriors import (
+    DiagonalGaussian,
+    as_posterior,
+    check_prior,
+    has_density,
+    measure_of,
+    prior_log_prob,
+    sample_prior,
+)
 from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
 
@@ -28,6 +37,11 @@ GROUPS = 20
 """Number of groups of the jackknife; the relative error of its standard error is 1 / sqrt(2 (GROUPS - 1)), a sixth."""
 LIKELIEST = 0.9
 """Share of a distribution's draws that are ranked, which are those where its density is highest."""
+NUM_SAMPLES = 2000
+"""Number of draws of each of the two, here and in a report of the KL, so that both give the same numbers."""
+APART = 6.0
+"""Distance from a code to all other posteriors, in standard deviations (root mean square over latents), at which they are
+too far away to say anything."""
 LEAST_POINTS = 2 * GROUPS
 LEAST_DRAWS = 100
 
@@ -55,13 +69,16 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Holes:
-    """The result of `find_holes`. In a perfect match both shares have the value `level`.
+    """The result of `find_holes`. A perfect match gives `share` and `reverse_share` the value `level`.
 
     Attributes:
         level: The quantile, such as 0.01.
-        share: Share of the prior's mass at which q_N's density lies below its own quantile at draws of q.
+        share: Share of the prior's mass unlike held-out codes: q_N's density lies below its quantile at codes that are scored
+            without their own component. None where the points do not overlap.
+        trained_share: Share of the prior's mass unlike the codes of these points, which keep their own component: what a
+            decoder that was trained on them has not seen. At least about `share`; near 1 where posteriors are islands.
         reverse_share: Share of q's mass at which the prior's density lies below its own quantile.
-        threshold, reverse_threshold: The two quantiles, log-densities in nats.
+        threshold, trained_threshold, reverse_threshold: The three quantiles, log-densities in nats.
         codes, prior_draws: All draws of q_N and of the prior.
         radius: Histograms of |z| under both.
         dimensionwise_kl: KL[q_N(z_d)||p(z_d)] of each latent in nats, or None, and the reason.
@@ -71,8 +88,10 @@ class Holes:
     num_points: int
     level: float
     share: Quantity
+    trained_share: Quantity
     reverse_share: Quantity
     threshold: float
+    trained_threshold: float
     reverse_threshold: float
     codes: Draws
     prior_draws: Draws
@@ -96,7 +115,8 @@ class Holes:
 
     def ordinary(self, count: int) -> Draws:
         """Draws of the prior that lie in no hole, in the order of drawing; there may be fewer than asked for, or none."""
-        return self.prior_draws.take((self.prior_draws.log_q >= self.threshold).nonzero().flatten()[:count])
+        edge = self.trained_threshold if self.share.value is None else self.threshold
+        return self.prior_draws.take((self.prior_draws.log_q >= edge).nonzero().flatten()[:count])
 
 
 def _likely(draws: Draws, log_density: torch.Tensor) -> Draws:
@@ -108,7 +128,7 @@ def find_holes(
     posterior: Distribution,
     prior: Distribution,
     *,
-    num_samples: int = 10_000,
+    num_samples: int = NUM_SAMPLES,
     level: float = 0.01,
     generator: torch.Generator,
     progress: Progress = no_progress,
@@ -151,19 +171,25 @@ def find_holes(
     )
 
 
-def share_in_holes(
-    posterior: Posterior, prior: Distribution, *, num_samples: int = 2000, level: float = 0.01, generator: torch.Generator
-) -> Quantity:
-    """Estimate the share alone, from fewer draws, for a report of the KL; arguments and errors as for `find_holes`."""
+def shares_in_holes(
+    posterior: Posterior,
+    prior: Distribution,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    level: float = 0.01,
+    generator: torch.Generator,
+) -> tuple[Quantity, Quantity]:
+    """Estimate `share` and `trained_share` alone, as `find_holes` does, from the same draws of the same generator."""
     check_prior(posterior, prior)
     _check(posterior, prior, num_samples, level)
-    return _look(posterior, prior, num_samples, level, generator, no_progress)[3][0]
+    share, trained, _ = _look(posterior, prior, num_samples, level, generator, no_progress)[3]
+    return share, trained
 
 
 def _look(
     q: Posterior, prior: Distribution, num_samples: int, level: float, generator: torch.Generator, progress: Progress
-) -> tuple[Draws, Draws, tuple[float, float], tuple[Quantity, Quantity]]:
-    """Draw from q_N and from the prior, and compute their densities, the two quantiles and the two shares."""
+) -> tuple[Draws, Draws, tuple[float, float, float], tuple[Quantity, Quantity, Quantity]]:
+    """Draw from q_N and from the prior, and compute their densities, the three quantiles and the three shares."""
     order = torch.arange(q.num_points)
     points = visit_evenly(order, num_samples, generator)
     z = q.sample_at(points, generator).cpu()
@@ -171,18 +197,34 @@ def _look(
     group = torch.empty(q.num_points, dtype=torch.int64)
     group[torch.randperm(q.num_points, generator=generator)] = order * GROUPS // q.num_points
     sums = _sums_by_group(q, torch.cat([z, z_prior]), points, group, progress)
+    own = q.log_prob_at(z.to(q.mean.device) if isinstance(q, DiagonalGaussian) else z, points).double().cpu()
     log_p = prior_log_prob(prior, torch.cat([z, z_prior])).cpu()
     whole = sums.logsumexp(0)
     codes = Draws(z, whole[:num_samples] - math.log(q.num_points - 1), log_p[:num_samples], points)
     prior_draws = Draws(z_prior, whole[num_samples:] - math.log(q.num_points), log_p[num_samples:], torch.full_like(points, -1))
-    threshold, share = _share(codes.log_q.numpy(), prior_draws.log_q.numpy(), level)
-    reverse_threshold, reverse = _share(prior_draws.log_p.numpy(), codes.log_p.numpy(), level)
-    error, reverse_error = _errors(sums.numpy(), log_p.numpy(), group, points, level)
-    shares = (
-        Quantity(share, max(error, _least_error(share, num_samples))),
-        Quantity(reverse, max(reverse_error, _least_error(reverse, num_samples))),
+    everything = _Scores(sums.numpy(), own.numpy(), log_p.numpy(), group.numpy(), points.numpy())
+    thresholds, shares = everything.shares(level)
+    errors = np.maximum(everything.errors(level), [_least_error(share, num_samples) for share in shares])
+    found = [Quantity(float(share), float(error)) for share, error in zip(shares, errors, strict=True)]
+    if apart := _apart(own - whole[:num_samples], q.dim):
+        found[0] = Quantity(None, None, apart)
+    return codes, prior_draws, (thresholds[0], thresholds[1], thresholds[2]), (found[0], found[1], found[2])
+
+
+def _apart(lead: torch.Tensor, dim: int) -> str | None:
+    """Say why scores without the own component mean nothing; None where they mean something.
+
+    Args:
+        lead: By how much a code's own posterior exceeds the sum of all others there, in nats, shape (m,).
+        dim: Latents.
+    """
+    distance = math.sqrt(max(2 * float(lead.median()) / dim + 1, 0.0))
+    if distance <= APART:
+        return None
+    return (
+        f"the points do not overlap: at half of the codes, the posteriors of all others are {distance:.3g} standard deviations "
+        "away or more (root mean square over latents)"
     )
-    return codes, prior_draws, (threshold, reverse_threshold), shares
 
 
 def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) -> None:
@@ -222,25 +264,42 @@ def _sums_by_group(
     return sums
 
 
-def _share(reference: Array, scores: Array, level: float) -> tuple[float, float]:
-    """Compute the quantile of `reference`, and the share of `scores` below it."""
-    threshold = float(np.quantile(reference, level))
-    return threshold, float((scores < threshold).mean())
+@dataclasses.dataclass(frozen=True)
+class _Scores:
+    """The log-densities of m draws of q_N and of as many of the prior behind them, and which group of points each rests on.
 
+    Attributes:
+        sums: log sum_n q(z|x_n) over each group but the draw's own point, shape (GROUPS, 2 m).
+        own: log q(z|x_n) of the point that a code was drawn at, shape (m,).
+        log_p: Of both, shape (2 m,).
+        group: Of each data point, shape (N,).
+        points: Data point of each code, shape (m,).
+    """
 
-def _errors(sums: Array, log_p: Array, group: torch.Tensor, points: torch.Tensor, level: float) -> tuple[float, float]:
-    """Jackknife standard errors of both shares, leaving out each group of points with its draws and as many of the prior's."""
-    m, n = len(points), len(group)
-    of_code, of_prior, sizes = group[points].numpy(), np.arange(m) % GROUPS, np.bincount(group.numpy())
-    shares = []
-    for g in range(GROUPS):
-        rest = np.logaddexp.reduce(np.delete(sums, g, 0), 0)
-        code, drawn = of_code != g, of_prior != g
-        left = n - sizes[g]
-        share = _share(rest[:m][code] - math.log(left - 1), rest[m:][drawn] - math.log(left), level)[1]
-        shares.append((share, _share(log_p[m:][drawn], log_p[:m][code], level)[1]))
-    error, reverse_error = np.sqrt((GROUPS - 1) * np.var(shares, 0))
-    return float(error), float(reverse_error)
+    sums: Array
+    own: Array
+    log_p: Array
+    group: NDArray[np.int64]
+    points: NDArray[np.int64]
+
+    def shares(self, level: float, without: int | None = None) -> tuple[list[float], list[float]]:
+        """Compute the quantiles, and the shares below them: held-out, trained, reverse; `without` leaves a group out."""
+        m, n = len(self.points), len(self.group)
+        sums, code, drawn = self.sums, np.ones(m, dtype=bool), np.ones(m, dtype=bool)
+        if without is not None:
+            sums, n = np.delete(sums, without, 0), n - int((self.group == without).sum())
+            code, drawn = self.group[self.points] != without, np.arange(m) % GROUPS != without
+        whole = np.logaddexp.reduce(sums, 0)
+        held_out, of_prior = whole[:m][code] - math.log(n - 1), whole[m:][drawn] - math.log(n)
+        trained = np.logaddexp(whole[:m], self.own)[code] - math.log(n)
+        pairs = [(held_out, of_prior), (trained, of_prior), (self.log_p[m:][drawn], self.log_p[:m][code])]
+        thresholds = [float(np.quantile(reference, level)) for reference, _ in pairs]
+        return thresholds, [float((scores < t).mean()) for t, (_, scores) in zip(thresholds, pairs, strict=True)]
+
+    def errors(self, level: float) -> Array:
+        """Jackknife errors of the shares, leaving out each group of points with its draws and as many of the prior's."""
+        shares = [self.shares(level, g)[1] for g in range(GROUPS)]
+        return np.sqrt((GROUPS - 1) * np.var(shares, 0))
 
 
 def _least_error(share: float, num_samples: int) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from klprobe.distributions.categorical import Classes
+from klprobe.distributions.clusters import clusters_of
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, TorchPosterior, diagonal_normal
 from klprobe.estimation import verdict
 from klprobe.types import INTERRUPTED, Check, Estimate, Estimator, InputError, PartReport, Posterior, Quantity
@@ -53,9 +54,10 @@ def report_parts(
         reason: Reason why no more draws are made; None where they are.
     """
     reports: list[PartReport] = []
+    clusters = None if (found_clusters := clusters_of(posterior)) is None else found_clusters.ids
     for name, part in parts.items():
         if isinstance(part, Classes):
-            reports.append(_report(name, "classes", part.probs.shape[1], part.estimates()))
+            reports.append(_report(name, "classes", part.probs.shape[1], part.estimates(posterior.weights, clusters)))
             continue
         size = len(range(*part.indices(posterior.dim)))
         try:
@@ -90,11 +92,14 @@ def marginal(posterior: Posterior, columns: slice) -> Distribution:
         InputError: the marginals of the posterior are not known.
     """
     if isinstance(posterior, DiagonalGaussian):
-        return DiagonalGaussian(posterior.mean[:, columns], **{posterior.parametrization: posterior.spread[:, columns]})
+        some = DiagonalGaussian(posterior.mean[:, columns], **{posterior.parametrization: posterior.spread[:, columns]})
+        return posterior.same_rows(some)
     if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
         rows = posterior.distribution.scale_tril[:, columns]
-        tril = torch.linalg.cholesky(rows @ rows.mT)
-        return MultivariateNormal(posterior.mean[:, columns], scale_tril=tril, validate_args=False)
+        tril = torch.linalg.qr(rows.mT).R.mT  # the square of rows would lose half of the digits
+        tril = tril * tril.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+        full = MultivariateNormal(posterior.mean[:, columns], scale_tril=tril, validate_args=False)
+        return full if clusters_of(posterior) is posterior.weights is None else posterior.same_rows(TorchPosterior(full))
     what = (
         "gives samples and no density"
         if isinstance(posterior, SampleOnly)

@@ -33,7 +33,10 @@ class Report:
         checks: Conditions that have to hold, and whether they do.
         not_done: Methods that gave no answer, with the reason.
         parts: Reports of levels, channels and categorical latents by themselves.
-        prior_in_holes: Share of the prior's mass where q_N's density is below its own 1 % quantile; 0.01 in a perfect match.
+        prior_in_holes: Share of the prior's mass unlike held-out codes: q_N's density is below its 1 % quantile at codes scored
+            without their own component; 0.01 in a perfect match, None where the points do not overlap.
+        prior_unlike_codes: Share of the prior's mass unlike the codes of these points, scored with their own component: what a
+            decoder that was trained on these points has not seen.
         provenance: Settings, seed, versions, commit, device and input.
     """
 
@@ -54,6 +57,7 @@ class Report:
     radius: RadiusHistogram | None = None
     parts: tuple[PartReport, ...] = ()
     prior_in_holes: Quantity = dataclasses.field(default_factory=lambda: Quantity(None, None, "not computed"))
+    prior_unlike_codes: Quantity = dataclasses.field(default_factory=lambda: Quantity(None, None, "not computed"))
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +66,8 @@ class Report:
         if self.dimensionwise_kl is None:
             document["dimensionwise_kl_reason"] = self.total_correlation.reason or "not computed"
         elif bad := [d for d, value in enumerate(self.dimensionwise_kl) if not finite(value)]:
-            document["dimensionwise_kl_reason"] = f"not finite in {len(bad)} latents, the first of them latent {bad[0]}"
+            nowhere = f"not finite in {len(bad)} latents, the first of them latent {bad[0]}"
+            document["dimensionwise_kl_reason"] = self.total_correlation.reason or nowhere
         if self.active_units is None:
             document["active_units_reason"] = self.average_kl.reason or "the posterior means are not known"
         return document

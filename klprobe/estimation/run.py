@@ -33,10 +33,13 @@ from klprobe.distributions.ties import check_ties
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
 from klprobe.estimation.conditional import conditional_report, is_conditional
-from klprobe.estimation.holes import share_in_holes
+from klprobe.estimation.holes import shares_in_holes
+from klprobe.estimation.identities import check_identities
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
 from klprobe.estimation.report import Report
+from klprobe.estimation.selftest import small_digest
 from klprobe.runtime import parallel
+from klprobe.runtime.arithmetic import arithmetic
 from klprobe.runtime.heartbeat import ProcessLost
 from klprobe.runtime.provenance import commit, versions
 from klprobe.types import (
@@ -77,6 +80,7 @@ def estimate(
     provenance: Mapping[str, Any] | None = None,
     parts: Mapping[str, slice | Classes] = MappingProxyType({}),
     marginals: bool = True,
+    checks: Sequence[Check] = (),
     progress: ProgressOf | None = None,
 ) -> Report:
     """Estimate KL[q(z)||p(z)] of a posterior and its prior by several methods; the report has brackets, in nats.
@@ -100,6 +104,7 @@ def estimate(
         parts: Latents to report by themselves too, by name: slices of the D latents, or categorical latents beside them.
         marginals: Whether to compute each latent's own KL by quadrature, and with it the total correlation: half a second
             for 10,000 points of 32 latents, and in proportion to both.
+        checks: Checks of the data behind the posterior, by whoever encoded them; the report includes them.
         progress: Function from a method's name to the function that is called with its progress.
 
     Raises:
@@ -111,6 +116,7 @@ def estimate(
         >>> klprobe.estimate(torch.distributions.Independent(q, 1)).brackets["population"]
     """
     started = time.perf_counter()
+    machine = {**arithmetic(), "digest": small_digest()}
     q = as_posterior(posterior)
     if weights is not None or groups is not None:
         q = with_rows(q, weights=weights, groups=groups)
@@ -118,7 +124,8 @@ def estimate(
     if not isinstance(prior, Distribution):
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
     if is_conditional(q, prior):
-        return _of_each_point(q, prior, methods, seed, parts, split, trained_on, provenance or {})
+        report = _of_each_point(q, prior, methods, seed, parts, split, trained_on, provenance or {})
+        return dataclasses.replace(report, checks=(*report.checks, *checks))
     check_prior(q, prior)
     check_parts(parts, q)
     if parallel.rank_and_size()[1] > 1:
@@ -135,7 +142,7 @@ def estimate(
         q,
         prior,
         [estimator for name, estimator in chosen if name in FIRST],
-        lambda name: _generator(seed, f"part/{name}"),
+        lambda name: generator_of(seed, f"part/{name}"),
         reason=INTERRUPTED if interrupted else None,
     )
     no_density = "the encoder gives samples and no density" if not q.has_log_prob else "the method that gives it did not run"
@@ -156,8 +163,15 @@ def estimate(
         "empirical": verdict.infinite_bracket() if facts.deterministic else verdict.bracket(estimates, "empirical"),
         "population": verdict.bracket(estimates, "population"),
     }
-    checks: list[Check] = [*verdict.check_estimates(facts, estimates), *compare_parts(by_part, estimates), *data_checks]
-    answer, advice = verdict.verdict(facts, estimates, brackets, checks)
+    found = [
+        *verdict.check_estimates(facts, estimates),
+        *check_identities(facts, estimates, dimensions, by_part),
+        *compare_parts(by_part, estimates),
+        *data_checks,
+        *checks,
+    ]
+    unlike_held_out, unlike_codes = _holes(q, prior, left_out, generator_of(seed, "holes"))
+    answer, advice = verdict.verdict(facts, estimates, brackets, found)
     return Report(
         latent_dim=q.dim,
         num_points=q.num_points,
@@ -171,10 +185,11 @@ def estimate(
         brackets=brackets,
         verdict=answer,
         advice=advice,
-        checks=tuple(checks),
+        checks=tuple(found),
         not_done=tuple(not_done),
-        prior_in_holes=_holes(q, prior, left_out, _generator(seed, "holes")),
-        radius=radius_histogram(q, prior, _generator(seed, "radius")),
+        prior_in_holes=unlike_held_out,
+        prior_unlike_codes=unlike_codes,
+        radius=radius_histogram(q, prior, generator_of(seed, "radius")),
         parts=by_part,
         provenance={
             "seed": seed,
@@ -183,6 +198,7 @@ def estimate(
             "settings": {name: settings_of(estimator) for name, estimator in chosen},
             "prior": str(prior),
             "seconds": time.perf_counter() - started,
+            "arithmetic": machine,
             "versions": versions(),
             "commit": commit(),
             **(provenance or {}),
@@ -207,27 +223,30 @@ def _of_each_point(
     named = [m if isinstance(m, str) else registry.name_of(m) for m in methods]
     asked = [registry.name_of(registry.load("estimators", name)()) for name in named if name not in ("auto", "all")]
     facts = {"seed": seed, "settings": {}, "versions": versions(), "commit": commit(), **provenance}
-    rng = _generator(seed, "conditional")
+    rng = generator_of(seed, "conditional")
     report = conditional_report(q, prior, methods=asked, generator=rng, split=split, trained_on=trained_on, provenance=facts)
     return dataclasses.replace(report, provenance={**report.provenance, "seconds": time.perf_counter() - started})
 
 
-def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> Quantity:
-    """Estimate the share of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
-    if left_out:
-        return Quantity(None, None, left_out)
-    if not isinstance(q, DiagonalGaussian):
-        return Quantity(None, None, "klprobe holes says it for posteriors that are no diagonal Gaussians")
+def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> tuple[Quantity, Quantity]:
+    """Estimate the shares of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
+    reason = left_out
+    if not left_out and not isinstance(q, DiagonalGaussian):
+        reason = "klprobe holes says it for posteriors that are no diagonal Gaussians"
     try:
-        return share_in_holes(q, prior, generator=generator)
+        if not reason:
+            return shares_in_holes(q, prior, generator=generator)
     except KeyboardInterrupt:
-        return Quantity(None, None, INTERRUPTED)
+        reason = INTERRUPTED
     except InputError as error:
-        return Quantity(None, None, str(error))
+        reason = str(error)
+    return Quantity(None, None, reason), Quantity(None, None, reason)
 
 
 def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
     """Compute the dimension-wise KLs; Ctrl-C during this leaves out these KLs and nothing else."""
+    if q.weights is not None:
+        return None, "not computed for points with weights"
     try:
         return dimensionwise_kl(q, prior, progress=progress)
     except KeyboardInterrupt:
@@ -247,7 +266,7 @@ def _run(
             continue
         try:
             with _threads_for(estimator):
-                estimates += estimator.estimate(posterior, prior, generator=_generator(seed, name), progress=progress(name))
+                estimates += estimator.estimate(posterior, prior, generator=generator_of(seed, name), progress=progress(name))
         except KeyboardInterrupt as stop:
             interrupted = True
             some = stop.estimates if isinstance(stop, InterruptedEstimate) else ()
@@ -350,7 +369,7 @@ def settings_of(estimator: Any) -> dict[str, Any]:
     return {"repr": re.sub(r" at 0x[0-9a-f]+", "", repr(estimator))}
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
     """Make a generator that depends on the seed and the name alone."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

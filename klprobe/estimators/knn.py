@@ -12,21 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch.distributions import Distribution
 
-from klprobe.distributions.clusters import clusters_of
+from klprobe.distributions.clusters import one_of_each
 from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, need_volume, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
 from klprobe.distributions.ties import refuse_ties
 from klprobe.distributions.whitening import Whitening
-from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
 __all__ = ["Knn"]
 
 METHOD = "knn"
 PARTS = 20
 """Number of disjoint parts of both sides from which the error is estimated, with a relative error of a sixth."""
-MISPLACED = 0.01
-"""Share of q's mass that one code a group may put elsewhere than one code a point."""
 Array = NDArray[np.float64]
 
 
@@ -76,7 +74,7 @@ class Knn(Estimator):
         need_volume(q, prior, METHOD)
         known = q.samples if isinstance(q, SampleOnly) else None, prior.samples if isinstance(prior, Cloud) else None
         refuse_ties(METHOD, *known, repeats=False)  # before what agrees is taken for copies
-        z_q = q.sample_at(_independent_points(q, generator)[: self.num_samples], generator)
+        z_q = q.sample_at(one_of_each(q, generator, METHOD)[: self.num_samples], generator)
         if isinstance(prior, Cloud):
             z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
         else:
@@ -85,7 +83,8 @@ class Knn(Estimator):
             raise InputError(
                 f"{METHOD} needs at least {4 * self.neighbours + 4} codes of q, and of p, for its {self.neighbours} "
                 "neighbours; "
-                f"got {len(z_q)} of q and {len(z_p)} of p: lower --{METHOD}.neighbours."
+                f"got {len(z_q)} of q, where points that coincide or are of one group give one, and {len(z_p)} of p: lower "
+                f"--{METHOD}.neighbours."
             )
         refuse_ties(METHOD, z_q, z_p)
         whitening = Whitening.of(torch.cat([z_q, z_p]))
@@ -114,25 +113,6 @@ class Knn(Estimator):
             return MeanError(value, math.inf)
         each = [float(terms(u_q[i::parts], u_p[i::parts], self.neighbours).mean()) for i in range(parts)]
         return MeanError(value, float(np.std(each, ddof=1)) / math.sqrt(parts))
-
-
-def _independent_points(q: Posterior, generator: torch.Generator) -> torch.Tensor:
-    """All points in random order, one of each group or set of copies.
-
-    Raises:
-        InputError: groups so uneven that the points chosen are of another law than all points are.
-    """
-    order, clusters = torch.randperm(q.num_points, generator=generator), clusters_of(q)
-    if clusters is None:
-        return order
-    misplaced = 0.5 * float((clusters.sizes / q.num_points - 1 / clusters.count).abs().sum())
-    if misplaced > MISPLACED:
-        raise InputError(
-            f"{METHOD} takes one code of each group or set of copies, and these have from {int(clusters.sizes.min())} to "
-            f"{int(clusters.sizes.max())} points, so that {misplaced:.0%} of q would be misplaced: use --methods classifier."
-        )
-    first = np.unique(clusters.ids[order].numpy(), return_index=True)[1]
-    return order[torch.from_numpy(np.sort(first))]
 
 
 def _trees(u_q: Array, u_p: Array) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from klprobe.distributions.posteriors import ConditionalDistribution
 from klprobe.evaluation.feature_net import UNIT, FeatureNet, range_note, to_unit, unit_range
+from klprobe.evaluation.samples import SamplesAlone, as_data_are
 from klprobe.files.images import has_picture
 from klprobe.metrics import Features
 from klprobe.training.data import Data
@@ -32,8 +33,9 @@ class Evidence:
     samples alone the latter are the held-out data; for those that compare with held-out data they are training data.
 
     Args:
-        system: System that is measured.
-        held_out, training: Data that it was not trained on, and that it was.
+        system: System that is measured, or samples alone.
+        held_out, training: Data that it was not trained on, and that it was; None where no data are set apart, so
+            that nothing can take the samples' place where a metric compares with held-out data.
         dataset: Data set that they come from, which may know `centres` and `std`.
         net: Feature net, or a function that makes it when a metric needs one.
         num_samples: Largest number of samples.
@@ -45,9 +47,9 @@ class Evidence:
 
     def __init__(
         self,
-        system: TrainedSystem,
+        system: TrainedSystem | SamplesAlone,
         held_out: Data,
-        training: Data,
+        training: Data | None,
         dataset: Any,
         net: Callable[[], FeatureNet],
         *,
@@ -58,8 +60,12 @@ class Evidence:
         validation: Callable[[], Data] | None = None,
         progress: Progress = no_progress,
     ) -> None:
-        self.system, self.held_out, self.training, self.dataset, self._make_net = system, held_out, training, dataset, net
-        self.num = min(num_samples, len(held_out), len(training))
+        self.given = system if isinstance(system, SamplesAlone) else None
+        self.system: Any = system
+        self.held_out, self.dataset, self._make_net = held_out, dataset, net
+        self.compares_real, self.training = training is not None, held_out if training is None else training
+        there = len(self.given.given) if self.given else num_samples
+        self.num = min(num_samples, len(held_out), len(self.training), there)
         self.seed, self.cache, self.perceptual, self.progress = seed, cache, perceptual, progress
         self._validation = validation
         self.notes: dict[str, None] = {}
@@ -77,8 +83,7 @@ class Evidence:
     @cached_property
     def samples(self) -> torch.Tensor:
         """Samples of the model, on the scale of the data, shape (num, *shape); values beyond the pixel range are cut off."""
-        rng = torch.Generator(self.system.device).manual_seed(self.seed)
-        made = torch.cat([self.system.sample(n, generator=rng) for n in self._counts])
+        made = self._made()
         if not made.isfinite().all():
             raise InputError("the system makes samples that are not finite numbers, so it has diverged: train it again.")
         if self.pixels is None:
@@ -90,6 +95,15 @@ class Evidence:
             said += f", between {float(made.min()):.3g} and {float(made.max()):.3g}"
             self.notes[f"{said}: cut off at its ends"] = None
         return made.clamp(low, high)
+
+    def _made(self) -> torch.Tensor:
+        """The samples before they are looked at."""
+        if self.given:
+            made, notes = as_data_are(self.given.some(self.num, generator_of(self.seed, "samples")), self.data)
+            self.notes |= dict.fromkeys(notes)
+            return made
+        rng = torch.Generator(self.system.device).manual_seed(self.seed)
+        return torch.cat([self.system.sample(n, generator=rng) for n in self._counts])
 
     @cached_property
     def pixels(self) -> tuple[float, float] | None:
@@ -167,7 +181,7 @@ class Evidence:
             "means": lambda: None if role == "real" else self._codes[1],
             "generator": lambda: generator_of(self.seed, metric),
             "progress": lambda: self.progress,
-            "model": lambda: self.system,
+            "model": self._model,
             "centres": lambda: self._of_modes(self.dataset.centres),
             "std": lambda: self._of_modes(self.dataset.std),
             "perceptual": self._perceptual,
@@ -178,6 +192,12 @@ class Evidence:
         if name not in known:
             raise InputError(f"{metric} asks for {name!r}, which klprobe.evaluation.evidence does not know.")
         return known[name]()
+
+    def _model(self) -> Any:
+        """The trained system, for metrics that ask it more than samples."""
+        if self.given:
+            self.given.need("its encoder or decoder")
+        return self.system
 
     def _of_modes(self, known: Any) -> Any:
         if known is None:
@@ -203,6 +223,8 @@ class Evidence:
 
     def _own_logits(self) -> torch.Tensor:
         """Logits, for the held-out data, of the classifier that a system learned beside its codes."""
+        if self.given:
+            self.given.need("its classifier")
         return torch.cat([self.system.classify(x) for x in self.data.split(SAMPLED_AT_ONCE)])
 
     def _points(self, source: str) -> torch.Tensor:
@@ -235,11 +257,15 @@ class Evidence:
 
     def _prior_codes(self, seed: int) -> torch.Tensor:
         """Draws of the prior, of the same number."""
+        if self.given:
+            self.given.need("its prior")
         return self.system.sample_prior(self.num, torch.Generator(self.system.device).manual_seed(seed)).double()
 
     @cached_property
     def posterior(self) -> ConditionalDistribution:
         """Posterior q(z|x) of the held-out data."""
+        if self.given:
+            self.given.need("its encoder")
         return self.system.encode(self.data, self.labels if self.system.conditional else None)
 
     @cached_property

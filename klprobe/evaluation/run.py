@@ -83,9 +83,13 @@ def _rows(name: str, metric: Any, evidence: Evidence) -> list[Row]:
     compares = any(argument.startswith("data") for argument in wanted)
     found: dict[Role, tuple[Score, ...]] = {}
     for role in _roles(wanted):
+        if role == "real" and compares and not evidence.compares_real:
+            evidence.notes["no data are set apart, so that none stand in the samples' place beside metrics that compare"] = None
+            continue
         arguments = {argument: evidence.give(argument, role, name, compares) for argument in wanted}
         found[role] = metric.measure(**arguments)
     rows = []
+    evidence.notes |= dict.fromkeys(score.note for score in found["model"] if score.note)
     for i, score in enumerate(found["model"]):
         real, noisy = (found[role][i] if role in found else None for role in ("real", "noisy"))
         rows.append(Row(name, score, real, noisy))

@@ -76,7 +76,9 @@ def as_weights(values: NDArray[Any], label: str) -> torch.Tensor:
     try:
         return torch.from_numpy(values.astype(np.float64))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{label} holds weights that are no numbers ({str(error)[:80]}).") from error
+        raise InputError(
+            f"{label} holds weights that are no numbers, such as {short(str(values[0]))}: give numbers."
+        ) from error
 
 
 def _from_npz(path: Path, name: str, flag: str) -> NDArray[Any]:

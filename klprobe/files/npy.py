@@ -131,16 +131,20 @@ def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
         return read_member(archive, members[name], f"{path.name}: {name[:80]!r}")
 
 
-def as_data(array: np.ndarray, label: str) -> np.ndarray:
+def as_data(array: np.ndarray, label: str, *, least: int = 2) -> np.ndarray:
     """Turn the array into data points, shape (N, ...), in this machine's byte order; it stays memory-mapped where possible.
 
     Raises:
-        InputError: the array does not hold numbers, or has fewer than two dimensions.
+        InputError: the array does not hold numbers, or has fewer than `least` dimensions.
     """
-    if array.dtype.kind not in "fiub" or array.ndim < 2:
+    if array.dtype.kind not in "fiub" or array.ndim < least:
         raise InputError(f"{label} is {array.dtype} of shape {array.shape}, but data are numbers of shape (N, ...).")
     if array.dtype == np.longdouble:  # torch does not have this type
         return array.astype(np.float64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # with which torch hardly works
+        if array.dtype.itemsize == 8 and array.size and int(array.max()) >= 1 << 63:
+            raise InputError(f"{label} holds whole numbers beyond 2^63: save them as float64.")
+        return array.astype(np.int32 if array.dtype.itemsize == 2 else np.int64)
     return np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

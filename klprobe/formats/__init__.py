@@ -19,11 +19,13 @@ from klprobe.files.archive import names_in
 from klprobe.files.child import Limits
 from klprobe.files.plain import check_plain
 from klprobe.printable import LONGEST, short
-from klprobe.types import InputError, Progress, no_progress
+from klprobe.types import Check, InputError, Progress, no_progress
 
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 NEED_TEXT = (".safetensors", ".onnx", ".pt2", ".pt", ".ts")
 """Suffixes of formats whose libraries open a file only when its name is valid text."""
+LISTED = 100
+"""Entries of a folder that are looked at for checkpoints inside."""
 FROM_ARRAYS = "numpy.savez('posterior.npz', mean=mean, logvar=logvar), each of shape (N, D)"
 
 
@@ -42,7 +44,9 @@ class Request:
             out.
         resize: Height and width to which images are resized, bilinearly.
         value_range: Range to which bytes, or numbers in [0, 1], are mapped.
+        scale: Number that becomes 1; None means 255 for bytes, 65535 for images of 16 bits, and 1 for all others.
         gray: Whether colour images become grey images of one channel.
+        rgb: Whether grey images become colour images of three equal channels.
         flatten: Whether each data point becomes a vector.
         allow_pickle: Whether the file may run the code in it, because the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
@@ -57,14 +61,16 @@ class Request:
     outputs: str | None = None
     resize: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
+    scale: float | None = None
     gray: bool = False
+    rgb: bool = False
     flatten: bool = False
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
-FLAGS |= {"gray": "--gray", "flatten": "--flatten"}
+FLAGS |= {"scale": "--scale", "gray": "--gray", "rgb": "--rgb", "flatten": "--flatten"}
 
 
 def refuse_flags(request: Request, fields: tuple[str, ...], why: str) -> None:
@@ -87,6 +93,7 @@ class Encoded:
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
         prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
+        checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
     posterior: Distribution
@@ -97,6 +104,7 @@ class Encoded:
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
     prior_name: str = ""
+    checks: tuple[Check, ...] = ()
 
 
 class Format(Protocol):
@@ -186,7 +194,7 @@ def _missing(path: Path) -> str:
 def _unknown(path: Path) -> str:
     """Say why no format recognises the file, and what to do."""
     if path.is_dir():
-        return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
+        return _unknown_folder(path)
     if path.stat().st_size == 0:
         return f"{path} is empty (0 bytes): save or copy it again."
     suffix = path.suffix.lower()
@@ -200,7 +208,10 @@ def _unknown(path: Path) -> str:
             "--allow-pickle."
         )
     if suffix == ".npy":
-        return f"{path} is a single array: put it as mean.npy beside logvar.npy into a folder, and give the folder."
+        return (
+            f"{path} is no array of shape (N, D), which would be samples: put mean.npy beside logvar.npy into a folder, and "
+            "give the folder."
+        )
     if suffix == ".npz":
         return f"{path} is no .npz file (a zip of arrays): it is damaged, or something else by that name. Write {FROM_ARRAYS}."
     if suffix == ".safetensors":
@@ -209,6 +220,14 @@ def _unknown(path: Path) -> str:
         f"{path} is no checkpoint that klprobe knows: it reads .npz, .safetensors, .pt, .pt2, .onnx, .ckpt and the folders "
         f"that klprobe list names. Any encoder can write {FROM_ARRAYS}."
     )
+
+
+def _unknown_folder(path: Path) -> str:
+    """Name the folder inside that a format knows, as the `final_model` of a training, if there is one."""
+    inside = [str(folder) for folder in sorted(path.iterdir())[:LISTED] if folder.is_dir() and _recognised(folder)]
+    if inside:
+        return f"{path} is no checkpoint, but holds some: give --checkpoint {' or '.join(inside[:3])}."
+    return f"{path} is a folder without mean.npy or samples.npy. Save your encoder's output there, or give a file."
 
 
 def _unknown_safetensors(path: Path) -> str:

@@ -74,7 +74,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     facts = inputs.facts()
     latents, reading = _encode(encoder, inputs, request)
     shape = tuple(facts["input_shape"])
-    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}"
+    data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}; {inputs.range_note}"
     return Encoded(
         latents.posterior,
         latents.prior,
@@ -82,6 +82,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
         notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note, *latents.notes) if note),
         parts=latents.parts,
+        checks=inputs.checks,
     )
 
 

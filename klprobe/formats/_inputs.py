@@ -7,21 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from klprobe import registry
-from klprobe.files import npy
-from klprobe.files.images import channels_first, check_same_shape, find_images, read_image
+from klprobe.files import npy, tables
+from klprobe.files.images import WHITE, channels_first, check_same_shape, find_images, read_levels
 from klprobe.files.remembered import MODULE
 from klprobe.formats import Request
-from klprobe.runtime.user_code import import_named
-from klprobe.types import InputError
+from klprobe.printable import short
+from klprobe.runtime.user_data import named_points
+from klprobe.training.levels import Levels, in_words, levels_of, range_check
+from klprobe.types import Check, InputError
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey level, by ITU-R BT.601, as in pillow's mode L."""
-SOURCES = "a data set's name (klprobe list), a .npy or .npz of shape (N, ...), a folder of images, or package.module:dataset"
+SOURCES = (
+    "a data set's name (klprobe list), a .npy, .npz, .csv or .parquet of shape (N, ...), a folder of images, or "
+    "package.module:dataset"
+)
+SPREAD_BYTE = 257
+"""Level of 16 bits that one of 8 stands for: 255 becomes 65535."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class Inputs:
         split: Split of a klprobe data set; `unknown` for other data.
         notes: Sentences that tell the user how the data were changed.
         labels: Labels of a klprobe data set, int64, shape (N,); None for other data.
+        levels: Whether whole numbers are levels of images, of 16 bits where they are not bytes.
+        white: Number that becomes 1 by the data set's own settings; None where it has none.
+        seen: Range of the values that the encoder was given so far, before `--range`, under the key `all`.
     """
 
     name: str
@@ -45,13 +54,40 @@ class Inputs:
     split: str = "unknown"
     notes: tuple[str, ...] = field(default=())
     labels: torch.Tensor | None = None
+    levels: bool = False
+    white: float | None = None
+    seen: dict[str, Levels] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.length
 
     def batch(self, start: int, stop: int) -> torch.Tensor:
         """Points `start` to `stop`, preprocessed for the encoder: float32, shape (m, ...)."""
-        return preprocess(self.fetch(start, min(stop, self.length)), self.request, self.name)
+        x = self.fetch(start, min(stop, self.length))
+        white = self._white(x)
+        if x.is_floating_point() and not (good := x.flatten(1).isfinite().all(1)).all():
+            first = start + int((~good).int().argmax())
+            raise InputError(f"{self.name} has NaN or infinite numbers, first at point {first}: repair or remove it.")
+        if found := levels_of(x, white):
+            self.seen["all"] = found.joined(self.seen.get("all"))
+        return preprocess(x, self.request, self.name, white)
+
+    def _white(self, x: torch.Tensor) -> float:
+        """The number that becomes 1."""
+        if given := self.request.scale or self.white:
+            return given
+        return WHITE.get(x.dtype, 1) if self.levels or x.dtype == torch.uint8 else 1
+
+    @property
+    def range_note(self) -> str:
+        """The range of the values that the encoder was given, in words."""
+        return in_words(self.seen["all"]) if "all" in self.seen else "of an unknown range"
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What must hold of the values that the encoder was given."""
+        seen = self.seen.get("all")
+        return () if seen is None else (range_check(seen, tuple(self.fetch(0, 1).shape[1:]), self.name),)
 
     def floats(self, which: slice) -> torch.Tensor:
         """The same as `batch`, for a slice without a step."""
@@ -69,28 +105,33 @@ class Inputs:
             "data": self.name,
             "num_points": self.length,
             "stored": f"{str(sample.dtype).removeprefix('torch.')} {tuple(sample.shape[1:])}",
-            "preprocessing": describe(self.request, sample),
+            "preprocessing": describe(self.request, sample, self._white(sample)),
             "input_shape": list(self.shape),
         }
 
 
-def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
-    """Scale bytes to [0, 1], then turn to grey, resize, map to the range and flatten, each only when asked for.
+def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -> torch.Tensor:
+    """Scale levels to [0, 1], then turn to grey or colours, resize, map to the range and flatten, each only when asked for.
 
     Args:
         x: Points as stored, shape (m, ...); images are (m, C, H, W) or (m, H, W).
+        white: The number that becomes 1.
     Returns:
         float32, shape (m, ...).
     Raises:
         InputError: these data do not allow a step; the message says why.
     """
-    values = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if request.gray or request.resize:
+    values = x.float() if white == 1 else x.float() / white if x.dtype == torch.uint8 else (x.double() / white).float()
+    if request.gray or request.rgb or request.resize:
         values = _as_images(values, name)
     if request.gray and values.shape[1] == 3:
         values = (values * values.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
     elif request.gray and values.shape[1] != 1:
         raise InputError(f"--gray needs images with 1 or 3 channels, but {name} gives {values.shape[1]}.")
+    if request.rgb and values.shape[1] == 1:
+        values = values.expand(-1, 3, -1, -1)
+    elif request.rgb and values.shape[1] != 3:
+        raise InputError(f"--rgb needs images with 1 or 3 channels, but {name} gives {values.shape[1]}.")
     if request.resize and tuple(values.shape[2:]) != request.resize:
         values = functional.interpolate(values, request.resize, mode="bilinear", antialias=True)
     if request.value_range is not None:
@@ -98,17 +139,23 @@ def preprocess(x: torch.Tensor, request: Request, name: str) -> torch.Tensor:
         if values.numel() and (values.min() < -1e-4 or values.max() > 1 + 1e-4):
             raise InputError(
                 f"--range {low:g},{high:g} maps bytes, or numbers in [0, 1], but {name} holds {values.min():g} to "
-                f"{values.max():g}: do not give --range, to take them as they are, or scale them to [0, 1] first."
+                f"{values.max():g}: do not give --range, to take them as they are, or give --scale the number that becomes 1, "
+                "such as 255."
             )
         values = low + (high - low) * values
     return values.flatten(1) if request.flatten else values
 
 
-def describe(request: Request, sample: torch.Tensor) -> list[str]:
+def describe(request: Request, sample: torch.Tensor, white: float) -> list[str]:
     """Describe the steps of `preprocess` in words, in their order."""
-    steps = ["bytes to [0, 1]"] if sample.dtype == torch.uint8 else ["values as they are"]
+    kind = "bytes" if sample.dtype == torch.uint8 else "values"
+    steps = ["values as they are" if white == 1 and kind == "values" else f"{kind} over {white:,.6g}, so that it becomes 1"]
+    if white == 255 and kind == "bytes":
+        steps = ["bytes to [0, 1]"]
     if request.gray:
         steps.append("gray")
+    if request.rgb:
+        steps.append("three equal channels of grey ones")
     if request.resize:
         steps.append(f"resized to {request.resize[0]} x {request.resize[1]}, bilinear")
     if request.value_range is not None:
@@ -125,7 +172,7 @@ def open_inputs(request: Request, label: str) -> Inputs:
         InputError: no name, nothing of that name, or data that cannot be used.
     """
     name = request.data
-    if name is None:
+    if not name:
         raise InputError(f"{label} is an encoder, and needs data to encode: give --data with {SOURCES}.")
     path = Path(name)
     registered = name.partition(":")[0].replace("_", "-")
@@ -139,7 +186,14 @@ def open_inputs(request: Request, label: str) -> Inputs:
     if path.is_dir():
         return _folder(path, request)
     if path.exists():
-        return _from_tensor(path.name, _array_file(path), request)
+        x, said = _array_file(path)
+        return _from_tensor(path.name, x, request, said)
+    first, colon, settings = name.partition(":")
+    if colon and Path(first).exists():
+        raise InputError(
+            f"--data {first} takes no settings here, and {short(settings)} are some: give --gray, --rgb, --resize, --scale or "
+            "--flatten beside it."
+        )
     if MODULE.fullmatch(name):
         return _from_python(name, request)
     raise InputError(f"--data {name} does not exist: give {SOURCES}.")
@@ -156,61 +210,62 @@ def inputs_of(chosen: Any, request: Request) -> Inputs:
     def fetch(start: int, stop: int) -> torch.Tensor:
         return data.points(slice(start, stop))
 
-    return Inputs(data.name, len(data), fetch, request, request.split, data.notes, data.labels)
+    return Inputs(data.name, len(data), fetch, request, request.split, data.notes, data.labels, white=data.white)
 
 
-def _array_file(path: Path) -> torch.Tensor:
-    if path.suffix.lower() not in (".npy", ".npz"):
-        raise InputError(f"--data {path} is neither .npy nor .npz nor a folder of images: give {SOURCES}.")
-    array = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
-    return torch.from_numpy(npy.as_data(array, path.name))
+def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The points of a file, and what was left aside of it."""
+    kind = path.suffix.lower()
+    if kind in tables.SUFFIXES:
+        table = tables.read_table(path, path.name)
+        return torch.from_numpy(table.values), table.notes
+    if kind not in (".npy", ".npz"):
+        raise InputError(f"--data {path} is neither an array (.npy, .npz), a table (.csv, .parquet) nor a folder of images.")
+    array = npy.map_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
+    x = torch.from_numpy(npy.as_data(array, path.name))
+    if not x.numel():
+        raise InputError(f"--data {path} holds nothing: its shape is {tuple(x.shape)}.")
+    return x, ()
 
 
-def _from_tensor(name: str, x: torch.Tensor, request: Request) -> Inputs:
+def _from_tensor(name: str, x: torch.Tensor, request: Request, said: tuple[str, ...]) -> Inputs:
     """Wrap data in memory; images whose channels come last, as in most arrays, are turned to (C, H, W)."""
     turned = channels_first(x)
     notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(turned.shape[1:])}",) if turned is not x else ()
-    return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=notes)
+    return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=(*said, *notes))
 
 
 def _folder(folder: Path, request: Request) -> Inputs:
-    """Open a folder of images, which are decoded block by block, then turned to grey and resized, as sizes may differ."""
-    files = find_images(folder)
+    """Open a folder of images, which are decoded block by block, then turned to grey or colours and resized.
+
+    Where any image of a block has 16 bits, all have: bytes are spread over the levels of 16 bits.
+    """
+    files, _ = found = find_images(folder)
+    kinds: set[torch.dtype] = set()
 
     def fetch(start: int, stop: int) -> torch.Tensor:
         some = files[start:stop]
-        images = [read_image(file, str(file), gray=request.gray, size=request.resize) for file in some]
-        check_same_shape(images, [file.name for file in some])
+        size = request.resize
+        images = [read_levels(file, str(file), gray=request.gray, rgb=request.rgb, size=size) for file in some]
+        check_same_shape(images, [str(file.relative_to(folder)) for file in some])
+        kinds.update(image.dtype for image in images)
+        if len(kinds) > 1 and request.scale is not None:
+            raise InputError(f"{folder.name} has images of 8 and of 16 bits, which have no common --scale: leave it away.")
+        if len({image.dtype for image in images}) > 1:
+            images = [image if image.dtype == torch.int32 else image.int() * SPREAD_BYTE for image in images]
         return torch.stack(images)
 
-    return Inputs(folder.name, len(files), fetch, request)
+    return Inputs(folder.name, len(files), fetch, request, notes=found.note(folder.name), levels=True)
 
 
 def _from_python(name: str, request: Request) -> Inputs:
-    """Import `package.module:dataset`: a tensor, an array, a map-style torch Dataset, or a function that returns one."""
-    found = import_named(name, "--data")
-    if callable(found) and not hasattr(found, "__getitem__"):
-        found = found()
-    if isinstance(found, np.ndarray):
-        found = torch.from_numpy(found)
-    if isinstance(found, torch.Tensor):
-        if found.dim() < 2 or found.is_complex():
-            raise InputError(f"--data {name} is {found.dtype} of shape {tuple(found.shape)}, but data have shape (N, ...).")
-        return _from_tensor(name, found, request)
-    if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
-        raise InputError(
-            f"--data {name} is a {type(found).__name__}: give a tensor or an array of shape (N, ...), or a Dataset with "
-            "__len__ and __getitem__ that gives x or (x, label)."
-        )
+    """Import `package.module:dataset`: whatever Python object has points, or a function or class that gives one."""
+    points = named_points(name, "--data")
 
     def fetch(start: int, stop: int) -> torch.Tensor:
-        items = (found[i] for i in range(start, stop))
-        points = [torch.as_tensor(item[0] if isinstance(item, tuple | list) else item) for item in items]
-        if len({point.shape for point in points}) > 1:
-            raise InputError(f"--data {name} gives points of different shapes: {sorted({tuple(p.shape) for p in points})[:3]}.")
-        return torch.stack(points)
+        return channels_first(points.fetch(start, stop)[0])
 
-    return Inputs(name, len(found), fetch, request)
+    return Inputs(name, points.length, fetch, request, notes=points.notes)
 
 
 def _as_images(values: torch.Tensor, name: str) -> torch.Tensor:
@@ -218,6 +273,6 @@ def _as_images(values: torch.Tensor, name: str) -> torch.Tensor:
         return values.unsqueeze(1)
     if values.dim() != 4:
         raise InputError(
-            f"--resize and --gray need images, (C, H, W), but {name} gives points of shape {tuple(values.shape[1:])}."
+            f"--resize, --gray and --rgb need images, (C, H, W), but {name} gives points of shape {tuple(values.shape[1:])}."
         )
     return values

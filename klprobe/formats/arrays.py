@@ -8,7 +8,8 @@
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
 - `probs` or `logits` (N, K) alone: a categorical code;
 - beside any of the others `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
-  uniform, or `prior_probs` (K,).
+  uniform, or `prior_probs` (K,);
+- `codes` (N, ...), whole numbers, and `codebook_size` K, in `.npz`: entries of a codebook, held against uniform use of all K.
 `.npz` may also say which points these are: `split` (and `trained_on`), one of the strings train, test, all; in
 `.safetensors` the same are the header's `klprobe.split` and `klprobe.trained_on`. `groups` (N,), numbers or
 text, says which rows are not independent of each other, and `weights` (N,), positive, how much each counts. Other arrays are
@@ -28,11 +29,13 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.clusters import in_words, with_rows
-from klprobe.distributions.posteriors import as_posterior
-from klprobe.files import npy, tensor_file
+from klprobe.distributions.posteriors import SampleOnly, as_posterior
+from klprobe.files import npy, tables, tensor_file
 from klprobe.files.columns import as_groups, as_weights, check_column
+from klprobe.files.numbered_columns import columns_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
+from klprobe.formats._codes import with_codebook
 from klprobe.formats._latents import check_names, known, latents_of
 from klprobe.types import InputError
 
@@ -41,6 +44,7 @@ __all__ = ["Arrays"]
 KIND = "posterior"
 """Value of `klprobe.kind` in a safetensors header that claims this format."""
 LABELS = ("split", "trained_on")
+CODES, SIZE = "codes", "codebook_size"
 LABEL_BYTES = 1024
 
 OF_ROWS = ("groups", "weights")
@@ -55,13 +59,20 @@ Found = tuple[dict[str, torch.Tensor], dict[str, str], Rows]
 
 @dataclass(frozen=True)
 class Arrays:
-    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, or a folder of .npy."""
+    """Any encoder's output as mean and logvar, var or std (or levels, or samples): .npz, .safetensors, a folder of .npy, .csv.
+
+    A `.npy` alone, and a table without columns of these names, is samples of q(z|x), a row a data point.
+    """
 
     def matches(self, path: Path) -> bool:
-        """Whether this is a folder with a known `.npy`, a zip called `.npz`, or a safetensors with known names."""
+        """Whether this is a folder with a known `.npy`, a zip `.npz`, a safetensors with known names, a table, or one array."""
         if path.is_dir():
             return bool(known(file.stem for file in path.glob("*.npy")))
+        if path.suffix.lower() in tables.SUFFIXES:
+            return path.is_file()
         try:
+            if path.suffix.lower() == ".npy":
+                return npy.map_file(path, path.name).ndim <= 2
             if path.suffix.lower() == ".npz":
                 with path.open("rb") as stream:
                     return stream.read(2) == b"PK"
@@ -80,7 +91,8 @@ class Arrays:
                 "checkpoints with an encoder; or encode the data yourself and save what comes out."
             )
         refuse_flags(request, tuple(FLAGS), f"{path.name} holds posteriors as they are, and no encoder to run")
-        read = _read_folder if path.is_dir() else _read_npz if path.suffix.lower() == ".npz" else _read_safetensors
+        kinds = {".npz": _read_npz, ".npy": _read_npy, **dict.fromkeys(tables.SUFFIXES, _read_table)}
+        read = _read_folder if path.is_dir() else kinds.get(path.suffix.lower(), _read_safetensors)
         tensors, labels, rows = read(path)
         split, trained_on = (_label(path, labels, name) for name in LABELS)
         if request.split not in ("all", split):
@@ -95,6 +107,9 @@ class Arrays:
             "sha256": {file.name: sha256(file) for file in files},
             "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()},
         }
+        if set(tensors) == {CODES, SIZE}:
+            read_as = Encoded(SampleOnly(tensors[CODES].flatten(1)), split=split, trained_on=trained_on, provenance=provenance)
+            return with_codebook(read_as, tensors[CODES], int(tensors[SIZE]))
         latents = latents_of(path.name, tensors)
         posterior, row_notes = _with_rows(path.name, latents.posterior, rows)
         return Encoded(
@@ -103,7 +118,7 @@ class Arrays:
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*latents.notes, *row_notes),
+            notes=(*_alone(path, tensors), *latents.notes, *row_notes),
             parts=latents.parts,
         )
 
@@ -126,6 +141,32 @@ def _with_rows(label: str, posterior: Distribution, rows: Rows) -> tuple[Distrib
     return with_rows(q, groups=groups, weights=weights), (f"{label}: {in_words(groups, weights)}",)
 
 
+def _read_npy(path: Path) -> Found:
+    """One array alone, which has no name to say what it is, is samples; a file called mean or logvar is no samples."""
+    if path.stem != "samples" and known([path.stem]):
+        raise InputError(
+            f"{path.name} is a single array called {path.stem}: give the folder with it and its like in it, or, where it is "
+            "samples of q(z|x), call it samples.npy."
+        )
+    return _choose(path, ["samples"], lambda name: _from_numpy(path, name, npy.map_file(path, path.name))), {}, {}
+
+
+def _read_table(path: Path) -> Found:
+    """Columns such as mean_0, mean_1, logvar_0, ... make tensors; columns of one kind alone are samples."""
+    found = columns_of(tables.read_table(path, path.name), known, path.name)
+    return _choose(path, found, lambda name: torch.from_numpy(found[name])), {}, {}
+
+
+def _alone(path: Path, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """How an array without a name was understood."""
+    if path.suffix.lower() not in (".npy", *tables.SUFFIXES) or set(tensors) != {"samples"}:
+        return ()
+    return (
+        f"{path.name} is taken for samples of q(z|x), one row a data point, of which no density is known; where its rows are "
+        "means, give their spread beside them.",
+    )
+
+
 def _read_npz(path: Path) -> Found:
     with opened(path, path.name) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -136,7 +177,26 @@ def _read_npz(path: Path) -> Found:
         small = [name for name in LABELS if name in members and members[name].file_size <= LABEL_BYTES]
         labels = {name: str(npy.read_member(archive, members[name], f"{path.name}: {name!r}")) for name in small}
         rows = {name: npy.read_member(archive, members[name], f"{path.name}: {name!r}") for name in OF_ROWS if name in members}
+        if CODES in members and not known(members):
+            return _codes(path, members, read), labels, rows
         return _choose(path, members, read), labels, rows
+
+
+def _codes(path: Path, members: Iterable[str], read: Read) -> dict[str, torch.Tensor]:
+    """Read entries of a codebook and its size, which no code says: entries that are never used may be its last."""
+    found = {name: read(name) for name in (CODES, SIZE) if name in members}
+    codes, size = found[CODES], found.get(SIZE)
+    if size is None or size.numel() != 1 or not float(size).is_integer():
+        raise InputError(
+            f"{path.name} holds codes, entries of a codebook, and needs its size, used entries or not: save "
+            f"numpy.savez('{path.name}', codes=codes, codebook_size=512)."
+        )
+    if not codes.dim() or not bool((codes == codes.round()).all()):
+        raise InputError(
+            f"{path.name}: codes are numbers of a codebook's entries, whole numbers of shape (N, ...); got shape "
+            f"{tuple(codes.shape)}. If they are vectors, save them as samples, or as mean for a deterministic encoder."
+        )
+    return {CODES: codes.reshape(len(codes), -1), SIZE: size.reshape(())}
 
 
 def _read_safetensors(path: Path) -> Found:

@@ -17,6 +17,8 @@ from klprobe.types import CapabilityError, InputError
 
 __all__ = ["KlprobeCheckpoint"]
 SPLITS = ("train", "validation", "test", "all")
+HARMLESS = ("flip", "shift", "flat", "strict", "gray", "rgb", "resize", "size", "scale")
+"""Settings of data sets that change how points look, and not which of them are in a split."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class KlprobeCheckpoint:
                 f"{path.name} was trained on {_bare(settings['dataset'])}, points of shape {system.shape}, "
                 f"but {data.name} has points of shape {data.shape}: choose another --data."
             )
-        same = data.name == settings["dataset"]
+        posterior = system.encode_data(data, progress=request.progress)
         return Encoded(
-            system.encode_data(data, progress=request.progress),
+            posterior,
             system.checkpoint.algorithm.prior_distribution,
             split=data.split,
-            trained_on=settings["split"] if same and settings["split"] in SPLITS else "unknown",
+            trained_on=_trained_on(settings, data.name),
             provenance={
                 "format": "klprobe-checkpoint",
                 "file": path.name,
@@ -63,6 +65,7 @@ class KlprobeCheckpoint:
                 "checkpoint": settings,
             },
             notes=(*notes, *data.notes),
+            checks=data.checks,
         )
 
 
@@ -72,6 +75,21 @@ def _inputs(settings: Mapping[str, Any], label: str, request: Request) -> tuple[
         return open_inputs(request, label), ()
     chosen = dataset_of_file(settings["dataset"], label, settings["input_shape"])
     return inputs_of(chosen, request), notes_of(chosen, label)
+
+
+def _trained_on(settings: Mapping[str, Any], data: str) -> str:
+    """The split that the system was trained on, where the data are of the same set; else `unknown`."""
+    of_system, split = settings["dataset"], settings["split"]
+    if not isinstance(of_system, str) or split not in SPLITS or _points_of(of_system) != _points_of(data):
+        return "unknown"
+    return str(split)
+
+
+def _points_of(name: str) -> tuple[str, frozenset[str]]:
+    """What of a data set's name says which points are in its splits."""
+    first, *given = name.split(":")
+    apart = frozenset(part for part in given if part.partition("=")[0].replace("-", "_") not in HARMLESS)
+    return first.replace("_", "-"), apart
 
 
 def _bare(name: object) -> str:

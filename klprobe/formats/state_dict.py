@@ -6,6 +6,7 @@ else, unless `--allow-pickle` says otherwise. The factory is the user's own code
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
 
 __all__ = ["StateDict"]
+
+PRIOR = re.compile(r"prior|pseudo_?inputs?|vamp", re.I)
+"""Names that programs give to the tensors of a prior."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class StateDict:
         notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
         if others := copies_of(prefix, leftover, list(module.state_dict())):
             notes.append(f"{some_of([f'{other}*' for other in others])} would fit as well: to take those, save them alone")
+        if own := [name for name in leftover if PRIOR.search(name)]:
+            notes.append(
+                f"{some_of(own)} may be the model's own prior, which is not used: give it as --prior, as vampprior:FILE for "
+                "pseudo-inputs, or package.module:prior"
+            )
         if leftover:
             notes.append(f"{len(leftover)} tensors of {path.name} were not used: {some_of(leftover)}")
         provenance = {

@@ -48,6 +48,7 @@ class Score:
         net: Feature net that it depends on; values under different nets are not comparable.
         reason: Reason why there is no value, or no error.
         details: Further results, as strict-JSON values.
+        note: Sentence, without its full stop, that a reader of the value has to know; empty where there is none.
     """
 
     quantity: str
@@ -58,6 +59,7 @@ class Score:
     net: str | None = None
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

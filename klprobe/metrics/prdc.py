@@ -13,6 +13,8 @@ from klprobe.types import InputError
 __all__ = ["PRDC"]
 
 ROWS_AT_ONCE = 500
+SAME = 1e-6
+"""Distance of two points, over the length of one, below which they are copies: nets see copies in float32, in other batches."""
 QUANTITIES: dict[str, Better] = {"precision": "higher", "recall": "higher", "density": "closer", "coverage": "higher"}
 
 
@@ -55,10 +57,22 @@ class PRDC:
         for i, n in ((0, len(x)), (1, len(y)), (3, len(y))):
             errors[i] = max(errors[i], share_error(float(found[i]), n))
         errors[2] = max(errors[2], 1 / self.k / len(x))  # density: as if one sample were in one ball more
-        details = {"k": self.k, "samples": len(x), "data": len(y)}
+        zero = {"samples": int((self._radii(x) == 0).sum()), "data": int((self._radii(y) == 0).sum())}
+        details = {"k": self.k, "samples": len(x), "data": len(y), "zero_radii": zero}
+        note = self._said(zero, len(x), len(y))
         return tuple(
-            Score(name, float(value), float(error), better, net=sample_features.net, details=details)
+            Score(name, float(value), float(error), better, net=sample_features.net, details=details, note=note)
             for (name, better), value, error in zip(QUANTITIES.items(), found, errors, strict=True)
+        )
+
+    def _said(self, zero: dict[str, int], samples: int, data: int) -> str:
+        """What radii of 0 do to the numbers; empty where there are none."""
+        if not any(zero.values()):
+            return ""
+        return (
+            f"prdc: {zero['samples']:,} of {samples:,} samples and {zero['data']:,} of {data:,} data have a radius of 0, for "
+            f"they have {self.k} copies or more in their own set. Nothing lies within such a radius: of samples it lowers "
+            "recall, and of data precision, density and coverage"
         )
 
     def _count(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -79,6 +93,7 @@ class PRDC:
         )
 
     def _radii(self, points: torch.Tensor) -> torch.Tensor:
-        """Distance of each point to its k-th nearest neighbour, itself not counted; shape (n,)."""
+        """Distance of each point to its k-th nearest neighbour, itself not counted, 0 of copies; shape (n,)."""
         blocks = points.split(ROWS_AT_ONCE)
-        return torch.cat([torch.cdist(block, points).topk(self.k + 1, largest=False).values[:, -1] for block in blocks])
+        radii = torch.cat([torch.cdist(block, points).topk(self.k + 1, largest=False).values[:, -1] for block in blocks])
+        return torch.where(radii > SAME * points.norm(dim=1), radii, 0.0)

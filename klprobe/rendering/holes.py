@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from klprobe.estimation.holes import Draws, Holes
-from klprobe.estimation.report import as_json, plain
+from klprobe.estimation.report import as_json, finite, plain
 from klprobe.rendering import wording
 from klprobe.rendering.figures import Plot
 from klprobe.rendering.files import write_together
 from klprobe.rendering.holes_figures import NAMES, percent
 from klprobe.rendering.html import data_address, environment
+from klprobe.types import Quantity
 
 SCHEMA = "klprobe.holes/1"
 TITLE = "Prior holes: does the prior draw codes that the encoder never makes?"
@@ -31,28 +32,40 @@ SHOWN, SHOWN_PAIRS = 5, 4
 
 def has_holes(holes: Holes) -> bool:
     """Whether clearly more of the prior's mass lies in holes than in a perfect match."""
-    return (holes.share.value or 0.0) > holes.level + CERTAIN * (holes.share.std_error or 0.0)
+    share = holes.trained_share if holes.share.value is None else holes.share
+    return (share.value or 0.0) > holes.level + CERTAIN * (share.std_error or 0.0)
 
 
 def answer(holes: Holes) -> str:
     """Write the result in a sentence or two."""
-    value, error, level = holes.share.value or 0.0, holes.share.std_error or 0.0, holes.level
-    of_a_hundred = f"{100 * value:.0f}" if value >= 0.095 else f"{100 * value:.1f}"
-    samples = f"Of 100 samples decoded from the prior, {of_a_hundred} start where codes are rarer than around all but "
-    samples += f"{100 * level:g} % of the codes themselves"
+    seen = f"{_of_a_hundred(holes.trained_share)} start where a decoder that was trained on these points has seen no code."
+    if holes.share.value is None:
+        reason = str(holes.share.reason)
+        return f"{reason[:1].upper()}{reason[1:]}. Of 100 samples decoded from the prior, {seen}"
+    value, error, level = holes.share.value, holes.share.std_error or 0.0, holes.level
+    samples = f"Of 100 samples decoded from the prior, {_of_a_hundred(holes.share)} start where held-out codes are rarer than "
+    samples += f"around all but {100 * level:g} % of the codes themselves"
     if has_holes(holes):
-        return f"There are holes. {samples}: {value / level:.1f} times as many as a perfect match would have."
-    if value < level - CERTAIN * error:
-        return f"No holes are found. {samples}: fewer than a perfect match would have, as when codes spread beyond the prior."
-    return f"No holes are found. {samples}, as a perfect match would have."
+        found = f"There are holes. {samples}: {value / level:.1f} times as many as a perfect match would have."
+    elif value < level - CERTAIN * error:
+        found = f"No holes are found. {samples}: fewer than a perfect match would have, as when codes spread beyond the prior."
+    else:
+        found = f"No holes are found. {samples}, as a perfect match would have."
+    return f"{found} {seen}"
+
+
+def _of_a_hundred(share: Quantity) -> str:
+    value = share.value or 0.0
+    return f"{100 * value:.0f}" if value >= 0.095 else f"{100 * value:.1f}"
 
 
 def shares(holes: Holes) -> dict[str, str]:
-    """The two shares and the value of a perfect match, by their names."""
+    """The three shares, with the value of a perfect match, by their names."""
+    perfect = f"(a perfect match: {100 * holes.level:g} %)"
     return {
-        "of the prior's mass lies in holes, where codes are rare": percent(holes.share),
-        "of the codes lie where draws of the prior are as rare": percent(holes.reverse_share),
-        "of both is what a perfect match gives": f"{100 * holes.level:g} %",
+        f"of the prior's mass is unlike held-out codes {perfect}": percent(holes.share),
+        "of it is unlike the codes of these points, if the decoder was trained on them": percent(holes.trained_share),
+        f"of the codes lie where draws of the prior are as rare {perfect}": percent(holes.reverse_share),
     }
 
 
@@ -68,8 +81,9 @@ def latents(holes: Holes) -> list[tuple[str, str]]:
     if holes.dimensionwise_kl is None:
         rows.append(("one latent", f"not known ({holes.dimensionwise_kl_reason})"))
     else:
-        ranked = sorted(enumerate(holes.dimensionwise_kl), key=lambda item: -item[1])
+        ranked = sorted(((d, v) for d, v in enumerate(holes.dimensionwise_kl) if finite(v)), key=lambda item: -item[1])
         rows += [(f"latent {d}", wording.number(value).value) for d, value in ranked[:SHOWN_PAIRS]]
+        rows += [("other latents", holes.dimensionwise_kl_reason)] if holes.dimensionwise_kl_reason else []
     if holes.pairs is None:
         rows.append(("two latents", f"not known ({holes.pairs_reason})"))
     else:
@@ -101,8 +115,10 @@ def document(holes: Holes, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "quantile": holes.level,
         "answer": answer(holes),
         "share": holes.share,
+        "trained_share": holes.trained_share,
         "reverse_share": holes.reverse_share,
         "threshold": holes.threshold,
+        "trained_threshold": holes.trained_threshold,
         "reverse_threshold": holes.reverse_threshold,
         "deepest_holes": top(holes.deepest(RANKED), RANKED),
         "most_crowded_codes": top(holes.crowded(RANKED), RANKED),

@@ -10,6 +10,7 @@ import torch
 
 from klprobe.distributions.pairs import Pairs
 from klprobe.estimation.holes import Holes
+from klprobe.estimation.report import finite
 from klprobe.rendering import wording
 from klprobe.rendering.figures import STYLE, Plot, draw_dimensions, draw_radius
 from klprobe.rendering.forest import BLUE, GREY, ORANGE
@@ -50,7 +51,7 @@ def draw_holes(
         if decoded:
             plots.append(_decoded(decoded, Figure()))
         plots.append(draw_radius(holes.radius, Figure(figsize=(9, 3.6))))
-        if holes.dimensionwise_kl:
+        if holes.dimensionwise_kl and any(map(finite, holes.dimensionwise_kl)):
             plots.append(draw_dimensions(holes.dimensionwise_kl, Figure(figsize=(9, 3.6))))
         if holes.pairs is not None:
             plots.append(_pairs(holes.pairs, Figure(figsize=(6.4, 5.2))))
@@ -59,7 +60,9 @@ def draw_holes(
 
 def percent(share: Quantity) -> str:
     """Write a share as `4.2 ± 0.4 %`."""
-    return f"{wording.number(100 * (share.value or 0.0), 100 * (share.std_error or 0.0))} %"
+    if share.value is None:
+        return "not known"
+    return f"{wording.number(100 * share.value, 100 * (share.std_error or 0.0))} %"
 
 
 def _densities(holes: Holes, figure: Figure) -> Plot:

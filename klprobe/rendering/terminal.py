@@ -157,9 +157,8 @@ def _failures(report: Report, say: Say) -> Iterator[Text | Padding]:
     if report.checks and not failed:
         yield say(f"Checks: all {len(report.checks)} passed.")
     if failed:
-        errors = sum(check.severity == "error" for check in failed)
-        warnings = len(failed) - errors
-        count = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((errors, "error"), (warnings, "warning")) if n]
+        numbers = [(sum(check.severity == kind for check in failed), kind) for kind in ("error", "warning", "unknown")]
+        count = [f"{n} {kind}{'s' if n > 1 and kind != 'unknown' else ''}" for n, kind in numbers if n]
         yield say(f"Checks: {' and '.join(count)}; {len(report.checks) - len(failed)} passed", "bold")
     for check in sorted(failed, key=lambda check: check.severity):
         style = "bold red" if check.severity == "error" else "yellow"

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from klprobe.estimation.report import Report, finite
+from klprobe.estimation.verdict import trained_on_them
 from klprobe.types import Bound, Bracket, Estimate, Quantity, Side, Target, Verdict
 
 TITLE = "How far is the aggregate posterior q(z) from the prior p(z)?"
@@ -196,12 +197,18 @@ def identity(report: Report) -> str:
 
 
 def holes(report: Report) -> str:
-    """Say in a sentence which share of the prior lies in holes; empty when it is not known."""
-    share = report.prior_in_holes
-    if not finite(share.value):
+    """Say in a sentence which shares of the prior lie in holes; empty when they are not known."""
+    held_out, trained = report.prior_in_holes, report.prior_unlike_codes
+    if not finite(held_out.value) and not finite(trained.value):
         return ""
-    percent = number(100 * share.value, 100 * (share.std_error or 0.0))
-    return f"prior mass in holes {percent} %: where q_N is less dense than at 99 % of its codes; 1 % in a perfect match"
+    first = f"{_percent(held_out)} unlike held-out codes (1 % in a perfect match)"
+    if not finite(held_out.value):
+        first = f"unlike held-out codes not known ({held_out.reason})"
+    return f"prior mass in holes: {first}; {_percent(trained)} unlike the codes of these points"
+
+
+def _percent(share: Quantity) -> str:
+    return f"{number(100 * (share.value or 0.0), 100 * (share.std_error or 0.0))} %" if finite(share.value) else "not known"
 
 
 def source(report: Report) -> str:
@@ -212,8 +219,9 @@ def source(report: Report) -> str:
     split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
     if split != "unknown":
         parts.append(f"split {split}")
-    if trained_on != "unknown" and ("all" in (split, trained_on) or split == trained_on):
-        parts.append("with points the encoder was trained on")
+    trained = trained_on_them(split, trained_on)
+    if trained is not None:
+        parts.append("with points the encoder was trained on" if trained else "held out from the encoder's training")
     if given.get("held"):
         parts.append(str(given["held"]))
     return ", ".join(parts)
@@ -235,7 +243,8 @@ def codebook(report: Report) -> str:
 def decomposition(report: Report) -> dict[str, str]:
     """Write the parts of the average KL (Hoffman and Johnson 2016, Chen et al. 2018), by name."""
     dimensions = report.dimensionwise_kl
-    total = Quantity(sum(dimensions)) if dimensions else Quantity(None, None, report.total_correlation.reason)
+    known = dimensions is not None and all(map(finite, dimensions))
+    total = Quantity(sum(dimensions or ())) if known else Quantity(None, None, report.total_correlation.reason)
     parts = {
         "average KL": report.average_kl,
         "mutual information": report.mutual_information,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -143,6 +144,12 @@ def one_blas_thread() -> AbstractContextManager[object]:
     The libraries are looked up once: the look-up is slow, and swallows a Ctrl-C that arrives in its midst.
     """
     return _controller().limit(limits=1, user_api="blas")
+
+
+def libraries() -> list[dict[str, Any]]:
+    """The libraries for parallel arithmetic that are loaded, with their numbers of threads."""
+    found: list[dict[str, Any]] = _controller().info()
+    return found
 
 
 @cache

@@ -80,7 +80,7 @@ class Learned:
 
     def __init__(self, weights: Weights, settings: Settings, noise: torch.Generator) -> None:
         self.weights, self.mean = (t.float().to(noise.device).requires_grad_() for t in weights)
-        self.parameters = [self.weights, self.mean]
+        self.parameters, self.loss = [self.weights, self.mean], settings.generator_loss
         self.optimiser = _adam(self.parameters, settings.generator_lr, settings)
         self.noise = noise
 
@@ -96,7 +96,7 @@ class Learned:
 
     def learn(self, classifier: Classifier, num: int, step: int) -> None:
         """One step down the generator's loss; not taken where the loss is not finite: Stop."""
-        loss = reverse_kl_generator_loss(classifier.logit(self.draw(num)))
+        loss = GENERATOR_LOSSES[self.loss](classifier.logit(self.draw(num)))
         _check_finite(loss.item(), "generator's", step)
         self.optimiser.zero_grad()
         loss.backward(inputs=self.parameters)
@@ -118,6 +118,14 @@ def reverse_kl_generator_loss(logit: torch.Tensor) -> torch.Tensor:
     Reference: DMVI section 5, after Mohamed and Lakshminarayanan (2016).
     """
     return logit.mean()
+
+
+def non_saturating_generator_loss(logit: torch.Tensor) -> torch.Tensor:
+    """E_q[-log D], D = P(fixed | x), shape (); argument and reference as of `reverse_kl_generator_loss`."""
+    return torch.nn.functional.softplus(logit).mean()
+
+
+GENERATOR_LOSSES = {"reverse-kl": reverse_kl_generator_loss, "non-saturating": non_saturating_generator_loss}
 
 
 def _adam(parameters: Iterable[torch.Tensor], lr: float, settings: Settings) -> torch.optim.Adam:

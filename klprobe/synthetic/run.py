@@ -167,8 +167,8 @@ def run_one(
 def _both(settings: Settings, dim: int) -> tuple[Weights, Weights]:
     """Draw W and b of the first (fixed) and of the second Gaussian."""
     generator = torch.Generator().manual_seed(settings.pair_seed)
-    first = affine_weights(dim, generator=generator, features=settings.features)
-    return first, affine_weights(dim, generator=generator, features=settings.features)
+    (w, b), (v, c) = (affine_weights(dim, generator=generator, features=settings.features) for _ in range(2))
+    return (settings.scale * w, settings.scale * b), (settings.scale * v, settings.scale * c)
 
 
 def _run(experiment: Experiment, settings: Settings, dim: int, seed: int, device: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from klprobe.types import InputError
 
 Experiment = Literal["estimate", "minimize"]
 Preset = Literal["quick", "paper"]
+GeneratorLoss = Literal["reverse-kl", "non-saturating"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,12 @@ class Settings:
     pair_seed: int = 0
     """Seed that W and b of both Gaussians are drawn with (standard normal; the paper does not say). The other seeds change the
     classifier and the draws."""
+    scale: float = 1.0
+    """Standard deviation of the entries of W and b (ours: the paper does not say). The KL is the same for every one, and the
+    classifier sees draws of another size."""
+    generator_loss: GeneratorLoss = "reverse-kl"
+    """Loss that the second Gaussian lowers, of D, the probability of the first (paper: the reverse-KL loss). reverse-kl is
+    E[-log D/(1 - D)], and non-saturating is E[-log D]; minimize only."""
     logged: int = 60
     """Number of points of a logged curve."""
     log_draws: int = 2000
@@ -56,12 +63,15 @@ class Settings:
         for name in ("classifier_lr", "generator_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name.replace('_', '-')} is a learning rate and must be above 0; got {getattr(self, name)}.")
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale is a standard deviation and must be above 0; got {self.scale}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas are Adam's and must lie in [0, 1); got {self.betas}.")
 
     def of(self, experiment: Experiment) -> dict[str, Any]:
         """The settings that matter to one experiment."""
-        idle = {"estimate": ("classifier_steps_per_generator_step", "generator_lr"), "minimize": ("report_draws",)}[experiment]
+        of_generator = ("classifier_steps_per_generator_step", "generator_lr", "generator_loss")
+        idle = of_generator if experiment == "estimate" else ("report_draws",)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in idle}
 
     def log_steps(self) -> set[int]:
@@ -84,4 +94,5 @@ def _at_least(least: int, name: str, value: int) -> None:
 def is_cell(record: Record, experiment: Experiment, dim: int, seed: int, settings: Settings) -> bool:
     """Whether the record is of this experiment with these settings."""
     wanted = (experiment, dim, seed, settings.of(experiment))
-    return (record["experiment"], record["dim"], record["seed"], record["settings"]) == wanted
+    made = Settings().of(experiment) | record["settings"]  # records of before a setting was there have its default
+    return (record["experiment"], record["dim"], record["seed"], made) == wanted

@@ -8,9 +8,11 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from klprobe.training.networks import discriminator, spectral, standard_discriminator, standard_generator
+from klprobe.training.networks import discriminator, spectral, standard_discriminator, standard_generator, with_tanh
+from klprobe.types import InputError
 
 Architecture = Literal["auto", "standard", "dcgan"]
+Activation = Literal["rectifier", "tanh"]
 
 
 class WithArchitecture(Protocol):
@@ -32,6 +34,14 @@ class WithArchitecture(Protocol):
     def architecture(self) -> Architecture:
         """Kind of network for images."""
 
+    @property
+    def activation(self) -> Activation:
+        """Hidden units of generator and discriminator, for data that are vectors."""
+
+    @property
+    def orthogonal_gain(self) -> float:
+        """Gain of their orthogonal initial weights, with tanh units."""
+
     def bounded(self, shape: Sequence[int]) -> bool:
         """Whether data points of this shape lie in [0, 1]."""
 
@@ -50,7 +60,8 @@ class Centred(nn.Module):
 def make_generator(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
     """Make the network from codes to data points: SN-GAN's standard CNN where `standard`, otherwise that of other systems."""
     if not standard(system, shape):
-        return system.generator(shape)
+        network = system.generator(shape)
+        return with_tanh(network, system.orthogonal_gain) if tanh(system, shape) else network
     network = standard_generator(system.latent_dim, shape)
     return network.append(nn.Sigmoid()) if system.bounded(shape) else network
 
@@ -61,8 +72,19 @@ def make_judge(system: WithArchitecture, shape: Sequence[int]) -> nn.Sequential:
         network = standard_discriminator(shape)
     else:
         network = discriminator(shape, width=system.width, layers=system.layers, batch_norm=False)
-    network = spectral(network)
+    network = spectral(with_tanh(network, system.orthogonal_gain) if tanh(system, shape) else network)
     return nn.Sequential(Centred(), *network) if system.bounded(shape) else network
+
+
+def tanh(system: WithArchitecture, shape: Sequence[int]) -> bool:
+    """Whether generator and discriminator of data points of this shape have tanh units.
+
+    Raises:
+        InputError: they are wanted of images.
+    """
+    if system.activation == "tanh" and len(shape) != 1:
+        raise InputError(f"activation tanh is for data that are vectors; these have the shape {tuple(shape)}: leave it out.")
+    return system.activation == "tanh"
 
 
 def standard(system: WithArchitecture, shape: Sequence[int]) -> bool:

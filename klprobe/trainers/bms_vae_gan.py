@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from klprobe.trainers._best_of_many import check_draws, draw_many, weight
 from klprobe.trainers._shared import PosteriorKind, System, draw_fixed, encode, make_encoder
-from klprobe.trainers._spectral import Architecture, make_generator, make_judge
+from klprobe.trainers._spectral import Activation, Architecture, make_generator, make_judge
 from klprobe.training.data import Batch
 from klprobe.training.loop import Capability, Loss, Player
 from klprobe.training.losses import best_match, fake_loss, hinge_fake, hinge_real, real_loss, reverse_kl
@@ -52,6 +52,11 @@ class BMSVAEGAN(System):
     """Networks for images. standard is the CNN of SN-GAN; dcgan has the networks of the other systems, of DMVI for 28 pixels
     and of DCGAN for 32 and 64; auto is standard where the side is a multiple of 8 (BMS Table 6 has both, its CelebA the
     latter)."""
+    activation: Activation = "rectifier"
+    """Hidden units of generator and discriminator, for data that are vectors: rectifier has ReLUs and leaky ones; tanh has tanh
+    units, and orthogonal initial weights (as on the 2-D toys of Metz et al. 2017, appendix A)."""
+    orthogonal_gain: float = 1.4
+    """Gain of the orthogonal initial weights that come with tanh units (ours: Metz et al. give none)."""
     adversarial_weight: float = 1.0
     """Weight alpha of the least real reconstruction (ours: BMS gives no value)."""
     reconstruction_weight: float | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from klprobe.trainers._shared import System
-from klprobe.trainers._spectral import Architecture, make_generator, make_judge
+from klprobe.trainers._spectral import Activation, Architecture, make_generator, make_judge
 from klprobe.training.data import Batch
 from klprobe.training.loop import Loss, Player
 from klprobe.training.losses import hinge_fake, hinge_real
@@ -37,6 +37,11 @@ class SNGAN(System):
     architecture: Architecture = "auto"
     """Networks for images. standard is the CNN of SN-GAN; dcgan has the networks of the other systems, of DMVI for 28 pixels
     and of DCGAN for 32 and 64; auto is standard where the side is a multiple of 8 (BMS Table 6 has both)."""
+    activation: Activation = "rectifier"
+    """Hidden units of generator and discriminator, for data that are vectors: rectifier has ReLUs and leaky ones; tanh has tanh
+    units, and orthogonal initial weights (as on the 2-D toys of Metz et al. 2017, appendix A)."""
+    orthogonal_gain: float = 1.4
+    """Gain of the orthogonal initial weights that come with tanh units (ours: Metz et al. give none)."""
     discriminator_steps: int = 1
     """Number of discriminator updates for each generator update (BMS Algorithm 1: 1; Miyato et al. Table 1: 1, 5)."""
     margin: float = 1.0

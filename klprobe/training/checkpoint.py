@@ -88,6 +88,8 @@ class TrainingState:
         """
         tensors, before = read(path)
         before = {"precision": "float32"} | before  # older versions knew no other
+        if isinstance(before["settings"], dict):
+            before["settings"] = _defaults(before["system"]) | before["settings"]
         now = {key: value for key, value in self.settings.items() if key not in NOT_COMPARED}
         differing = _differences(before, now)
         if differing:
@@ -141,6 +143,14 @@ def save_checkpoint(path: Path | str, trained: Checkpoint) -> None:
         InputError: the file cannot be written.
     """
     write(Path(path), _weights(trained.networks), trained.settings)
+
+
+def _defaults(system: str) -> dict[str, Any]:
+    """The defaults of a system's settings, which stand for those that checkpoints of older versions do not name."""
+    if system not in registry.names("trainers"):
+        return {}
+    fields = dataclasses.fields(registry.load("trainers", system))
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _weights(networks: nn.ModuleDict) -> dict[str, torch.Tensor]:

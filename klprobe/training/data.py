@@ -59,6 +59,7 @@ class Data:
         augment: Random changes to the images of a mini-batch, and only there.
         notes: Sentences for the user, for instance about files left out.
         device: Device of the batches; None means that of the data.
+        white: Number that `floats` maps to 1; None means 255 for bytes, and 1 for other types.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Data:
     augment: Augment | None = None
     notes: tuple[str, ...] = ()
     device: torch.device | None = None
+    white: float | None = None
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -90,8 +92,10 @@ class Data:
         return chosen if self.tint is None else (chosen * self.tint[which][:, :, None, None]).round().byte()
 
     def floats(self, which: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """The chosen points as float32, uint8 mapped to [0, 1]; shape (m, *shape)."""
+        """The chosen points as float32, uint8 mapped to [0, 1], or all of them over `white`; shape (m, *shape)."""
         chosen = self.points(which).to(self.device or self.stored.device)
+        if self.white is not None:
+            return (chosen.double() / self.white).float()
         return chosen / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def batch(self, indices: torch.Tensor) -> Batch:

@@ -213,6 +213,22 @@ def spectral(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
+def with_tanh(network: nn.Sequential, gain: float) -> nn.Sequential:
+    """The same dense network with tanh units, and orthogonal initial weights times a gain, without offsets.
+
+    That is how generators and discriminators of 2-D toys are often set up (Metz et al. 2017, Unrolled Generative Adversarial
+    Networks, appendix A).
+    """
+    for index, layer in enumerate(network):
+        if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+            network[index] = nn.Tanh()
+        elif isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
 def classifier_trunk(channels: int) -> nn.Sequential:
     """AGAN Table 5 without its linear layer: images (batch, channels, H, W) to 512 features each.
 

@@ -139,7 +139,7 @@ def test_settings_are_read_from_the_name_in_any_order_and_written_back():
         ("celeba:size=0", "size from 1 to 148"),
         ("gaussians:dim=0", "dim of at least 1"),
         ("image-folder:path=nowhere", "needs a folder"),
-        ("array-file:path=nowhere.npy", "needs a .npy or .npz"),
+        ("array-file:path=nowhere.npy", "needs a .npy, .npz"),
     ],
 )
 def test_a_wrong_name_or_setting_is_refused_with_what_there_is(spec, words):

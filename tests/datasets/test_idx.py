@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from klprobe import registry
+from klprobe.files.images import find_images
 from klprobe.training.data import Data, fits
 from klprobe.types import InputError
 
@@ -227,3 +228,32 @@ def test_mnist_has_its_published_mean_and_spread(shared_data):
     x = registry.load("datasets", "mnist")().load("train", shared_data).floats()
     assert x.mean().item() == pytest.approx(0.1307, abs=1e-4)
     assert x.std().item() == pytest.approx(0.3081, abs=1e-4)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("below", ["", "MNIST", "MNIST/raw"])
+def test_the_layout_of_torchvision_is_found_packed_and_unpacked(tmp_path, below, packed):
+    images = torch.arange(5 * 28 * 28).remainder(256).reshape(5, 28, 28)
+    for root, values in (("MNIST", images), ("FashionMNIST", 255 - images)):
+        for prefix, part in (("train", slice(3)), ("t10k", slice(3, 5))):
+            for kind, array in (("images-idx3", values), ("labels-idx1", torch.arange(5))):
+                path = tmp_path / root / "raw" / f"{prefix}-{kind}-ubyte.gz"
+                write_idx(path, array[part])
+                if not packed:
+                    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+                    path.unlink()
+    data = registry.load("datasets", "mnist")().load("all", tmp_path / below)
+    assert torch.equal(data.x, images.byte().unsqueeze(1))
+    assert data.labels.tolist() == [0, 1, 2, 3, 4]
+    if not below:
+        assert torch.equal(registry.load("datasets", "fashion-mnist")().load("all", tmp_path).x, 255 - data.x)
+        assert registry.load("datasets", "color-mnist")().load("all", tmp_path).shape == (3, 28, 28)
+    with pytest.raises(InputError, match="kmnist is read from"):
+        registry.load("datasets", "kmnist")().load("all", tmp_path / below)
+
+
+def test_a_folder_of_idx_files_says_how_to_name_the_set(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz", torch.zeros(3, 28, 28).byte())
+    for below in ("MNIST", "MNIST/raw", "."):
+        with pytest.raises(InputError, match=rf"give the set by its name, such as mnist, and --data-root {tmp_path}\."):
+            find_images(tmp_path / below)

@@ -19,8 +19,8 @@ def drawn(num_points: int, seed: int, sharpness: float = 1.5) -> torch.Tensor:
     return (sharpness * noise + torch.linspace(0, 1, K, dtype=torch.float64)).softmax(1)
 
 
-def by_name(classes: Classes) -> dict[tuple[str, str, str], tuple[float, float]]:
-    return {(e.quantity, e.target, e.bound): (e.value, e.std_error) for e in classes.estimates()}
+def by_name(classes: Classes, **rows: torch.Tensor) -> dict[tuple[str, str, str], tuple[float, float]]:
+    return {(e.quantity, e.target, e.bound): (e.value, e.std_error) for e in classes.estimates(**rows)}
 
 
 @pytest.mark.parametrize("prior", [None, torch.linspace(1, 3, K).double() / torch.linspace(1, 3, K).double().sum()])
@@ -45,6 +45,29 @@ def test_leave_one_out_and_jackknife_are_those_of_a_slow_loop():
     values = torch.stack([kl_divergence(Categorical(probs=q), uniform) for q in others])
     error = math.sqrt((n - 1) * float(values.var(correction=0)))
     assert found["leave-one-out", "population", "lower"] == (pytest.approx(left_out, rel=1e-12), pytest.approx(error, rel=1e-9))
+
+
+def test_points_with_weights_and_clusters_are_left_out_as_a_slow_loop_leaves_them_out():
+    probs, g = drawn(40, 1), torch.Generator().manual_seed(0)
+    clusters, weights = torch.arange(40) // 4, torch.rand(40, generator=g, dtype=torch.float64) + 0.1
+    weights /= weights.mean()
+    found = by_name(Classes(probs), weights=weights, clusters=clusters)
+    uniform = Categorical(probs=torch.full((K,), 1 / K).double())
+
+    def mixed(some: torch.Tensor) -> torch.Tensor:
+        return (weights[some, None] * probs[some]).sum(0) / weights[some].sum()
+
+    others = [mixed(clusters != c) for c in range(10)]
+    left_out = sum(float(weights[i] * (probs[i] * (others[clusters[i]] * K).log()).sum()) for i in range(40)) / 40
+    values = torch.stack([kl_divergence(Categorical(probs=q), uniform) for q in others])
+    error = math.sqrt(9 * float(values.var(correction=0)))
+    assert found["leave-one-out", "population", "lower"] == (pytest.approx(left_out, rel=1e-9), pytest.approx(error, rel=1e-9))
+    kl = float(kl_divergence(Categorical(probs=mixed(clusters >= 0)), uniform))
+    assert found["kl", "empirical", "exact"][0] == pytest.approx(kl, rel=1e-9)
+    alone = by_name(Classes(probs), weights=torch.ones(40).double(), clusters=torch.arange(40))
+    for name, (value, error) in by_name(Classes(probs)).items():
+        assert alone[name] == (pytest.approx(value, rel=1e-9), pytest.approx(error, rel=1e-6))
+    assert ("leave-one-out", "population", "lower") not in by_name(Classes(probs), clusters=torch.zeros(40).long())
 
 
 def test_the_populations_values_lie_between_the_bounds_with_honest_errors():

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
-from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import Cloud
 from klprobe.types import InputError
 
@@ -104,5 +105,40 @@ def test_values_that_are_not_finite_are_counted_and_located(value):
 def test_spreads_that_no_draw_in_float64_can_show_are_refused_and_narrow_ones_are_not():
     mean = torch.full((4, 2), 1e3, dtype=torch.float64)
     check_posterior(DiagonalGaussian(mean, std=torch.full((4, 2), 1e-6, dtype=torch.float64)))
-    with pytest.raises(InputError, match=r"8 posterior standard deviations, down to 1e-12, are below 1e-14 of their means"):
+    with pytest.raises(InputError, match=r"8 posterior standard deviations, the first at row 0, latent 0, are below 1e-14"):
         check_posterior(DiagonalGaussian(mean, std=torch.full((4, 2), 1e-12, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("std", 1e-150), ("std", 0.0), ("std", -1.0), ("logvar", -700.0), ("var", 1e300)])
+def test_a_spread_beyond_float64_is_refused_by_row_and_latent(name, value):
+    spread = torch.ones(9000, 3, dtype=torch.float64)
+    spread[8500, 1] = value
+    with pytest.raises(InputError, match="row 8500, latent 1"):
+        check_posterior(DiagonalGaussian(torch.zeros(9000, 3), **{name: spread}))
+
+
+def full(tril):
+    return as_posterior(MultivariateNormal(torch.zeros(len(tril), 4).double(), scale_tril=tril, validate_args=False))
+
+
+def test_covariances_that_draws_in_float64_do_not_show_are_refused_and_others_are_not():
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(20, 4, 4, generator=generator, dtype=torch.float64).tril(-1) + torch.diag(
+        torch.tensor([1e3, 1.0, 1e-4, 1e-9]).double()
+    )
+    alone = torch.diag(10.0 ** torch.linspace(-9, 3, 4, dtype=torch.float64)).expand(20, 4, 4).clone()
+    check_posterior(full(alone))  # each latent by itself may have any scale
+    alone[7] = mixed[7]
+    with pytest.raises(InputError, match=r"covariance at row 7 .* latent 3"):
+        check_posterior(full(alone))
+    for value in (torch.nan, 0.0, -1.0):
+        alone[7, 2, 2] = value
+        with pytest.raises(InputError, match="scale_tril at row 7, latent 2"):
+            check_posterior(full(alone))
+
+
+def test_a_hundred_latents_that_hang_together_are_no_bad_condition():
+    """All signs against each other would make it 2^99; the inverse of this factor has entries of 1 and -1."""
+    tril = torch.ones(3, 100, 100, dtype=torch.float64).tril()
+    posterior = as_posterior(MultivariateNormal(torch.zeros(3, 100).double(), scale_tril=tril))
+    check_posterior(posterior)

@@ -11,6 +11,7 @@ from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_po
 from klprobe.distributions.priors import UniformSphere
 from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimation.holes import GROUPS, find_holes
+from klprobe.estimation.run import estimate, generator_of
 from klprobe.types import CapabilityError, InputError
 
 
@@ -98,7 +99,7 @@ def test_any_posterior_with_a_density_will_do():
     first, second = (find_holes(q, problem.prior, num_samples=200, generator=seeded(1)) for q in (full, problem.posterior))
     assert first.pairs is None
     assert first.pairs_reason
-    assert first.dimensionwise_kl_reason
+    assert first.dimensionwise_kl == pytest.approx(second.dimensionwise_kl, abs=1e-9)
     gap = abs(first.share.value - second.share.value)
     assert gap <= 4 * math.hypot(first.share.std_error, second.share.std_error)
 
@@ -176,10 +177,32 @@ def test_errors_are_honest_over_data_sets(dim, num_points, scale):
     assert 0.7 < np.std(scores) < 1.35
 
 
-def test_posteriors_without_a_common_place_still_have_finite_scores():
-    mean = 100.0 * torch.arange(80, dtype=torch.float64)[:, None].repeat(1, 2)
+@pytest.mark.parametrize(("dim", "spacing"), [(2, 100.0), (64, 1.0)])
+def test_where_posteriors_do_not_overlap_held_out_codes_say_nothing_and_no_draw_is_like_a_code(dim, spacing):
+    mean = spacing * torch.randn(80, dim, generator=seeded(), dtype=torch.float64)
     q = as_posterior(DiagonalGaussian(mean, std=torch.full_like(mean, 1e-3)))
-    holes = find_holes(q, standard_normal(2), num_samples=200, generator=seeded())
+    holes = find_holes(q, standard_normal(dim), num_samples=200, generator=seeded())
     assert torch.isfinite(holes.codes.log_q).all()
-    assert 0 <= holes.share.value <= 1
-    assert 0 < holes.share.std_error < 1
+    assert holes.share.value is None
+    assert "do not overlap" in holes.share.reason
+    assert holes.trained_share.value == 1.0
+    assert 0 < holes.trained_share.std_error < 0.1
+    assert len(holes.ordinary(5).z) == 0
+
+
+def test_codes_that_keep_their_own_point_are_scored_by_the_whole_mixture():
+    generator = seeded(0)
+    mean = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    q = DiagonalGaussian(mean, std=0.1 + torch.rand(60, 3, generator=generator, dtype=torch.float64))
+    holes = find_holes(q, standard_normal(3), num_samples=150, generator=generator)
+    every = q.log_prob_matrix(holes.codes.z, torch.arange(60)).logsumexp(1) - math.log(60)
+    assert holes.trained_threshold == pytest.approx(float(every.quantile(0.01)))
+    assert holes.trained_share.value == float((holes.prior_draws.log_q < holes.trained_threshold).double().mean())
+    assert holes.trained_share.value >= holes.share.value
+
+
+def test_a_report_of_the_kl_has_the_same_shares():
+    problem, *_ = scaled_gaussian(2, 100, 0.4, 0.8)
+    holes = find_holes(problem.posterior, problem.prior, generator=generator_of(3, "holes"))
+    report = estimate(problem.posterior, problem.prior, methods=["closed-form"], seed=3)
+    assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)

@@ -35,6 +35,7 @@ EXTRA = {
     "not_done": list,
     "parts": list,
     "prior_in_holes": dict,
+    "prior_unlike_codes": dict,
     "radius": (dict, type(None)),
     "dimensionwise_kl_reason": str,
     "active_units_reason": str,

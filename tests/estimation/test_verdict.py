@@ -3,6 +3,7 @@ import math
 import pytest
 
 from klprobe.estimation import verdict
+from klprobe.estimation.identities import check_identities
 from klprobe.estimation.verdict import Facts
 from klprobe.types import Estimate, Quantity
 
@@ -29,7 +30,8 @@ SANDWICH = [
 
 def conclude(facts, estimates):
     brackets = {target: verdict.bracket(estimates, target) for target in verdict.TARGETS}
-    return verdict.verdict(facts, estimates, brackets, verdict.check_estimates(facts, estimates))
+    checks = [*verdict.check_estimates(facts, estimates), *check_identities(facts, estimates, None)]
+    return verdict.verdict(facts, estimates, brackets, checks)
 
 
 def test_a_bracket_takes_the_best_bound_of_its_own_target_and_ignores_what_bounds_nothing():
@@ -68,11 +70,10 @@ def test_values_that_are_not_finite_enter_no_bracket():
     ("case", "estimates", "expected"),
     [
         (facts(), SANDWICH, "resolved"),
-        (facts(information=6.6), SANDWICH, "floor-limited"),
+        (facts(information=6.6, average=8.6), SANDWICH[1:], "floor-limited"),
         (facts(), [*SANDWICH, say("maf", "population", "lower", 2.2)], "methods-disagree"),
         (facts(average=1.0), SANDWICH, "impossible"),
         (facts(information=7.5), SANDWICH, "impossible"),
-        (facts(correlation=-0.5), SANDWICH, "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "upper", -0.5)], "impossible"),
         (facts(), [*SANDWICH, say("x", "empirical", "none", math.nan)], "impossible"),
     ],
@@ -84,36 +85,44 @@ def test_the_verdict_follows_from_what_was_found(case, estimates, expected):
 def test_four_standard_errors_are_forgiven():
     almost = [*SANDWICH, say("maf", "population", "lower", 2.05)]
     assert conclude(facts(), almost)[0] == "resolved"
-    assert conclude(facts(information=6.95, num_points=1000), SANDWICH)[0] == "floor-limited"
+    assert conclude(facts(information=6.95, average=8.95, num_points=1000), SANDWICH[1:])[0] == "floor-limited"
 
 
 def test_draws_that_do_not_follow_their_density_fail_the_identity():
     wrong = say("monte-carlo", "empirical", "exact", 2.0, plain_average_kl={"value": 6.0, "std_error": 0.1})
-    failed = [c.name for c in verdict.check_estimates(facts(), [wrong]) if not c.passed]
+    failed = [c.name for c in verdict.check_estimates(facts(), [wrong]) if not c.passed and c.severity == "error"]
     assert failed == ["average-kl-identity"]
 
 
 def test_the_ceiling_says_how_many_points_it_would_take():
-    """I is between 6.6 (found) and average KL - lower bound = 5.0 - 1.7; here the average is raised to 12."""
-    estimates = [e for e in SANDWICH if e.method != "closed-form"]
-    _, advice = conclude(facts(average=12.0, information=6.6), estimates)
+    """I is between 6.6 (found) and average KL - lower bound = 8.6 - 1.7."""
+    _, advice = conclude(facts(average=8.6, information=6.6), SANDWICH[1:])
     assert "more than 1,000 points" in advice
-    assert f"{math.exp(12.0 - 1.7):,.0f}" in advice
+    assert f"{math.exp(8.6 - 1.7):,.0f}" in advice
 
 
 @pytest.mark.parametrize(
-    ("split", "trained_on", "passed"),
+    ("split", "trained_on", "severity", "passed", "said"),
     [
-        ("train", "train", False),
-        ("all", "train", False),
-        ("test", "train", True),
-        ("unknown", "unknown", True),
-        ("test", "all", False),
+        ("train", "train", "warning", False, "was trained on ('train')"),
+        ("all", "train", "warning", False, "was trained on ('train')"),
+        ("test", "all", "warning", False, "was trained on ('all')"),
+        ("all", "all", "warning", False, "was trained on ('all')"),
+        ("test", "train", "warning", True, "the encoder was not trained on these points"),
+        ("validation", "train", "warning", True, "the encoder was not trained on these points"),
+        ("unknown", "unknown", "unknown", False, "is unknown"),
+        ("all", "unknown", "unknown", False, "is unknown"),
+        ("test", "unknown", "unknown", False, "is unknown"),
+        ("unknown", "train", "unknown", False, "is unknown"),
+        ("unknown", "all", "unknown", False, "is unknown"),
     ],
 )
-def test_points_the_encoder_was_trained_on_are_pointed_out(split, trained_on, passed):
+def test_points_are_held_out_or_trained_on_or_unknown_and_nothing_else(split, trained_on, severity, passed, said):
     checks = verdict.check_estimates(facts(split=split, trained_on=trained_on), SANDWICH)
-    assert next(c for c in checks if c.name == "held-out-points").passed is passed
+    check = next(c for c in checks if c.name == "held-out-points")
+    assert (check.severity, check.passed) == (severity, passed)
+    assert said in check.message
+    assert ("was not trained on these points" in check.message) == passed
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.5, "resolved"), (0.01, "floor-limited")])

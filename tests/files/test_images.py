@@ -52,10 +52,26 @@ def test_a_picture_too_large_to_be_one_is_refused(tmp_path, monkeypatch, pixels)
 
 
 def test_images_are_found_below_in_the_order_of_their_paths(tmp_path):
-    for name in ("b.PNG", "a/c.jpeg", "c.txt", "a.jpg"):
+    for name in ("b.PNG", "a/c.jpeg", "c.txt", "a.jpg", "._b.png", ".ipynb_checkpoints/b-checkpoint.png", "__MACOSX/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(file.relative_to(tmp_path)) for file in find_images(tmp_path)] == ["a/c.jpeg", "a.jpg", "b.PNG"]
+    assert [str(file.relative_to(tmp_path)) for file in find_images(tmp_path).files] == ["a/c.jpeg", "a.jpg", "b.PNG"]
+
+
+def test_hidden_images_are_passed_over_and_counted(tmp_path):
+    for name in ("a.png", "._a.png", "deep/.ipynb_checkpoints/a.png", "__MACOSX/._a.png", "deep/@eaDir/a.jpg", "._notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images(tmp_path)
+    assert ([file.name for file in found.files], found.hidden) == (["a.png"], 4)
+    assert found.note("photos")[0].startswith("photos: 4 hidden images were passed over")
+    hidden = tmp_path / ".hidden"
+    hidden.mkdir()
+    (hidden / "b.png").touch()
+    assert find_images(hidden).hidden == 0, "a folder that the user names is hers, whatever it is called"
+    (hidden / "b.png").rename(hidden / "._b.png")
+    with pytest.raises(InputError, match="but 1 hidden"):
+        find_images(hidden)
 
 
 def test_only_channels_that_are_last_are_moved():

@@ -2,17 +2,20 @@
 
 import io
 import json
+import math
 import pickle
 import struct
 import tracemalloc
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from klprobe.cli import main
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly
 from klprobe.files import npy
 from klprobe.formats import Request, _tensors, arrays, load
@@ -334,15 +337,15 @@ def test_a_header_longer_than_any_plain_array_needs_is_not_read(tmp_path):
 def test_files_that_are_no_checkpoint_are_named_for_what_they_are(tmp_path):
     (tmp_path / "empty.npz").touch()
     (tmp_path / "noise.npz").write_bytes(b"garbage" * 10)
-    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "table.txt").write_text("a,b\n1,2\n")
     (tmp_path / "folder").mkdir()
     np.save(tmp_path / "mean.npy", values())
     refused(tmp_path / "empty.npz", "empty (0 bytes)")
     refused(tmp_path / "noise.npz", "no .npz file")
-    refused(tmp_path / "table.csv", "no checkpoint that klprobe knows", ".npz", ".safetensors")
+    refused(tmp_path / "table.txt", "no checkpoint that klprobe knows", ".npz", ".safetensors")
     refused(tmp_path / "folder", "without mean.npy")
     refused(tmp_path / "mean.npy", "single array", "folder")
-    refused(tmp_path / "tabel.csv", "does not exist", "did you mean", "table.csv")
+    refused(tmp_path / "tabel.txt", "does not exist", "did you mean", "table.txt")
     refused(tmp_path / "no" / "such.npz", "does not exist")
 
 
@@ -355,3 +358,104 @@ def test_flags_for_an_encoder_are_refused_not_ignored(tmp_path):
     np.savez(tmp_path / "q.npz", mean=np.zeros((3, 2)), std=np.ones((3, 2)))
     with pytest.raises(InputError, match="no encoder to run: do not give --resize, --gray"):
         load(tmp_path / "q.npz", Request(resize=(8, 8), gray=True))
+
+
+def test_one_array_alone_is_samples_and_said(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(">f4")
+    np.save(tmp_path / "codes.npy", x)
+    encoded = load(tmp_path / "codes.npy")
+    assert isinstance(encoded.posterior, SampleOnly)
+    assert torch.equal(encoded.posterior.samples.float(), torch.from_numpy(x.astype("f4")))
+    assert "taken for samples of q(z|x)" in encoded.notes[0]
+    np.save(tmp_path / "flat.npy", x[:, 0])
+    refused(tmp_path / "flat.npy", "shape")
+    np.save(tmp_path / "images.npy", np.zeros((5, 1, 8, 8)))
+    refused(tmp_path / "images.npy", "no array of shape (N, D)")
+
+
+MEAN = np.random.default_rng(1).normal(size=(12, 11))
+LOGVAR = np.random.default_rng(2).normal(size=(12, 11))
+
+
+@pytest.mark.parametrize(
+    ("mean", "logvar", "start"),
+    [
+        ("mean_{}", "logvar_{}", 0),
+        ("mean_{}", "logvar_{}", 1),
+        ("mean{}", "logvar{}", 0),
+        ("mean.{}", "logvar.{}", 0),
+        ("mean[{}]", "logvar[{}]", 0),
+        ("mean {}", "logvar {}", 1),
+        ("mean_{:02d}", "logvar_{:02d}", 0),
+    ],
+)
+def test_columns_of_a_table_make_the_arrays_of_their_names_in_the_order_of_their_numbers(tmp_path, mean, logvar, start):
+    names = [mean.format(i + start) for i in range(11)] + [logvar.format(i + start) for i in range(11)]
+    table = pd.DataFrame(np.concatenate([MEAN, LOGVAR], 1), columns=names).assign(label=3, extra=0.0)
+    table = table[sorted(table.columns)]  # mean_10 before mean_2
+    table.to_csv(tmp_path / "q.csv")
+    posterior = load(tmp_path / "q.csv").posterior
+    assert isinstance(posterior, DiagonalGaussian)
+    assert np.allclose(posterior.mean, MEAN, rtol=1e-15)
+    assert np.allclose(posterior.spread, LOGVAR, rtol=1e-15)
+
+
+def test_one_latent_needs_no_number_and_columns_without_a_known_name_are_samples(tmp_path):
+    pd.DataFrame({"mean": MEAN[:, 0], "std": np.exp(LOGVAR[:, 0])}).to_csv(tmp_path / "one.csv", index=False)
+    posterior = load(tmp_path / "one.csv").posterior
+    assert (posterior.batch_shape, posterior.event_shape, posterior.parametrization) == ((12,), (1,), "std")
+    for names in ([f"z{i}" for i in range(11)], list("abcdefghijk"), None):
+        pd.DataFrame(MEAN, columns=names).to_csv(tmp_path / "z.csv", index=False)
+        encoded = load(tmp_path / "z.csv")
+        assert isinstance(encoded.posterior, SampleOnly)
+        assert np.allclose(encoded.posterior.samples, MEAN)
+        assert "taken for samples" in encoded.notes[0]
+
+
+def test_a_table_that_may_be_mean_and_spread_by_other_names_is_refused(tmp_path):
+    def table(**columns):
+        pd.DataFrame(columns).to_csv(tmp_path / "q.csv", index=False)
+        return tmp_path / "q.csv"
+
+    two = {f"m{i}": MEAN[:, i] for i in range(2)} | {f"s{i}": MEAN[:, i] for i in range(2)}
+    refused(table(**two), "columns of several kinds, 'm' (2), 's' (2)", "mean_0")
+    gap = {f"mean_{i}": MEAN[:, i] for i in (0, 2)} | {f"logvar_{i}": MEAN[:, i] for i in (0, 2)}
+    refused(table(**gap), "numbered [0, 2]")
+    refused(table(logvar_0=MEAN[:, 0], logvar_1=MEAN[:, 1]), "klprobe needs")
+    refused(table(mean_0=MEAN[:, 0], mean_1=MEAN[:, 1], std_0=MEAN[:, 0] ** 2), "std", "shape")
+    np.save(tmp_path / "logvar.npy", LOGVAR)
+    refused(tmp_path / "logvar.npy", "single array called logvar")
+
+
+def test_entries_of_a_codebook_are_held_against_uniform_use(tmp_path, capsys):
+    codes = np.array([[0, 1], [0, 1], [0, 3], [0, 1]], dtype=np.int32)
+    np.savez(tmp_path / "codes.npz", codes=codes.reshape(4, 2, 1), codebook_size=8, split="test")
+    encoded = load(tmp_path / "codes.npz")
+    usage = encoded.provenance["codebook"]
+    entropy = 0.5 * math.log(2) + 3 / 8 * math.log(8 / 3) + 1 / 8 * math.log(8)
+    assert (usage["used"], usage["dead"], usage["places"]) == (3, 5, 2)
+    assert usage["kl_to_uniform"] == pytest.approx(math.log(8) - entropy, rel=1e-12)
+    assert encoded.split == "test"
+    command = ["estimate", "--checkpoint", str(tmp_path / "codes.npz"), "--methods", "monte-carlo", "--num-samples", "100"]
+    assert main(command) == 0
+    assert "3 are used and 5 are dead" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"codes": np.zeros((4, 2), int)}, "needs its size"),
+        ({"codes": np.zeros((4, 2), int), "codebook_size": 1.5}, "needs its size"),
+        ({"codes": np.full((4, 2), 0.5), "codebook_size": 8}, "whole numbers"),
+        ({"codes": np.full((4, 2), 8), "codebook_size": 8}, "numbered 0 to 7, but codes reach from 8 to 8"),
+    ],
+)
+def test_codes_that_say_too_little_are_refused(arrays, words, tmp_path):
+    np.savez(tmp_path / "codes.npz", **arrays)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / "codes.npz")
+
+
+def test_codes_beside_a_posterior_are_other_arrays_and_left_alone(tmp_path):
+    np.savez(tmp_path / "q.npz", mean=np.zeros((4, 2)), std=np.ones((4, 2)), codes=np.zeros((4, 2), int))
+    assert "codebook" not in load(tmp_path / "q.npz").provenance

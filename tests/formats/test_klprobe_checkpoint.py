@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from klprobe import registry
 from klprobe.distributions.posteriors import DiagonalGaussian
 from klprobe.files import tensor_file
-from klprobe.formats import Request, sha256
+from klprobe.formats import Request, klprobe_checkpoint, sha256
 from klprobe.formats.klprobe_checkpoint import KlprobeCheckpoint
 from klprobe.trainers.vae import VAE
 from klprobe.training import checkpoint
@@ -76,6 +76,25 @@ def test_data_of_another_shape_are_refused_with_both_shapes(path, shared_data):
 def test_an_unknown_data_set_names_the_nearest(path):
     with pytest.raises(InputError, match="Did you mean 'digits'"):
         KlprobeCheckpoint().load(path, Request(data="digit"))
+
+
+@pytest.mark.parametrize(
+    ("of_system", "data", "known"),
+    [
+        ("digits", "digits", True),
+        ("digits:flat", "digits", True),
+        ("mnist:flip:shift=2", "mnist:flat", True),
+        ("cifar_10", "cifar-10:shift=4", True),
+        ("mnist:validation=10", "mnist", False),  # what one keeps for validation, the other trains on
+        ("mnist:validation=10", "mnist:validation=10:flat", True),
+        ("array-file:path=a.npy", "array-file:path=b.npy", False),
+        ("array-file:path=a.npy:held_out=2", "array-file:path=a.npy", False),
+        ("mnist", "kmnist", False),
+    ],
+)
+def test_how_points_look_does_not_hide_which_they_are(of_system, data, known):
+    found = klprobe_checkpoint._trained_on({"dataset": of_system, "split": "train"}, data)
+    assert found == ("train" if known else "unknown")
 
 
 def test_points_that_the_encoder_never_saw_are_not_called_trained_on(path, digits, monkeypatch):

@@ -248,3 +248,9 @@ def test_a_vqvae_gives_its_codes_and_how_the_codebook_is_used(use_ema, images, p
     assert "the uniform one over the 32 entries of its codebook" in said
     assert main([*command, "--prior", "normal"]) == 2
     assert "leave --prior normal away" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_training_is_pointed_at_the_model_inside(images, tmp_path):
+    make("VAE", tmp_path / "VAE_training_2026" / "final_model")
+    with pytest.raises(InputError, match=r"holds some: give --checkpoint .*final_model\.$"):
+        load(tmp_path / "VAE_training_2026", Request(data=str(images)))

@@ -204,6 +204,12 @@ def test_weights_find_their_place_in_the_network_that_the_factory_builds(vae, en
     assert encoded.provenance["unused"] == unused
 
 
+def test_tensors_that_may_be_the_models_own_prior_are_named(vae, tmp_path, data):
+    torch.save({**vae.state_dict(), "pseudo_inputs.0.weight": torch.zeros(64, 5)}, tmp_path / "weights.pt")
+    encoded = load(tmp_path / "weights.pt", Request(data=data, encoder="tiny_network:VAE"))
+    assert any("pseudo_inputs.0.weight may be the model's own prior, which is not used" in note for note in encoded.notes)
+
+
 def test_a_factory_of_the_whole_model_is_run_through_its_encode(vae, tmp_path, data, agrees):
     torch.save(vae.state_dict(), tmp_path / "weights.pt")
     encoded = load(tmp_path / "weights.pt", Request(data=data, encoder="tiny_network:VAE"))

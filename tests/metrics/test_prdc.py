@@ -74,3 +74,23 @@ def test_too_few_points_are_refused():
         run(normal(11, 0), normal(50, 1))
     with pytest.raises(InputError, match="at least 1"):
         run(normal(80, 0), normal(50, 1), k=0)
+
+
+def test_radii_of_zero_are_counted_and_said():
+    x, y = normal(100, 0), normal(100, 1)
+    x[:12] = x[0]  # 12 copies have 5 others at least
+    x[20:25] = x[20]  # 5 copies have 4 others each, and a radius
+    y[:6] = y[0] * (1 + 1e-8)  # copies but for rounding
+    y[0] = y[1] * (1 + 1e-8)
+    found = run(x, y)
+    for score in found.values():
+        assert score.details["zero_radii"] == {"samples": 12, "data": 6}
+        assert score.note.startswith("prdc: 12 of 100 samples and 6 of 100 data have a radius of 0")
+    assert run(normal(100, 2), normal(100, 3))["recall"].note == ""
+
+
+def test_copies_have_a_radius_of_exactly_zero_whatever_rounding_leaves():
+    once = 1000 + normal(40, 4, dim=30)
+    x = once.repeat_interleave(10, 0) * (1 + 1e-9 * normal(400, 5, dim=30))
+    assert run(x, x.clone())["recall"].value == 0
+    assert run(x, x.clone())["recall"].details["zero_radii"] == {"samples": 400, "data": 400}

@@ -121,3 +121,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused(holes, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="another folder"):
         report.save(holes, "q", report.document(holes, {}), (), tmp_path / "file")
+
+
+def test_where_points_do_not_overlap_the_answer_says_so_and_counts_what_the_decoder_has_not_seen(holes):
+    apart = dataclasses.replace(
+        holes, share=Quantity(None, None, "the points do not overlap"), trained_share=Quantity(1.0, 0.001)
+    )
+    assert report.answer(apart).startswith("The points do not overlap. Of 100 samples decoded from the prior, 100 start")
+    assert report.has_holes(apart)
+    assert next(iter(report.shares(apart).values())) == "not known"
+    assert report.document(apart, {})["share"] == {
+        "value": None,
+        "std_error": None,
+        "reason": "the points do not overlap",
+    }

@@ -5,8 +5,9 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from klprobe.distributions.problems import affine_weights
+from klprobe.synthetic.players import GENERATOR_LOSSES
 from klprobe.synthetic.run import Diverged, estimate, minimize
-from klprobe.synthetic.settings import PRESETS, Settings
+from klprobe.synthetic.settings import PRESETS, Settings, is_cell
 from klprobe.types import InputError
 
 SMALL = Settings(
@@ -28,6 +29,37 @@ def test_a_record_is_strict_json_with_a_curve_a_truth_and_everything_that_made_i
     assert again["settings"]["steps"] == 300
     assert again["truth"] > 0
     assert {"versions", "commit", "device", "cpu_seconds"} <= set(again)
+
+
+def test_the_scale_of_both_gaussians_leaves_their_kl_and_changes_their_draws():
+    plain, large = (minimize(changed(steps=5, scale=scale), 2, seed=0) for scale in (1.0, 3.0))
+    assert large["truth"] == pytest.approx(plain["truth"], rel=1e-9)
+    assert large["curve"]["estimate"][0] != plain["curve"]["estimate"][0]
+
+
+def test_the_losses_of_the_generator_have_their_formulas():
+    """Of D = 1 / (1 + e^logit), the probability of the first Gaussian."""
+    logit = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    d = 1 / (1 + logit.exp())
+    torch.testing.assert_close(GENERATOR_LOSSES["reverse-kl"](logit), -(d / (1 - d)).log().mean())
+    torch.testing.assert_close(GENERATOR_LOSSES["non-saturating"](logit), -d.log().mean())
+    curves = [minimize(changed(steps=30, generator_loss=name), 2, seed=0)["curve"]["true_kl"] for name in GENERATOR_LOSSES]
+    assert curves[0][0] == curves[1][0]
+    assert curves[0][-1] != curves[1][-1]
+
+
+@pytest.mark.parametrize("run", [estimate, minimize])
+def test_a_record_of_before_a_setting_was_there_is_of_its_default(run):
+    record = run(changed(steps=2), 2, seed=0)
+    for name in ("scale", "generator_loss"):
+        record["settings"].pop(name, None)
+    assert is_cell(record, record["experiment"], 2, 0, changed(steps=2))
+    assert not is_cell(record, record["experiment"], 2, 0, changed(steps=2, scale=2.0))
+
+
+def test_a_scale_of_nothing_is_refused():
+    with pytest.raises(InputError, match=r"scale is a standard deviation and must be above 0; got 0"):
+        changed(scale=0.0)
 
 
 def test_the_truth_is_torchs_and_the_same_for_both_experiments_and_every_seed():

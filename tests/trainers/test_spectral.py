@@ -53,6 +53,32 @@ def test_the_score_sees_pixels_moved_to_the_papers_range_and_vectors_as_they_are
 
 
 @pytest.mark.parametrize("name", ["sngan", "bms-vae-gan"])
+@pytest.mark.parametrize("gain", [1.4, 0.5])
+def test_tanh_networks_have_orthogonal_weights_of_the_gain_and_no_rectifier(name, gain):
+    made = networks(name, (2,), activation="tanh", orthogonal_gain=gain, width=8, batch_norm=False)[1]
+    for network in (made["generator"], made["discriminator"]):
+        assert [type(m) for m in network[1::2]] == [nn.Tanh, nn.Tanh]
+        for layer in network[::2]:
+            assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+    for layer in made["generator"][::2]:
+        weight = layer.weight if len(layer.weight) <= layer.weight.shape[1] else layer.weight.T
+        torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sngan", "bms-vae-gan"])
+def test_tanh_is_refused_of_images_in_a_line(name):
+    with pytest.raises(InputError, match="activation tanh is for data that are vectors"):
+        networks(name, (3, 32, 32), activation="tanh")
+
+
+@pytest.mark.parametrize("name", ["sngan", "bms-vae-gan"])
+def test_the_usual_networks_are_what_they_were(name):
+    """The gain has no part in them, and no random number is drawn for it."""
+    made, other = (networks(name, (2,), orthogonal_gain=gain)[1].state_dict() for gain in (1.4, 9.0))
+    assert all(torch.equal(made[key], other[key]) for key in made)
+
+
+@pytest.mark.parametrize("name", ["sngan", "bms-vae-gan"])
 def test_the_standard_cnn_trains_and_makes_images(name):
     system, made = networks(name, (3, 32, 32))
     x, noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)

@@ -154,6 +154,17 @@ def test_checkpoints_by_time_change_neither_weights_nor_rows_and_can_be_resumed(
     assert timeless(tmp_path / "dead") == timeless(tmp_path / "whole")
 
 
+def test_a_checkpoint_of_before_a_setting_was_there_goes_on_with_its_default_alone(data, tmp_path):
+    path = train(vae(), data, steps=2, out=tmp_path)
+    tensors, settings = checkpoint.read(path)
+    del settings["settings"]["decay_steps"]
+    tensor_file.write(path, tensors, settings)
+    with pytest.raises(InputError, match=r"settings.decay_steps was 0, is 5"):
+        train(vae(decay_steps=5), data, steps=3, out=tmp_path, resume=True)
+    train(vae(), data, steps=3, out=tmp_path, resume=True)
+    assert checkpoint.read(path)[1]["steps"] == 3
+
+
 def test_without_a_time_there_is_no_checkpoint_between_those_by_steps(data, tmp_path):
     def die(step, networks):
         raise RuntimeError
