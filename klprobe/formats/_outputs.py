@@ -72,6 +72,8 @@ def read(returned: Returned, random: set[str], asked: str | None, label: str, x:
     taken = {name for name, _ in classes.values()}
     left = {name: t for name, t in pool.items() if name not in inside and name not in taken}
     named = by_name({name: tuple(t.shape) for name, t in left.items()}, left.__getitem__, random, label)
+    if named is None and classes and not [name for name in left if name in rows]:
+        return dataclasses.replace(prior, roles=classes, note=f"outputs read by name{_also(classes)}")
     if named is not None:
         roles, note = named, f"outputs read by name: {', '.join(f'{name} as {role}' for role, (name, _) in named.items())}"
     else:
