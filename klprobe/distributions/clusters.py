@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from klprobe.distributions.families import row_parameters
 from klprobe.distributions.posteriors import (
     ROWS_AT_ONCE,
     ConditionalDistribution,
     DiagonalGaussian,
     SampleOnly,
     TorchPosterior,
-    row_parameters,
 )
 from klprobe.types import InputError, Posterior
 
