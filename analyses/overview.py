@@ -45,7 +45,7 @@ def line(module: str, item: Item) -> list[str]:
     records = read_records(path)
     quick = [record for _, record in results(item.cells("quick"), records)]
     said = [f"At the paper's size: {large}"] if (large := _said(item, records, "paper")) else []
-    said += [_said(item, records, "quick") or LATER]
+    said += ["Preset quick: " * bool(said) + (_said(item, records, "quick") or LATER)]
     minutes = sum(record["cpu_seconds"] for record in quick) / 120
     where = path.relative_to(HERE)
     ours = ". ".join([*said, *pages(item.folder, module.split(".")[-1])])

@@ -27,7 +27,7 @@ from analyses.machinery.cells import Preset
 if TYPE_CHECKING:
     from analyses.machinery.worker import Orders
 
-MARGIN, SHARE = 30.0, 0.05
+MARGIN, SHARE = 60.0, 0.1
 """Seconds before the deadline at which workers look for a checkpoint, and the share of all the time that they are at most."""
 
 
@@ -98,6 +98,7 @@ def _work(jobs: int, orders: Orders, end: float) -> tuple[int | None, dict[int, 
     start = multiprocessing.get_context("spawn").Process
     workers = {number: start(target=work_through, args=(number, orders)) for number in range(1, jobs + 1)}
     stopped: list[int] = []
+    late: set[int] = set()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         stopped.append(signum)
@@ -116,13 +117,17 @@ def _work(jobs: int, orders: Orders, end: float) -> tuple[int | None, dict[int, 
                 signal.signal(signal.SIGINT, stop)
         while any(worker.is_alive() for worker in workers.values()):
             time.sleep(0.2)
-            for worker in workers.values():
+            for number, worker in workers.items():
                 if time.time() > end and worker.is_alive():
                     worker.kill()  # deep in one long computation, it hears nothing
+                    late.add(number)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    dead = {number: worker.exitcode for number, worker in workers.items() if worker.exitcode and not stopped}
+    for number in sorted(late):
+        say(number, "ended at the deadline, for it did not stop in time; its cell goes on from its last checkpoint")
+    ended = {number: worker.exitcode for number, worker in workers.items() if number not in late and not stopped}
+    dead = {number: code for number, code in ended.items() if code}
     return (stopped[0] if stopped else None), dead
 
 

@@ -6,6 +6,7 @@ The public names are loaded when they are first used, so that `import klprobe` c
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -83,7 +84,18 @@ class _ShortNames(MetaPathFinder, Loader):
 sys.meta_path.insert(0, _ShortNames())  # asked first, so that a file left over from an older version is not used
 
 
+_RENAMED: dict[str, str] = {}
+"""From a former name to today's: for one release the former is taken, with a warning, and then it goes."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(
+            f"klprobe.{name} is now klprobe.{_RENAMED[name]}; the old name goes with the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
     if name in _SHORT:
         return import_module(f"klprobe.{name}")
     if name not in _HOME:

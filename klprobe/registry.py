@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -33,6 +34,10 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
 
 
+RENAMED: dict[tuple[str, str], str] = {}
+"""From (kind, former name) to today's name: for one release a former name is taken, with a warning, and then it goes."""
+
+
 def load(kind: str, name: str) -> Any:
     """Load the class or function in the file of that name.
 
@@ -43,6 +48,11 @@ def load(kind: str, name: str) -> Any:
     if not isinstance(name, str):  # the name may come from a file, and be of any type
         raise InputError(f"A name in {kind} is text; got {short(name)}. Known: {', '.join(known)}.")
     wanted = name.replace("_", "-")
+    if (today := RENAMED.get((kind, wanted))) is not None:
+        warnings.warn(
+            f"{wanted!r} is now called {today!r}; the old name goes with the next release.", FutureWarning, stacklevel=2
+        )
+        wanted = today
     if wanted not in known:
         near = nearest(wanted, known) if len(wanted) <= LONGEST_TYPO else None
         hint = f" Did you mean {near!r}?" if near else ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analyses.machinery import models
 from analyses.machinery.findings import in_words
 from analyses.machinery.kept import is_free
 from analyses.machinery.notes import seconds_after_training, seconds_of_training
+from analyses.machinery.operations import seconds
 from analyses.machinery.plan import Job, Part, jobs_of, records_of, trainings_of
 from analyses.machinery.worker import title
 
@@ -19,7 +21,8 @@ def listing(parts: Sequence[Part], workers: int) -> str:
     jobs, lines = jobs_of(list(parts)), []
     for place, part in enumerate(parts, 1):
         mine = [job for job in jobs if job.part is part]
-        lines.append(f"{place}. {part.question}\n   {_counted(part.module, mine)}{_left(mine, jobs, workers)}")
+        said = f"{_counted(part.module, mine)}{_left(mine, jobs, workers)}{_guessed(part, workers)}"
+        lines.append(f"{place}. {part.question}\n   {said}")
         shown = [job for job in mine if not _succeeded(job)][:SHOWN]
         lines += [f"   - {title(job)}: {state(job, jobs)}" for job in shown]
         hidden = sum(not _succeeded(job) for job in mine) - len(shown)
@@ -62,7 +65,7 @@ def expected(job: Job, jobs: list[Job]) -> str:
     training, after = seconds_of_training(job), seconds_after_training(job, jobs)
     known = (training or 0.0) + (after or 0.0)
     missing = [name for name, value in (("training", training), ("looking at it", after)) if value is None]
-    if len(missing) == 2:
+    if len(missing) == 2 or (missing and not known):
         return "time not measured yet"
     return f"{in_words(known)} left" + (f", without {missing[0]}, which was not measured yet" if missing else "")
 
@@ -77,10 +80,19 @@ def _left(mine: list[Job], jobs: list[Job], workers: int) -> str:
     open_ones = [job for job in mine if not records_of(job)]
     if not open_ones:
         return ""
-    seconds, unknown = _seconds(open_ones, jobs)
-    said = f"{in_words(seconds / workers)} left with {workers} at once" if seconds else ""
-    rest = f"{unknown} whose time is not measured yet" if unknown else ""
-    return "; " + " and ".join(part for part in (said, rest) if part)
+    total, unknown = _seconds(open_ones, jobs)
+    said = f"; {in_words(total / workers)} left with {workers} at once" if total else ""
+    rest = f"{unknown} of which {'not all is' if said else 'nothing is'} measured yet" if unknown else ""
+    return f"{said}, without that of {rest}" if said and rest else f"{said}; {rest}" if rest else said
+
+
+def _guessed(part: Part, workers: int) -> str:
+    """What a part's item takes at the paper's size by its operations, where it is at that size and not done."""
+    at_paper_size = all(cell.get("preset") == "paper" for cell in part.cells)
+    if not at_paper_size or all(records_of(Job(part, cell)) for cell in part.cells):
+        return ""
+    guess = seconds(part.item, models.DEVICE.partition(":")[0])
+    return f"; by its operations the whole item takes ≈ {in_words(guess / workers)}" if guess else ""
 
 
 def _whole(jobs: list[Job], workers: int) -> str:

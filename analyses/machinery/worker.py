@@ -197,7 +197,7 @@ def title(job: Job) -> str:
     model, settings = job.cell.get("model"), job.cell.get("settings", {})
     if isinstance(model, dict):
         said |= {"steps": model["steps"], "seed": model["seed"]}
-    others = [cell.get("settings", {}) for cell in job.part.cells]
+    others = [] if "choice" in said else [cell.get("settings", {}) for cell in job.part.cells]
     said |= {name: value for name, value in settings.items() if any(value != other.get(name, value) for other in others)}
     return f"{job.part.module} ({label(said)})"
 

@@ -17,7 +17,7 @@ from klprobe.files import tables
 from klprobe.files.npy import read_member
 from klprobe.files.remembered import MODULE, NotOurs
 from klprobe.files.zips import opened
-from klprobe.formats import load
+from klprobe.formats import Request, load
 from klprobe.printable import nearest, short
 from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
@@ -121,7 +121,7 @@ def _aggregate(path: str, encode: Encode) -> Distribution:
 
 def _conditional(path: str, encode: Encode) -> Distribution:
     """A prior p(z|x) of each data point, in any file of posteriors, whose rows are those of the data points in order."""
-    return as_posterior(_posterior(path))
+    return _posterior(path)
 
 
 def _flow(path: str, encode: Encode) -> Distribution:
@@ -143,7 +143,7 @@ def _samples(path: str, encode: Encode) -> Distribution:
 def _posterior(path: str) -> Distribution:
     """Read the posterior that a file holds, or that its encoder gives on the data that it was trained on."""
     try:
-        return load(path).posterior
+        return load(path, Request(of_rows=False)).posterior
     except NotOurs as error:  # --data is for the checkpoint that is estimated, not for this one
         raise InputError(
             f"{error.reason}: encode those data in Python, numpy.savez('prior.npz', mean=mean, logvar=logvar), "

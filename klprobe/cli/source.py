@@ -44,6 +44,12 @@ def read_source(source: Source, prior: str, device: str) -> tuple[Encoded, Distr
         plain = dataclasses.replace(request, data=path, split="all", resize=None, value_range=None, gray=False, flatten=False)
         return load(source.checkpoint, dataclasses.replace(plain, scale=None, rgb=False)).posterior
 
+    if prior == "own" and encoded.no_prior:
+        raise InputError(
+            f"{source.checkpoint.name} says something of a prior of its own, and it cannot be used: {encoded.no_prior}. "
+            "Give --prior normal for N(0, I), or another, or name it: "
+            "--outputs mean=NAME,logvar=NAME,prior_mean=NAME,prior_std=NAME."
+        )
     if "codebook" in encoded.provenance and prior != "own":
         raise InputError(
             f"{source.checkpoint.name} gives entries of a codebook, which no --prior of vectors speaks of: leave --prior "

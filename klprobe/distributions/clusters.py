@@ -182,10 +182,10 @@ def in_words(groups: torch.Tensor | None, weights: torch.Tensor | None) -> str:
     words = []
     if groups is not None:
         count = len(groups.unique())
-        words.append(f"{len(groups):,} rows in {count:,} groups, left out, split and counted whole")
+        words.append(f"{count:,} groups of points, left out, split and counted whole")
     if weights is not None:
-        words.append(f"{len(weights):,} rows with weights, worth {worth(weights.double()):,.0f} rows of equal weight")
-    return "; ".join(words)
+        words.append(f"weights that leave {worth(weights.double()):,.0f} points of equal weight")
+    return " and ".join(words)
 
 
 def by_weight(weights: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -7,7 +7,7 @@ a chain of them is a posterior like any other. A mixture over N points takes one
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.distributions import constraints
@@ -22,8 +22,8 @@ HALVINGS = 200
 class VectorMap(Transform):
     """What the maps here share: vectors to vectors, one to one."""
 
-    domain: ClassVar[Any] = constraints.real_vector
-    codomain: ClassVar[Any] = constraints.real_vector
+    domain: Any = constraints.real_vector
+    codomain: Any = constraints.real_vector
     bijective = True
 
     def __eq__(self, other: object) -> bool:

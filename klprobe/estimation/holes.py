@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior
+from klprobe.distributions.clusters import clusters_of, one_of_each
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
@@ -190,6 +191,12 @@ def _look(
     q: Posterior, prior: Distribution, num_samples: int, level: float, generator: torch.Generator, progress: Progress
 ) -> tuple[Draws, Draws, tuple[float, float, float], tuple[Quantity, Quantity, Quantity]]:
     """Draw from q_N and from the prior, and compute their densities, the three quantiles and the three shares."""
+    if clusters_of(q) is not None:  # a copy beside a point would make its code look at home
+        rows = one_of_each(q, generator, "The search for holes").sort().values
+        some = q.select(rows)
+        _check(some, prior, num_samples, level)
+        codes, prior_draws, thresholds, shares = _look(some, prior, num_samples, level, generator, progress)
+        return dataclasses.replace(codes, points=rows[codes.points]), prior_draws, thresholds, shares
     order = torch.arange(q.num_points)
     points = visit_evenly(order, num_samples, generator)
     z = q.sample_at(points, generator).cpu()
@@ -237,6 +244,8 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
         raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
     if measure_of(q) == "atoms":
         raise CapabilityError("holes are places without codes, and these codes are discrete: klprobe estimate tells their KL.")
+    if q.weights is not None:
+        raise InputError("Holes are not looked for among points with weights: leave the weights away.")
     if q.num_points < LEAST_POINTS:
         raise InputError(f"Holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
     if num_samples < LEAST_DRAWS:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.categorical import Classes
-from klprobe.distributions.clusters import most_information, with_rows
+from klprobe.distributions.clusters import in_words, most_information, with_rows
 from klprobe.distributions.digest import digest
 from klprobe.distributions.inspection import active_units, check_clouds, check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
@@ -201,6 +201,7 @@ def estimate(
             "arithmetic": machine,
             "versions": versions(),
             "commit": commit(),
+            **({"rows": rows} if (rows := in_words(q.groups, q.weights)) else {}),
             **(provenance or {}),
         },
     )

@@ -21,7 +21,7 @@ from klprobe.estimators.closed_form import ClosedForm
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.formats import Request
-from klprobe.formats._encode import Encoder, encode_points
+from klprobe.formats._encode import Encoder, Found, encode_points
 from klprobe.types import Estimator, InputError, Quantity, Side
 
 QUICK: tuple[Estimator, ...] = (
@@ -57,7 +57,8 @@ def track(
             does not name its networks, for instance when they are in a list, put them into eval mode yourself.
         data: A tensor or array of N points, a Dataset, or a DataLoader, whose Dataset is used; where items are tuples, their
             first entry. Population bounds need data that the encoder was not trained on.
-        prior: Distribution with event shape (D,), on the CPU; None means N(0, I).
+        prior: Distribution with event shape (D,), on the CPU; None means the prior that the encoder returns
+            beside the posterior, else N(0, I).
         outputs: What the encoder returns, as `mean,logvar`, `mean,std` or `_,mean,logvar` (`_` is ignored). None means by
             their names, or else by their values, which may become unclear while an encoder changes; name them in a long run.
         num_points: Largest number of points, chosen by `seed` and N alone. They bound mutual information by log N.
@@ -82,7 +83,14 @@ def track(
     if isinstance(encoder, Distribution):
         posterior = _some_points(encoder, num_points, seed)
     else:
-        posterior = _encode(encoder, data, outputs, num_points, batch_size, device, seed)
+        found = _encode(encoder, data, outputs, num_points, batch_size, device, seed)
+        posterior = found.posterior
+        if prior is None and found.no_prior:
+            raise InputError(
+                f"The encoder returns something of a prior of its own, and it cannot be used: {found.no_prior}. Give "
+                "prior=klprobe.standard_normal(D), or another."
+            )
+        prior = found.prior if prior is None else prior
     q = as_posterior(posterior)
     prior = standard_normal(q.dim) if prior is None else prior
     able = capabilities(q, prior)
@@ -133,7 +141,7 @@ def _encode(
     batch_size: int,
     device: torch.device | str | None,
     seed: int,
-) -> Distribution:
+) -> Found:
     """Encode the fixed points of the data."""
     if not callable(encoder):
         raise TypeError(f"Give an encoder that can be called, or a posterior, a Distribution; got {type(encoder).__name__}.")
@@ -148,7 +156,7 @@ def _encode(
     label = getattr(encoder, "__qualname__", type(encoder).__name__)
     with _eval_mode(networks), _random_state_kept(to, seed):
         points = _Points(data, num_points, seed)
-        return encode_points(Encoder(run, label, batch_size=batch_size), points, Request(outputs=outputs))[0]
+        return encode_points(Encoder(run, label, batch_size=batch_size), points, Request(outputs=outputs))
 
 
 def _networks_of(encoder: Callable[[torch.Tensor], Any]) -> list[nn.Module]:

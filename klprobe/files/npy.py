@@ -95,6 +95,21 @@ def _entries(header: str) -> dict[str, str]:
     return found if place == len(inside) else {}
 
 
+def layout_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> Layout:
+    """The layout of one array of an `.npz` file, without reading the array.
+
+    Raises:
+        InputError: what is there is no array, or the file is damaged.
+    """
+    try:
+        with archive.open(info) as stream:
+            return read_layout(stream.read(HEADER_BYTES), label)
+    except InputError:
+        raise
+    except DAMAGED as error:
+        raise InputError(f"{label} cannot be read ({error}): the file is damaged, save or copy it again.") from error
+
+
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> np.ndarray:
     """Read one array of an `.npz` file.
 

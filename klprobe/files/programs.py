@@ -106,7 +106,21 @@ def open_torchscript(path: str, device: str, method: str) -> Opened:
     if not frozen:
         module.eval()
     called = getattr(module, method) if hasattr(module, method) else module
-    return Opened(facts, run=lambda x: called(x.to(device)))
+    kind, facts["kind_note"] = working_type(module)
+    if not frozen:
+        module.to(kind)
+    kinds = [kind, torch.float16, torch.bfloat16, torch.float64] if frozen else [kind]
+
+    def run(x: torch.Tensor) -> Any:
+        while True:
+            try:
+                return called(in_type(x, kinds[0]).to(device))
+            except RuntimeError as error:  # the weights of a frozen network are constants, whose type nothing says
+                if len(kinds) == 1 or not x.is_floating_point() or ("dtype" not in str(error) and "type" not in str(error)):
+                    raise
+                kinds.pop(0)
+
+    return Opened(facts, run=run)
 
 
 def open_exported(path: str) -> Opened:
@@ -126,8 +140,13 @@ def open_exported(path: str) -> Opened:
     if len(shapes) != 1:
         raise InputError(f"{name} takes {len(shapes)} inputs, but an encoder takes the data points alone: export it so.")
     batch, *point = shapes[0] or ["any"]
+    kind = nodes[0].meta["val"].dtype
+
+    def run(x: torch.Tensor) -> Any:
+        return module(x.to(kind) if kind.is_floating_point or not x.is_floating_point() else x)
+
     return Opened(
-        {"wants": f"points of shape {tuple(point)}", "batch_size": batch if isinstance(batch, int) else None}, run=module
+        {"wants": f"points of shape {tuple(point)}", "batch_size": batch if isinstance(batch, int) else None}, run=run
     )
 
 
@@ -158,9 +177,12 @@ def open_onnx(path: str) -> Opened:
         raise InputError(f"{name} takes as inputs {names}, but an encoder takes the data points alone: export it so.")
     batch, *point = entries[0].shape or [None]
     sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in point)
-    dtype = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}.get(entries[0].type, torch.float32)
+    kinds = {"double": torch.float64, "float16": torch.float16, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+    dtype = kinds.get(entries[0].type.removeprefix("tensor(").removesuffix(")"), torch.float32)
 
     def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if x.is_floating_point() and not dtype.is_floating_point:
+            raise ValueError(f"it takes {entries[0].type}, and the data are {x.dtype}".replace("torch.", ""))
         values: list[Any] = session.run(None, {entries[0].name: x.to(dtype).numpy()})
         return {output: torch.as_tensor(value) for output, value in zip(outputs, values, strict=True)}
 
@@ -170,6 +192,20 @@ def open_onnx(path: str) -> Opened:
         "batch_size": batch if isinstance(batch, int) else None,
     }
     return Opened(facts, run=run)
+
+
+def working_type(module: nn.Module) -> tuple[torch.dtype, str]:
+    """The type of numbers that a network is run in, float64 where it has weights of it, else float32; and a note on others."""
+    kinds = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
+    halves = sorted(str(kind).removeprefix("torch.") for kind in kinds if kind.itemsize < 4)
+    kind = torch.float64 if torch.float64 in kinds else torch.float32
+    name = str(kind).removeprefix("torch.")
+    return kind, f"weights of {' and '.join(halves)} run in {name}" if halves else ""
+
+
+def in_type(x: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """Points in that type of numbers; whole numbers as they are."""
+    return x.to(kind) if x.is_floating_point() else x
 
 
 def wanted_by(module: nn.Module) -> str:

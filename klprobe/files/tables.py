@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ class Table:
     values: NDArray[np.float64]
     labels: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
+
+    def without(self, names: Collection[str]) -> Table:
+        """Return the table without some of its columns."""
+        keep = [i for i, name in enumerate(self.names) if name not in names]
+        if len(keep) == len(self.names):
+            return self
+        return replace(self, names=tuple(self.names[i] for i in keep), values=self.values[:, keep])
 
 
 def read_table(path: Path, label: str) -> Table:

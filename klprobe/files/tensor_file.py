@@ -15,12 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from klprobe.files.plain import check_plain
+from klprobe.printable import short
 from klprobe.types import InputError
 
 UNREADABLE = (SafetensorError, ValueError, RuntimeError, AttributeError, TypeError)
 """Errors of safetensors for a damaged file, and for number types that this torch lacks."""
 
 KIND = "checkpoint"
+VERSION = "1"
+"""Version of what klprobe writes into such a file: raised when older versions could no longer read it. Files without one are of
+version 1."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class TensorFile:
         header: Texts of the header by name.
         names: Names of the tensors.
         read: Function from a name to the tensor, on the CPU.
+        shape: Function from a name to the tensor's shape, which does not read it.
     """
 
     header: dict[str, str]
     names: tuple[str, ...]
     read: Callable[[str], torch.Tensor]
+    shape: Callable[[str], tuple[int, ...]]
 
     @property
     def kind(self) -> str | None:
@@ -60,7 +66,9 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
     check_plain(path, label)
     try:
         with safe_open(path, framework="pt") as file:
-            yield TensorFile(dict(file.metadata() or {}), tuple(file.keys()), file.get_tensor)
+            header, names = dict(file.metadata() or {}), tuple(file.keys())
+            _check_version(header, label or str(path))
+            yield TensorFile(header, names, file.get_tensor, lambda name: tuple(file.get_slice(name).get_shape()))
     except (InputError, FileNotFoundError):
         raise
     except (OSError, *UNREADABLE) as error:
@@ -68,6 +76,15 @@ def opened(path: Path, label: str = "") -> Iterator[TensorFile]:
         raise InputError(
             f"{label or path} is damaged, cut short, or not a safetensors file ({said}): save or copy it again."
         ) from error
+
+
+def _check_version(header: Mapping[str, str], label: str) -> None:
+    """Raise InputError where klprobe wrote the file in a version that this one does not know."""
+    version = header.get("klprobe.version", VERSION)
+    if "klprobe.kind" in header and version != VERSION:
+        raise InputError(
+            f"{label} says klprobe.version = {short(version)}, and this klprobe reads version {VERSION}: update klprobe."
+        )
 
 
 def kind_of(path: Path) -> str | None:
@@ -88,7 +105,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str
         InputError: the file cannot be written.
     """
     draft = path.with_name(path.name + ".draft")
-    metadata = {"klprobe.kind": kind, "klprobe.settings": json.dumps(settings, allow_nan=False)}
+    metadata = {"klprobe.kind": kind, "klprobe.version": VERSION, "klprobe.settings": json.dumps(settings, allow_nan=False)}
     try:
         # not save_file, which makes the file readable for its owner alone whatever the umask
         draft.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))

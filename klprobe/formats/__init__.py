@@ -50,6 +50,7 @@ class Request:
         flatten: Whether each data point becomes a vector.
         allow_pickle: Whether the file may run the code in it, because the user trusts it.
         limits: Memory and time that a file may use where it is opened or run in a confined process.
+        of_rows: Whether groups and weights of the rows are read too.
     """
 
     data: str | None = None
@@ -67,6 +68,7 @@ class Request:
     flatten: bool = False
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
+    of_rows: bool = True
 
 
 FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
@@ -93,6 +95,7 @@ class Encoded:
         notes: Sentences that say how data and outputs were understood, for the user to check.
         parts: Latents that are also reported by themselves: columns of the posterior, or categorical latents beside it.
         prior_name: The model's own prior in words, for the report's first lines; empty where it is N(0, I), or none is known.
+        no_prior: Why the model's own prior, of which the file says something, cannot be used; else empty.
         checks: What must hold of what was encoded, such as that its range fits a convention.
     """
 
@@ -104,6 +107,7 @@ class Encoded:
     notes: tuple[str, ...] = ()
     parts: Mapping[str, slice | Classes] = field(default_factory=dict)
     prior_name: str = ""
+    no_prior: str = ""
     checks: tuple[Check, ...] = ()
 
 

@@ -7,33 +7,37 @@ beside mean and spread, their scatter around the mean has to be the spread that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.distributions import Distribution
 
 from klprobe.files.child import GB
 from klprobe.formats import Encoded, Request
+from klprobe.formats._by_name import same
 from klprobe.formats._inputs import open_inputs
-from klprobe.formats._latents import Latents, Part, latents_of
-from klprobe.formats._outputs import MATRICES, Reading, read
-from klprobe.formats._returned import SPREAD_ROLES, Tensors, tensors_of
+from klprobe.formats._latents import Latents, Part, latents_of, with_classes
+from klprobe.formats._laws import flat, joined, kind_of
+from klprobe.formats._names import MATRICES, SPREAD_ROLES
+from klprobe.formats._outputs import read
+from klprobe.formats._priors import prior_of, why_moved
+from klprobe.formats._reading import Reading, plain, plain_role
+from klprobe.formats._returned import Returned, Tensors, taken_apart
+from klprobe.formats._tensors import check_scatter
 from klprobe.types import InputError
 
 POINTS_AT_ONCE = 1000
 """Number of data points encoded at a time, which limits memory and changes no result."""
 PROBED = 64
 """Number of data points that the three passes of the probe use."""
-SAME = 1e-3
-"""Relative difference below which two passes agree: float32 results change this much when blocks have other sizes."""
 SEED = 0
 """Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
 MOST_CHANNELS = 16
 """Largest number of channels of spatial latents that are reported one by one, because each is estimated separately."""
-Z_SCORES = 6.0
-"""Standard errors by which the mean of r^2 / v may differ from 1: over n draws it is 1 +- sqrt(2 / n) when v = Var(r)."""
 
 
 @dataclass(frozen=True)
@@ -72,40 +76,75 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     """
     inputs = open_inputs(request, encoder.label)
     facts = inputs.facts()
-    latents, reading = _encode(encoder, inputs, request)
+    found = encode_points(encoder, inputs, request)
     shape = tuple(facts["input_shape"])
     data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}; {inputs.range_note}"
+    said = (*notes, *inputs.notes, data_note, found.reading.note, found.note, *found.latents.notes)
     return Encoded(
-        latents.posterior,
-        latents.prior,
+        found.posterior,
+        found.latents.prior if found.prior is None else found.prior,
         split=inputs.split,
-        provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in reading.roles.items()}},
-        notes=tuple(note for note in (*notes, *inputs.notes, data_note, reading.note, *latents.notes) if note),
-        parts=latents.parts,
+        provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in found.reading.roles.items()}},
+        notes=tuple(note for note in said if note),
+        parts=found.latents.parts,
+        prior_name="" if found.prior is None else f"{kind_of(found.prior)} as its encoder returns it",
+        no_prior=found.no_prior,
         checks=inputs.checks,
     )
 
 
-def encode_points(encoder: Encoder, points: Points, request: Request) -> tuple[Distribution, Reading]:
-    """Encode points, and say which outputs are used; of the request, only `outputs` and `progress` matter.
+class Found(NamedTuple):
+    """What an encoder said of all points.
+
+    Attributes:
+        posterior: Of batch shape (N,) and event shape (D,).
+        reading: Which of the outputs it is made of.
+        latents: The posterior again, with its parts and what is to be said of them.
+        prior: The model's own, event shape (D,), where it returned one.
+        no_prior: Why the prior that it returned cannot be used; empty where it returned none, or it can.
+        note: What else is to be said.
+    """
+
+    posterior: Distribution
+    reading: Reading
+    latents: Latents
+    prior: Distribution | None
+    no_prior: str
+    note: str
+
+
+def encode_points(encoder: Encoder, points: Points, request: Request) -> Found:
+    """Encode points, and say which of the encoder's outputs their posterior is made of.
 
     Raises:
-        InputError: as for `encode_data`.
+        InputError: as `encode_data`.
     """
-    latents, reading = _encode(encoder, points, request)
-    return latents.posterior, reading
-
-
-def _encode(encoder: Encoder, points: Points, request: Request) -> tuple[Latents, Reading]:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(SEED)
-        reading, channels = _probe(encoder, points, request)
-        latents = _latents(encoder.label, _all_points(encoder, points, reading, request))
-    return _by_channel(latents, channels), reading
+        encoder, note = _taking(encoder, points)
+        first, reading, channels = _probe(encoder, points, request)
+        tensors, laws, no_prior = _all_points(encoder, points, first, reading, request)
+        latents = _latents(encoder.label, tensors, laws)
+        prior = None if no_prior else prior_of(encoder.label, first, reading, latents.posterior.event_shape[0])
+    return Found(latents.posterior, reading, _by_channel(latents, channels), prior, no_prior, note)
 
 
-def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
-    """Run the encoder on the points x, padded where it takes one batch size only, and return its tensors."""
+def _taking(encoder: Encoder, points: Points) -> tuple[Encoder, str]:
+    """The encoder for whole numbers as they are, which tokens need, or as float32, where its network takes nothing else."""
+    x = points.batch(0, min(2, len(points), encoder.batch_size or 2))
+    if x.is_floating_point():
+        return encoder, ""
+    try:
+        _call(encoder, x)
+        return encoder, "whole numbers are given to the encoder as whole numbers"
+    except InputError:
+        as_floats = dataclasses.replace(encoder, run=lambda x: encoder.run(x.float()))
+        _call(as_floats, x.float())
+        return as_floats, "whole numbers are given to the encoder as float32"
+
+
+def _call(encoder: Encoder, x: torch.Tensor) -> Returned:
+    """What the encoder returns for the points x, padded where it takes one batch size only."""
     m, size = len(x), encoder.batch_size
     padded = x if size is None or m == size else torch.cat([x, x[-1:].expand(size - m, *x.shape[1:])])
     try:
@@ -119,19 +158,28 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Tensors:
             f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "
             "Change the data, or --resize, --gray, --flatten."
         ) from error
-    return {name: tensor[:m].cpu() for name, tensor in tensors_of(returned, len(padded)).items()}
+    found = taken_apart(returned, len(padded))
+    tensors = {name: (tensor[:m] if found.has_rows(name) else tensor).cpu() for name, tensor in found.tensors.items()}
+    return dataclasses.replace(found, rows=m, tensors=tensors)
 
 
-def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Reading, int | None]:
+def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned, Reading, int | None]:
     """Find out what the outputs are, and how many channels, and refuse an encoder that is in training mode."""
     size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
     x = inputs.batch(0, size)
-    first, second = _call(encoder, x), _call(encoder, x)
-    random = {name for name in first if not _same(first[name], second[name])}
-    reading = read(first, random, request.outputs, encoder.label)
+    first = _call(encoder, x)
+    if size > 2 and encoder.batch_size is None and _may_be_confused(first):
+        size -= 1  # so that as many values as points are as many latents, and not one for each point
+        x = x[:size]
+        first = _call(encoder, x)
+    second = _call(encoder, x)
+    random = {name for name in first.tensors if not _close(first, second, name)}
+    random |= {name for name in first.laws if not _close(first, second, name)}
+    reading = read(first, random, request.outputs, encoder.label, x)
     half = max(1, size // 2)
     alone = _call(encoder, torch.cat([x[:half], x[:1].expand(size - half, *x.shape[1:])]))
-    for role, (name, _) in reading.roles.items():
+    used = [(role, name) for role, (name, _) in reading.roles.items()] + [("density", name) for name in _law_of(reading)]
+    for role, name in used:
         if role == "samples":
             continue
         if name in random:
@@ -139,28 +187,59 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Reading,
                 f"{encoder.label}: its {role} differs between two passes over the same points, so dropout (or other noise) is "
                 "on: call eval() before you save it. If this output is a sample, say --outputs samples."
             )
-        if not _same(first[name][:half], alone[name][:half]):
+        if not _close(first, alone, name, half):
             raise InputError(
                 f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
                 "training mode: call eval() before you save it."
             )
-    return reading, reading.channels(first)
+    if reading.law is not None and flat(first.laws[reading.law], first.rows) is None:
+        why = "whose density klprobe cannot keep for all points: read as one draw a point"
+        reading = dataclasses.replace(reading, drawn=True, note=f"{reading.note}, {why}")
+    return first, reading, reading.channels(first.tensors)
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    scale = max(float(a.abs().max()), 1e-6)
-    return not bool(a.isfinite().all()) or bool(((a.double() - b.double()).abs() <= SAME * scale).all())
+def _law_of(reading: Reading) -> list[str]:
+    return [] if reading.law is None else [reading.law]
 
 
-def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Request) -> Tensors:
-    parts: dict[str, list[torch.Tensor]] = {role: [] for role in reading.roles}
-    size, held = encoder.batch_size or POINTS_AT_ONCE, 0
+def _may_be_confused(first: Returned) -> bool:
+    """Whether there is a vector as long as there are points, and as there are latents somewhere."""
+    shapes = [tuple(t.shape) for t in first.tensors.values()]
+    vectors = any(shape in ((first.rows,), (first.rows, first.rows)) for shape in shapes)
+    return vectors and any(len(shape) > 1 and math.prod(shape[1:]) == first.rows for shape in shapes)
+
+
+def _close(first: Returned, second: Returned, name: str, rows: int | None = None) -> bool:
+    """Whether two passes say the same, of a tensor or of a Distribution, whose densities are compared at the same draws."""
+    if name in first.laws:
+        law, other = first.laws[name], second.laws.get(name)
+        try:
+            z = law.sample()
+            told, again = (d.log_prob(z).reshape(first.rows, -1)[:rows].double() for d in (law, other))  # type: ignore[union-attr]
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
+            return True  # there is no density to compare
+        return same(told, again)
+    a, b = first.tensors[name], second.tensors.get(name)
+    if b is None or a.shape != b.shape:
+        return False
+    return same(a[:rows], b[:rows]) if first.has_rows(name) else same(a, b)
+
+
+def _all_points(
+    encoder: Encoder, inputs: Points, first: Returned, reading: Reading, request: Request
+) -> tuple[Tensors, list[Distribution], str]:
+    """The tensors of all points by role, or their Distributions block by block; and why the prior among them cannot be used."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    laws: list[Distribution] = []
+    size, held, no_prior = encoder.batch_size or POINTS_AT_ONCE, 0, reading.no_prior
     for start in range(0, len(inputs), size):
-        taken = reading.take(_call(encoder, inputs.batch(start, start + size)))
+        returned = _call(encoder, inputs.batch(start, start + size))
+        no_prior = no_prior or why_moved(first, returned, reading)
+        taken = _taken(returned, reading, encoder.label, laws)
         if start == 0 and {"mean", "samples"} <= set(taken):
-            _check_scatter(taken, encoder.label)
+            check_scatter(taken, encoder.label)
         for role, tensor in taken.items():
-            parts[role].append(tensor.float() if tensor.dtype != torch.float64 else tensor)
+            parts.setdefault(role, []).append(tensor.float() if tensor.dtype != torch.float64 else tensor)
             held += parts[role][-1].nbytes
         if encoder.most_bytes is not None and held > encoder.most_bytes:
             raise InputError(
@@ -169,50 +248,37 @@ def _all_points(encoder: Encoder, inputs: Points, reading: Reading, request: Req
                 "--file-memory, or give fewer points."
             )
         request.progress(min(start + size, len(inputs)), len(inputs))
-    return {role: torch.cat(blocks) for role, blocks in parts.items()}
+    return {role: torch.cat(blocks) for role, blocks in parts.items()}, laws, no_prior
 
 
-def _check_scatter(taken: Tensors, label: str) -> None:
-    """Raise InputError when the encoder's own samples scatter around its mean by more or less than the spread says."""
-    claimed = next((role for role in SPREAD_ROLES if role in taken), None)
-    if claimed is None or taken["samples"].shape != taken["mean"].shape or taken[claimed].shape != taken["mean"].shape:
-        return
-    squares = (taken["samples"].double() - taken["mean"].double()).square()
-    spread = taken[claimed].double()
-    if not (squares.isfinite().all() and spread.isfinite().all()):
-        return  # the check of all points gives a clearer message
-    slack = Z_SCORES * (2 / squares.numel()) ** 0.5
-    ratios = {role: float((squares / variance_of(role, spread)).mean()) for role in SPREAD_ROLES}
-    if abs(ratios[claimed] - 1) <= slack:
-        return
-    possible = [role for role in SPREAD_ROLES if role in ("logvar", "logstd") or bool((spread > 0).all())]
-    likeliest = min(possible, key=lambda role: abs(ratios[role] - 1))
-    if abs(ratios[likeliest] - 1) <= slack:
-        better = f"As {likeliest} it fits ({ratios[likeliest]:.3g}): say --outputs with {likeliest} in its place"
-    else:
-        better = "No other reading fits: look at which output is which, and name each with --outputs, _ for what to ignore"
-    raise InputError(
-        f"{label}: its own samples scatter around its mean with {ratios[claimed]:.3g} times the variance that its spread, read "
-        f"as {claimed}, claims (1 +- {slack:.2g} is expected of {squares.numel():,} values). {better}."
-    )
+def _taken(returned: Returned, reading: Reading, label: str, laws: list[Distribution]) -> Tensors:
+    """The tensors of a block by role; a Distribution that is known by its density goes to the list."""
+    try:
+        taken = reading.take(returned, label)
+        if reading.law is None:
+            return taken
+        law = returned.laws[reading.law]
+    except KeyError as error:
+        raise InputError(
+            f"{label} returns {error} for some points, and not for others: let it return the same for all."
+        ) from None
+    if reading.drawn:
+        return {**taken, "samples": law.sample().reshape(returned.rows, -1).cpu()}
+    flattened = flat(law, returned.rows)
+    if flattened is None:
+        raise InputError(f"{label}: the {type(law).__name__} of some points has another shape than that of the first.")
+    laws.append(flattened)
+    return taken
 
 
-def variance_of(role: str, spread: torch.Tensor) -> torch.Tensor:
-    """Convert a spread that is read as `role` to a variance."""
-    if role == "logvar":
-        return spread.clamp(-80, 80).exp()
-    if role == "logstd":
-        return (2 * spread).clamp(-80, 80).exp()
-    return spread.square() if role == "std" else spread
-
-
-def _latents(label: str, tensors: Tensors) -> Latents:
-    """Choose mean and spread over samples, and samples over means alone; double log standard deviations."""
+def _latents(label: str, tensors: Tensors, laws: Sequence[Distribution]) -> Latents:
+    """Samples give way to mean and spread, and means alone to samples; log standard deviations are doubled."""
+    if laws:
+        return with_classes(label, joined(laws), tensors)
     if "samples" in tensors and len(tensors) > 1:
         has_spread = any(role in (*SPREAD_ROLES, *MATRICES) for role in tensors)
         tensors = {role: t for role, t in tensors.items() if role != ("samples" if has_spread else "mean")}
-    doubled = {role.replace("logstd", "logvar"): 2 * t if role.startswith("logstd") else t for role, t in tensors.items()}
-    return latents_of(label, doubled)
+    return latents_of(label, {plain_role(role): plain(role, t) for role, t in tensors.items()})
 
 
 def _by_channel(latents: Latents, channels: int | None) -> Latents:

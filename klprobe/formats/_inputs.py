@@ -16,6 +16,7 @@ from klprobe.files.images import WHITE, channels_first, check_same_shape, find_i
 from klprobe.files.remembered import MODULE
 from klprobe.formats import Request
 from klprobe.printable import short
+from klprobe.runtime.user_arrays import check_finite
 from klprobe.runtime.user_data import named_points
 from klprobe.training.levels import Levels, in_words, levels_of, range_check
 from klprobe.types import Check, InputError
@@ -63,11 +64,8 @@ class Inputs:
 
     def batch(self, start: int, stop: int) -> torch.Tensor:
         """Points `start` to `stop`, preprocessed for the encoder: float32, shape (m, ...)."""
-        x = self.fetch(start, min(stop, self.length))
+        x = check_finite(self.fetch(start, min(stop, self.length)), start, self.name)
         white = self._white(x)
-        if x.is_floating_point() and not (good := x.flatten(1).isfinite().all(1)).all():
-            first = start + int((~good).int().argmax())
-            raise InputError(f"{self.name} has NaN or infinite numbers, first at point {first}: repair or remove it.")
         if found := levels_of(x, white):
             self.seen["all"] = found.joined(self.seen.get("all"))
         return preprocess(x, self.request, self.name, white)
@@ -121,6 +119,9 @@ def preprocess(x: torch.Tensor, request: Request, name: str, white: float = 1) -
     Raises:
         InputError: these data do not allow a step; the message says why.
     """
+    plain = not (request.gray or request.rgb or request.resize or request.value_range)
+    if white == 1 and plain and not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
+        return x.long().flatten(1) if request.flatten else x.long()  # tokens, or whatever the encoder makes of whole numbers
     values = x.float() if white == 1 else x.float() / white if x.dtype == torch.uint8 else (x.double() / white).float()
     if request.gray or request.rgb or request.resize:
         values = _as_images(values, name)

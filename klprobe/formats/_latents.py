@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,12 @@ from torch.distributions import Distribution, MultivariateNormal, OneHotCategori
 
 from klprobe.distributions.categorical import Classes
 from klprobe.distributions.posteriors import DiagonalGaussian
+from klprobe.formats._names import CATEGORICAL
 from klprobe.formats._tensors import SPREADS, check_tensors, posterior_of, some_rows
 from klprobe.types import InputError
 
 FULL = ("scale_tril", "covariance")
 CONTINUOUS = ("mean", *SPREADS, *FULL, "samples")
-CATEGORICAL = ("probs", "logits", "prior_probs")
 NAME = re.compile(rf"({'|'.join((*CONTINUOUS, *CATEGORICAL))})(?:_(0|[1-9][0-9]{{0,3}}))?")
 CONTENT = (
     "either mean and exactly one of logvar, var, std, or samples alone, or mean alone, each of shape (N, D); "
@@ -114,10 +115,26 @@ def latents_of(label: str, tensors: Mapping[str, torch.Tensor]) -> Latents:
         posterior = _full(label, **continuous[None])
     else:
         posterior = posterior_of(label, continuous[None])
-    for key, roles in groups.items():
+    return with_classes(label, posterior, tensors, parts, notes)
+
+
+def with_classes(
+    label: str,
+    posterior: Distribution,
+    tensors: Mapping[str, torch.Tensor],
+    parts: Mapping[str, Part] = MappingProxyType({}),
+    notes: tuple[str, ...] = (),
+) -> Latents:
+    """Add the categorical latents among the tensors to the parts of a posterior.
+
+    Raises:
+        InputError: rows that are no distributions, or another number of them.
+    """
+    found = dict(parts)
+    for key, roles in _groups(tensors).items():
         if set(roles) & set(CATEGORICAL):
-            parts[f"classes{'' if key is None else f' {key}'}"] = _classes(label, roles, tensors, posterior.batch_shape[0])
-    return Latents(posterior, parts, notes)
+            found[f"classes{'' if key is None else f' {key}'}"] = _classes(label, roles, tensors, posterior.batch_shape[0])
+    return Latents(posterior, found, notes)
 
 
 def _one_code(label: str, groups: Groups, tensors: Mapping[str, torch.Tensor]) -> Latents:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from klprobe.files.programs import wanted_by
+from klprobe.files.programs import in_type, wanted_by, working_type
 from klprobe.files.weights import load_trusted
 from klprobe.formats import Encoded, Request, sha256
 from klprobe.formats._encode import Encoder, encode_data
@@ -43,7 +43,8 @@ class PickledModule:
             )
         module = _unpickle(path, request.device)
         was_training = module.training
-        module.to(request.device).eval()
+        kind, kind_note = working_type(module)
+        module.to(request.device, kind).eval()
         encode = getattr(module, "encode", module)
         facts = {
             "format": "pickled-module",
@@ -52,8 +53,9 @@ class PickledModule:
             "class": f"{type(module).__module__}.{type(module).__qualname__}",
             "saved_in_training_mode": was_training,
         }
-        notes = ("saved in training mode, run in eval mode",) if was_training else ()
-        return encode_data(Encoder(lambda x: encode(x.to(request.device)), path.name, wanted_by(module)), request, facts, notes)
+        notes = (kind_note, "saved in training mode, run in eval mode" if was_training else "")
+        encoder = Encoder(lambda x: encode(in_type(x, kind).to(request.device)), path.name, wanted_by(module))
+        return encode_data(encoder, request, facts, notes)
 
 
 def _unpickle(path: Path, device: str) -> nn.Module:

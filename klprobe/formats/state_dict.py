@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from klprobe.files.programs import wanted_by
+from klprobe.files.programs import in_type, wanted_by, working_type
 from klprobe.files.weights import copies_of, fit, read_weights, some_of
 from klprobe.formats import Encoded, Request, sha256
 from klprobe.formats._encode import Encoder, encode_data
@@ -48,9 +48,11 @@ class StateDict:
         with torch.random.fork_rng():
             module = _build(request.encoder)
         prefix, leftover = fit(module, weights, path.name, request.encoder)
-        module.to(request.device).eval()
+        kind, kind_note = working_type(module)
+        module.to(request.device, kind).eval()
         encode = getattr(module, "encode", module)
-        notes = [f"weights {prefix}* given to {request.encoder}"] if prefix else []
+        notes = [kind_note] if kind_note else []
+        notes += [f"weights {prefix}* given to {request.encoder}"] if prefix else []
         if others := copies_of(prefix, leftover, list(module.state_dict())):
             notes.append(f"{some_of([f'{other}*' for other in others])} would fit as well: to take those, save them alone")
         if own := [name for name in leftover if PRIOR.search(name)]:
@@ -68,7 +70,7 @@ class StateDict:
             "prefix": prefix,
             "unused": leftover,
         }
-        encoder = Encoder(lambda x: encode(x.to(request.device)), path.name, wanted_by(module))
+        encoder = Encoder(lambda x: encode(in_type(x, kind).to(request.device)), path.name, wanted_by(module))
         return encode_data(encoder, request, provenance, tuple(notes))
 
 

@@ -29,7 +29,8 @@ class TorchScript:
             InputError: the file is damaged, or its program touches files, goes beyond the limits, or does not fit the data.
         """
         program = start("torchscript", path, request.limits, device=request.device, method="encode", seed=SEED)
-        notes = ("saved in training mode, run in eval mode",) if program.facts.get("saved_in_training_mode") else ()
+        trained = "saved in training mode, run in eval mode" if program.facts.get("saved_in_training_mode") else ""
+        notes = (str(program.facts.get("kind_note", ""))[:80], trained)
         facts = {
             "format": "torchscript",
             "file": path.name,

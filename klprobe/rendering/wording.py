@@ -193,7 +193,9 @@ def identity(report: Report) -> str:
     else:
         parts = f"average KL {quantity(average)} = KL[q_N||p] + mutual information {quantity(information)}"
     units = "not known" if report.active_units is None else f"{report.active_units} of {report.latent_dim}"
-    return f"{parts}; log N {report.log_n:.2f}; active units {units}"
+    plain = math.isclose(report.log_n, math.log(report.num_points), rel_tol=1e-6)
+    most = f"log N {report.log_n:.2f}" if plain else f"which copies or weights hold below {report.log_n:.2f}"
+    return f"{parts}; {most}; active units {units}"
 
 
 def holes(report: Report) -> str:
@@ -216,6 +218,8 @@ def source(report: Report) -> str:
     given = report.provenance
     parts = [str(given["input"])] if given.get("input") else []
     parts += [f"N = {report.num_points:,} points", f"D = {report.latent_dim:,} latents"]
+    if given.get("rows"):
+        parts.append(f"with {given['rows']}")
     split, trained_on = given.get("split", "unknown"), given.get("trained_on", "unknown")
     if split != "unknown":
         parts.append(f"split {split}")

@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from klprobe.files import json_files
 from klprobe.files.npy import read_member
 from klprobe.files.zips import opened
+from klprobe.printable import short
 from klprobe.runtime import parallel
 from klprobe.types import InputError, RunWarning
 
+VERSION = "1"
+"""Version of the file: raised when what is kept can no longer be continued by older code, or of older code."""
 EVERY = 60.0
 """Time between two writes, in seconds."""
 
@@ -54,6 +57,8 @@ class Keeper:
         label, remedy = f"{self.path} cannot be resumed: it", "delete it, or run without --resume"
         with opened(self.path, label, remedy) as archive:
             arrays = {info.filename.removesuffix(".npy"): read_member(archive, info, label) for info in archive.infolist()}
+        if (version := str(arrays.pop("version", VERSION))) != VERSION:
+            raise InputError(f"{label} is of version {short(version)}, and this klprobe reads version {VERSION}: {remedy}.")
         told, digest = (str(arrays.pop(name, "")) for name in ("fingerprint", "digest"))
         if digest != _digest(told, arrays):
             raise InputError(f"{label} is damaged, or of another version of klprobe: {remedy}.")
@@ -90,6 +95,7 @@ class Keeper:
         try:
             with beside.open("wb") as file:
                 about = {"fingerprint": np.array(self.fingerprint), "digest": np.array(_digest(self.fingerprint, arrays))}
+                about["version"] = np.array(VERSION)
                 np.savez(file, **about, **arrays)  # type: ignore[arg-type]
             os.replace(beside, path)
         finally:

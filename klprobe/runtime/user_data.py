@@ -17,19 +17,15 @@ import numpy as np
 import torch
 
 from klprobe.files.child import GB, machine_bytes
-from klprobe.files.images import GREY_MODES
 from klprobe.files.npy import as_data
 from klprobe.printable import short
+from klprobe.runtime.user_arrays import SHAPES, as_tensor, check_finite, no_data, one_point, safely, whole_numbers
 from klprobe.runtime.user_code import import_named
 from klprobe.types import InputError
 
 DATA_KEYS = ("x", "image", "images", "img", "pixel_values", "data", "input", "inputs", "features")
 LABEL_KEYS = ("label", "labels", "y", "target", "targets", "fine_label", "class")
 """What the two are called in items that are dictionaries."""
-SHAPES = (
-    "a tensor, an array or a DataFrame of shape (N, ...), a Dataset with __len__ and __getitem__ that gives x or (x, label), "
-    "or a DataLoader"
-)
 BLOCK = 1000
 SEED = 0
 """Of torch's global generator while a DataLoader deals out its batches, which is restored afterwards."""
@@ -74,7 +70,7 @@ def made(found: Any, name: str) -> Any:
             f"{name} needs arguments ({', '.join(needed)}), and klprobe calls it without: name a function that takes none and "
             "gives the data."
         )
-    return _safely(found, f"{name} failed when it was called")
+    return safely(found, f"{name} failed when it was called")
 
 
 def points_of(found: Any, name: str) -> Points:
@@ -83,7 +79,7 @@ def points_of(found: Any, name: str) -> Points:
     Raises:
         InputError: it has no points, or points that do not fit together.
     """
-    known = _tensor(found, name)
+    known = as_tensor(found, name)
     if known is not None:
         return _rows(known, name)
     if hasattr(found, "tocsr") and hasattr(found, "toarray"):
@@ -98,11 +94,7 @@ def points_of(found: Any, name: str) -> Points:
         return _items(found, name)
     if hasattr(found, "__iter__") and not isinstance(found, str | bytes | type | set | frozenset):
         return _items(_listed(found, name), name)
-    raise _no_data(found, name)
-
-
-def _no_data(found: Any, name: str) -> InputError:
-    return InputError(f"{name} is a {type(found).__name__}, which cannot be turned into data: give {SHAPES}.")
+    raise no_data(found, name)
 
 
 def _needed(function: Any) -> list[str]:
@@ -113,79 +105,6 @@ def _needed(function: Any) -> list[str]:
         return []
     some = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in some]
-
-
-def _safely(do: Callable[[], Any], what: str) -> Any:
-    """What the user's code returns; its error as one line."""
-    try:
-        return do()
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        said = (str(error).strip() or "no message").splitlines()[0][:200]
-        raise InputError(f"{what} ({type(error).__name__}: {said}): repair it, or save the points as .npy.") from error
-
-
-def _tensor(found: Any, name: str) -> torch.Tensor | None:
-    """An object that is one array, as a tensor in this machine's byte order; None where it is something else."""
-    if isinstance(found, torch.Tensor):
-        if found.is_meta or found.is_complex():
-            kind = "complex" if found.is_complex() else "without values"
-            raise InputError(f"{name} is {kind}, and no data: give real numbers.")
-        return (found.dequantize() if found.is_quantized else found).detach().cpu()
-    if _is_picture(found):
-        raise InputError(f"{name} is one image, and no data set: give a list of images, or a folder.")
-    if hasattr(found, "to_pandas") and hasattr(found, "column_names"):  # a table of pyarrow, or a data set of Hugging Face
-        return None
-    if hasattr(found, "columns") and hasattr(found, "to_numpy"):
-        return torch.from_numpy(_of_frame(found, name))
-    if isinstance(found, np.ma.MaskedArray) and np.ma.is_masked(found):
-        raise InputError(f"{name} has masked numbers: fill or remove those points.")
-    if isinstance(found, np.ndarray) or (hasattr(found, "__array__") and hasattr(found, "shape") and hasattr(found, "dtype")):
-        array = np.asarray(_safely(lambda: np.asarray(found), f"{name} cannot be made an array"))
-        return torch.from_numpy(as_data(_real(array, name), name, least=0))
-    return None
-
-
-def _real(array: np.ndarray, name: str) -> np.ndarray:
-    """An array of objects as one of numbers, where its objects are numbers, or arrays of one shape."""
-    if array.dtype.kind != "O":
-        return array
-    parts = [np.asarray(part) for part in array.reshape(-1)]
-    shapes = {part.shape for part in parts}
-    if len(shapes) > 1 or any(part.dtype.kind not in "fiub" for part in parts):
-        held = f"objects of shapes {sorted(shapes)[:3]}" if len(shapes) > 1 else f"objects, {short(array.reshape(-1)[0])}"
-        raise InputError(f"{name} is an array of {held}, and no array of numbers: make all points numbers of one shape.")
-    return np.stack(parts).reshape(array.shape + parts[0].shape) if parts else np.empty(array.shape)
-
-
-def _of_frame(frame: Any, name: str) -> np.ndarray:
-    """The rows of a DataFrame; columns of text are named, and not dropped."""
-    columns = list(frame.columns)
-    arrays = []
-    for i, column in enumerate(columns):
-        one = frame.iloc[:, i] if hasattr(frame, "iloc") else frame[column]
-        array = np.asarray(one.to_numpy())
-        if array.dtype.kind not in "fiub":
-            try:
-                if array.dtype.kind not in "O" or _has_text(array):
-                    raise TypeError("no numbers")
-                array = array.astype(np.float64)
-            except (TypeError, ValueError):
-                held = short(array[0]) if len(array) else "nothing"
-                raise InputError(
-                    f"{name}: column {short(column)} holds {array.dtype}, {held}, and no numbers: give a DataFrame of numbers."
-                ) from None
-            if not np.isfinite(array).all():
-                raise InputError(f"{name}: column {short(column)} has missing numbers: fill or remove those rows.")
-        arrays.append(array)
-    if not arrays:
-        raise InputError(f"{name} is a DataFrame without columns: give one of shape (N, D).")
-    return np.ascontiguousarray(np.stack([as_data(array, name, least=0) for array in arrays], 1))
-
-
-def _has_text(array: np.ndarray) -> bool:
-    return any(isinstance(value, str | bytes) for value in array)
 
 
 def _rows(x: torch.Tensor, name: str) -> Points:
@@ -200,10 +119,10 @@ def _rows(x: torch.Tensor, name: str) -> Points:
         def dense(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None]:
             which = torch.arange(start, min(stop, len(x)))
             part = x.to_sparse_coo().index_select(0, which).to_dense()
-            return _finite(part, start, name), None
+            return check_finite(part, start, name), None
 
         return Points(len(x), dense)
-    return Points(len(x), lambda start, stop: (_finite(x[start:stop], start, name), None))
+    return Points(len(x), lambda start, stop: (check_finite(x[start:stop], start, name), None))
 
 
 def _sparse(found: Any, name: str) -> Points:
@@ -213,16 +132,9 @@ def _sparse(found: Any, name: str) -> Points:
         raise InputError(f"{name} is a sparse matrix of shape {rows.shape}, but data have shape (N, D).")
 
     def fetch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return _finite(torch.from_numpy(as_data(rows[start:stop].toarray(), name)), start, name), None
+        return check_finite(torch.from_numpy(as_data(rows[start:stop].toarray(), name)), start, name), None
 
     return Points(rows.shape[0], fetch)
-
-
-def _finite(x: torch.Tensor, start: int, name: str) -> torch.Tensor:
-    if x.is_floating_point() and not (good := x.flatten(1).isfinite().all(1)).all():
-        first = start + int((~good).int().argmax())
-        raise InputError(f"{name} has NaN or infinite numbers, first at point {first}: repair or remove it.")
-    return x
 
 
 def _key(keys: Iterable[Any], name: str) -> Any:
@@ -253,7 +165,7 @@ def _named(found: Mapping[Any, Any], name: str) -> Points:
 def _pair(found: tuple[Any, Any], name: str) -> Points | None:
     """Two arrays: points and one label for each of them; two arrays of points are refused, for which is meant is not known."""
     try:
-        x, y = (_tensor(part, name) if not isinstance(part, list) else torch.as_tensor(np.asarray(part)) for part in found)
+        x, y = (as_tensor(part, name) if not isinstance(part, list) else torch.as_tensor(np.asarray(part)) for part in found)
     except (TypeError, ValueError):
         return None
     if x is None or y is None or x.dim() < 2:
@@ -290,10 +202,10 @@ def _batches(loader: Any, name: str) -> Points:
         nonlocal held
         for i, batch in enumerate(loader):
             x, label, note = _parts(batch, f"{name}, batch {i}")
-            tensor = _tensor(x, name)
+            tensor = as_tensor(x, name)
             if tensor is None:
                 raise InputError(f"{name}: batch {i} is a {type(x).__name__}, and no tensor: give {SHAPES}.")
-            blocks.append((_finite(tensor, sum(len(b) for b, _ in blocks), name), _whole(label)))
+            blocks.append((check_finite(tensor, sum(len(b) for b, _ in blocks), name), whole_numbers(label)))
             held += tensor.nbytes
             _enough(held, most, name)
             if i == 0 and note:
@@ -302,7 +214,7 @@ def _batches(loader: Any, name: str) -> Points:
     notes_of_items: list[str] = []
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        _safely(read, f"{name} failed while it dealt out its batches")
+        safely(read, f"{name} failed while it dealt out its batches")
     if not blocks:
         raise InputError(f"{name} deals out no batches: give {SHAPES}.")
     if len({x.shape[1:] for x, _ in blocks}) > 1:
@@ -323,7 +235,7 @@ def _listed(found: Iterable[Any], name: str) -> list[Any]:
     """The items of what can only be gone through once, such as a generator."""
     items: list[Any] = []
     iterator, held, most = iter(found), 0, machine_bytes() / 2
-    while block := _safely(lambda: list(itertools.islice(iterator, BLOCK)), f"{name} failed at an item after {len(items)}"):
+    while block := safely(lambda: list(itertools.islice(iterator, BLOCK)), f"{name} failed at an item after {len(items)}"):
         items += block
         held += BLOCK * getattr(_parts(block[0], name)[0], "nbytes", 64)
         _enough(held, most, name)
@@ -332,24 +244,24 @@ def _listed(found: Iterable[Any], name: str) -> list[Any]:
 
 def _items(found: Any, name: str) -> Points:
     """The items of a map-style Dataset, or of a list."""
-    length = _safely(lambda: len(found), f"{name} has no length")
+    length = safely(lambda: len(found), f"{name} has no length")
     if not length:
         raise InputError(f"{name} is empty: give at least one data point.")
-    _, _, note = _parts(_safely(partial(found.__getitem__, 0), f"{name} failed at item 0"), name)
+    _, _, note = _parts(safely(partial(found.__getitem__, 0), f"{name} failed at item 0"), name)
 
     def fetch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         some: list[torch.Tensor] = []
         labels: list[torch.Tensor | None] = []
         for i in range(start, min(stop, length)):
-            x, label, _ = _parts(_safely(partial(found.__getitem__, i), f"{name} failed at item {i}"), name)
-            some.append(_point(x, f"{name}, item {i}"))
-            labels.append(_whole(label))
+            x, label, _ = _parts(safely(partial(found.__getitem__, i), f"{name} failed at item {i}"), name)
+            some.append(one_point(x, f"{name}, item {i}"))
+            labels.append(whole_numbers(label))
         if len({(point.shape, point.dtype) for point in some}) > 1:
             shapes = sorted({tuple(point.shape) for point in some})
             said = f"shapes: {shapes[:3]}" if len(shapes) > 1 else "types: " + ", ".join(sorted({str(p.dtype) for p in some}))
             raise InputError(f"{name} gives points of different {said}: make them one.")
         whole = [label for label in labels if label is not None and label.dim() == 0]
-        return _finite(torch.stack(some), start, name), torch.stack(whole) if len(whole) == len(some) else None
+        return check_finite(torch.stack(some), start, name), torch.stack(whole) if len(whole) == len(some) else None
 
     return Points(length, fetch, (f"{name}: {note}.",) if note else ())
 
@@ -367,7 +279,7 @@ def _parts(item: Any, name: str) -> tuple[Any, Any, str]:
         raise InputError(f"{name} gives items that are empty: give {SHAPES}.")
     if len(item) == 1:
         return item[0], None, ""
-    y = _whole(item[1])
+    y = whole_numbers(item[1])
     plain = len(item) == 2 and (isinstance(item[1], str) or item[1] is None or (y is not None and y.dim() < 2))
     note = "" if plain else f"the first of the {len(item)} parts of each item is the data, and the others are left aside"
     return item[0], item[1], note
@@ -378,47 +290,3 @@ def _is_numbers(item: Sequence[Any]) -> bool:
     if all(isinstance(value, int | float | np.number) for value in item):
         return bool(item)
     return isinstance(item, list) and all(isinstance(row, list) and _is_numbers(row) for row in item)
-
-
-def _whole(label: Any) -> torch.Tensor | None:
-    """A label, or a batch of them, as whole numbers; None where it is none."""
-    if label is None or isinstance(label, str | bytes | Mapping):
-        return None
-    try:
-        array = np.asarray(label.detach().cpu() if isinstance(label, torch.Tensor) else label)
-    except (TypeError, ValueError):
-        return None
-    return torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "iub" else None
-
-
-def _is_picture(found: Any) -> bool:
-    return hasattr(found, "convert") and hasattr(found, "mode") and hasattr(found, "size")
-
-
-def _of_picture(x: Any, name: str) -> torch.Tensor:
-    """An image of pillow, shape (C, H, W): its bytes, or its levels where it has more than 8 bits."""
-    as_it_is = x.mode.startswith("I") or x.mode == "F"
-    array = np.asarray(x if as_it_is else x.convert("L" if x.mode in GREY_MODES else "RGB"))
-    levels = torch.from_numpy(as_data(array, name, least=0).copy())
-    return levels.unsqueeze(0) if levels.dim() == 2 else levels.movedim(-1, 0)
-
-
-def _point(x: Any, name: str) -> torch.Tensor:
-    """One point as a tensor."""
-    if _is_picture(x):
-        return _of_picture(x, name)
-    tensor = _tensor(x, name)
-    if tensor is None and hasattr(x, "toarray"):
-        tensor = torch.from_numpy(as_data(np.asarray(x.toarray()), name, least=0)).squeeze(0)
-    if tensor is None:
-        try:
-            array = np.asarray(x)
-        except ValueError as error:
-            raise InputError(f"{name} is a list of several lengths: make all points one shape.") from error
-        if array.dtype.kind not in "fiub" or not array.ndim:
-            raise InputError(f"{name} is a {type(x).__name__}, {short(x)}, and no numbers: give {SHAPES}.")
-        tensor = torch.from_numpy(as_data(array, name, least=0))
-    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
-    if not tensor.dim():
-        raise InputError(f"{name} is one number; a point has shape (D,) or more: write [x].")
-    return tensor

@@ -60,3 +60,41 @@ def test_what_is_no_cloud_of_the_right_size_is_refused(clouds, capsys):
         assert words in capsys.readouterr().err
     assert run(clouds, str(clouds / "few.npz"), "--methods", "classifier") == 2
     assert "10 are too few" in capsys.readouterr().err
+
+
+@pytest.fixture
+def donors(tmp_path):
+    """40 groups of 10 points that are nearly the same, with a table of whose they are."""
+    random = np.random.default_rng(0)
+    mean = np.repeat(random.normal(size=(40, 2)), 10, 0) + 0.01 * random.normal(size=(400, 2))
+    np.savez(tmp_path / "q.npz", mean=mean, std=np.full_like(mean, 0.4))
+    rows = "".join(f"d{i // 10},{1 + i % 3}\n" for i in range(400))
+    (tmp_path / "table.csv").write_text("donor,w\n" + rows, encoding="utf-8")
+    return tmp_path
+
+
+def bound(donors, capsys, *flags):
+    status = main(["estimate", "--checkpoint", str(donors / "q.npz"), "--methods", "monte-carlo", "--json", *flags])
+    document = json.loads(capsys.readouterr().out)
+    (e,) = [e for e in document["estimates"] if e["quantity"] == "leave-one-out"]
+    assert status == 0
+    return document, e
+
+
+def test_groups_and_weights_come_from_a_table(donors, capsys):
+    _, alone = bound(donors, capsys)
+    document, grouped = bound(donors, capsys, "--groups", f"{donors / 'table.csv'}:donor")
+    assert grouped["value"] < alone["value"] - 0.1
+    assert grouped["std_error"] > 1.5 * alone["std_error"]
+    assert document["provenance"]["rows"].startswith("40 groups of points")
+    document, _ = bound(donors, capsys, "--groups", f"{donors / 'table.csv'}:donor", "--weights", f"{donors / 'table.csv'}:w")
+    assert "weights that leave" in document["provenance"]["rows"]
+
+
+@pytest.mark.parametrize("flags", [("--groups", "table.csv:owner"), ("--weights", "table.csv:donor"), ("--groups", "none.csv")])
+def test_a_column_that_cannot_be_used_is_refused_in_one_line(donors, capsys, monkeypatch, flags):
+    monkeypatch.chdir(donors)
+    assert main(["estimate", "--checkpoint", "q.npz", "--methods", "monte-carlo", *flags]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.strip().splitlines()[-1].startswith(f"klprobe: {flags[0]}")

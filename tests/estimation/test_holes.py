@@ -7,6 +7,7 @@ from scipy import integrate, optimize, stats
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from klprobe.distributions.aggregate import AggregatePosterior
+from klprobe.distributions.clusters import with_rows
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import UniformSphere
 from klprobe.distributions.problems import linear_gaussian_encoder
@@ -206,3 +207,20 @@ def test_a_report_of_the_kl_has_the_same_shares():
     holes = find_holes(problem.posterior, problem.prior, generator=generator_of(3, "holes"))
     report = estimate(problem.posterior, problem.prior, methods=["closed-form"], seed=3)
     assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
+
+
+def test_copies_of_points_neither_make_nor_hide_holes():
+    """A point's copy would make its code look at home, and raise the threshold until all of the prior lies in holes."""
+    problem = linear_gaussian_encoder(3, 300, 0.2, generator=seeded(), spread=(1.0, 1.0))
+    mean, std = problem.posterior.rows(slice(None))
+    twice = DiagonalGaussian(torch.cat([mean, mean]), std=torch.cat([std, std]))
+    once, found = (find_holes(q, standard_normal(3), num_samples=500, generator=seeded()) for q in (problem.posterior, twice))
+    assert abs(found.share.value - once.share.value) <= 4 * math.hypot(found.share.std_error, once.share.std_error)
+    assert found.share.value < 0.1
+    assert 300 < int(found.codes.points.max()) < 600
+
+
+def test_points_with_weights_are_refused_in_words():
+    problem = linear_gaussian_encoder(2, 100, 0.5, generator=seeded())
+    with pytest.raises(InputError, match="leave the weights away"):
+        find_holes(with_rows(problem.posterior, weights=torch.arange(1.0, 101.0)), standard_normal(2), generator=seeded())

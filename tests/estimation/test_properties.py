@@ -49,7 +49,7 @@ class Case:
 
 
 @st.composite
-def cases(draw, points=(2, 3, 5, 12), latents=(1, 1, 2, 3, 8, 33, 512)):
+def cases(draw, points=(2, 3, 5, 12), latents=(1, 1, 1, 2, 2, 3, 8, 33, 512)):
     """Scales from 1e-12 to 1e6 mixed in one posterior, far means, ties, lattices, overlaps of every degree, levels, classes."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, d = draw(st.sampled_from(points)), draw(st.sampled_from(latents))

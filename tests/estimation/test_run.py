@@ -157,3 +157,49 @@ def test_the_report_says_what_share_of_the_prior_lies_in_holes_or_why_not():
     ).prior_in_holes
     assert implicit.value is None
     assert "klprobe holes" in str(implicit.reason)
+
+
+def test_methods_that_pass_over_weights_are_not_run_and_say_so(problem):
+    weights = torch.arange(1.0, 301.0)
+    report = klprobe.estimate(problem.posterior, methods=[*QUICK, "gmm", "knn"], weights=weights)
+    assert {e.method for e in report.estimates} == {"monte-carlo", "closed-form"}
+    assert {n.method for n in report.not_done} == {"gmm", "knn"}
+    assert all("does not take weights" in n.reason for n in report.not_done)
+    assert report.dimensionwise_kl is None
+    assert report.prior_in_holes.value is None
+    share = weights.double() / weights.sum()
+    assert report.log_n == pytest.approx(float(-torch.xlogy(share, share).sum()))
+    assert "weights that leave 225 points" in report.provenance["rows"]
+    assert problem.posterior.weights is None, "the posterior that was handed over stays as it is"
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_groups_reach_every_bound_of_the_population(problem):
+    groups = torch.arange(300) // 10
+    alone = klprobe.estimate(problem.posterior, methods=QUICK)
+    report = klprobe.estimate(problem.posterior, methods=QUICK, groups=groups)
+    for first, second in zip(alone.estimates, report.estimates, strict=True):
+        same = first.target == "empirical"
+        assert (first.value == second.value) == (same or first.quantity != "leave-one-out")
+        assert (first.std_error == second.std_error) == same
+    assert report.provenance["rows"].startswith("30 groups")
+
+
+def test_copies_are_named_with_their_number_and_take_the_bound_down_to_the_truth():
+    once = torch.randn(300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    twice = torch.cat([once, once + 1e-7])
+    report = klprobe.estimate(klprobe.DiagonalGaussian(twice, std=torch.full_like(twice, 0.1)), methods=QUICK)
+    (check,) = [c for c in report.checks if c.name == "duplicate-points"]
+    assert not check.passed
+    assert "300 of 600 points repeat another point's posterior" in check.message
+    assert "row 300 does row 0" in check.message
+    assert report.brackets["population"].lower.value == 0.0
+    assert report.log_n == pytest.approx(5.70, abs=0.01), "log 300"
+    assert report.verdict == "floor-limited"
+
+
+def test_one_posterior_for_all_points_leaves_no_bound_without_it():
+    same = klprobe.DiagonalGaussian(torch.ones(50, 2).double(), std=torch.full((50, 2), 0.5).double())
+    report = klprobe.estimate(same, methods=QUICK)
+    assert not [e for e in report.estimates if e.quantity == "leave-one-out"]
+    assert any("there is no leave-one-out bound" in c.message for c in report.checks)

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from klprobe.distributions.clusters import with_rows
 from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.problems import shifted_gaussians, two_samples
 from klprobe.distributions.whitening import Whitening
 from klprobe.estimators import _ratio_report
 from klprobe.estimators._ratio_report import evaluate
-from klprobe.estimators._sides import Moments, Sides
+from klprobe.estimators._sides import Moments, Sides, split_points
 from klprobe.estimators.classifier import Classifier
 from klprobe.estimators.denoising import Denoising
+from klprobe.estimators.knn import Knn
 from klprobe.estimators.monte_carlo import MonteCarlo
 from klprobe.estimators.telescoping import Chain, Telescoping, _certificates, waymark_moments
 from klprobe.types import CapabilityError, InputError
@@ -179,3 +181,60 @@ def test_every_links_certificate_is_honest_where_its_log_ratio_is_true():
     for scores in map(np.asarray, z):
         assert abs(scores.mean()) <= 0.4, scores.mean()
         assert abs(scores.var() - 1) <= 1.3 * 4 * math.sqrt(2 / 100), scores.var()
+
+
+def grouped(copies, sizes, dim=3):
+    """Codes in groups of these sizes: copies of one code, or given groups of different codes; and the group of each row."""
+    groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    g = torch.Generator().manual_seed(0)
+    codes = torch.randn(len(groups), dim, generator=g, dtype=torch.float64)
+    mixed = torch.randperm(len(groups), generator=g)
+    if copies:
+        codes = codes[: len(sizes)][groups]
+        return SampleOnly(codes[mixed]), groups[mixed]
+    return with_rows(SampleOnly(codes[mixed]), groups=groups[mixed]), groups[mixed]
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize("sizes", [[20] * 100, [1] * 50 + [200] + [3] * 30])
+def test_no_group_or_copy_is_in_two_parts_of_the_points(copies, sizes):
+    q, groups = grouped(copies, sizes)
+    split = split_points(q, seeded(), method="test")
+    parts = [set(groups[part].tolist()) for part in split]
+    assert sorted(torch.cat(list(split)).tolist()) == list(range(len(groups)))
+    assert [len(part) for part in parts] == [len(sizes) - len(parts[1]) - len(parts[2]), *(len(p) for p in parts[1:])]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert [len(part) for part in parts[1:]] == [math.ceil(share * len(sizes)) for share in (0.1, 0.2)]
+
+
+def test_too_few_groups_to_split_are_refused_with_their_number():
+    with pytest.raises(InputError, match="10 groups are too few"):
+        split_points(grouped(False, [30] * 10)[0], seeded(), method="test")
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_lower_bound_from_grouped_codes_has_the_error_of_as_many_groups(copies):
+    """With the true log-ratio handed in: 40 data sets of 60 groups of 10 whose codes are nearly the same."""
+    scores = []
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        codes = torch.randn(60, 1, generator=g, dtype=torch.float64).repeat_interleave(10, 0) + 0.5
+        if not copies:
+            codes += 0.01 * torch.randn(600, 1, generator=g, dtype=torch.float64)
+        q = SampleOnly(codes) if copies else with_rows(SampleOnly(codes), groups=torch.arange(600) // 10)
+        sides = Sides.of(q, standard_normal(1), seeded(seed), method="test")
+        found = evaluate(sides, lambda z: (0.5 * z - 0.125)[:, 0], NONE_HIGH, 1000, 20_000).estimates("test")
+        mean = found[0]
+        scores.append((mean.value - 0.125) / mean.std_error)
+    assert abs(np.mean(scores)) < 4 / math.sqrt(40)
+    assert 0.4 < np.var(scores) < 2.2, "12 groups are reported on: a t-tail beside 4 sqrt(2 / 40)"
+
+
+def test_nearest_neighbours_are_those_of_one_code_a_group():
+    q, _ = grouped(True, [20] * 300)
+    found = Knn().estimate(q, standard_normal(3), generator=seeded())[0]
+    assert found.num_samples == 300
+    assert abs(found.value) < 4 * found.std_error + 0.1
+    with pytest.raises(InputError, match="would be misplaced"):
+        Knn().estimate(grouped(True, [1] * 100 + [300])[0], standard_normal(3), generator=seeded())

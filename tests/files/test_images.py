@@ -1,11 +1,22 @@
 """Image files to tensors: what pillow gives, and what is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from klprobe.files.images import Undecodable, channels_first, find_images, parse_size, read_image
+from klprobe.files.images import (
+    Undecodable,
+    channels_first,
+    check_same_shape,
+    find_images,
+    parse_size,
+    read_image,
+    read_levels,
+)
 from klprobe.types import InputError
 
 
@@ -136,3 +147,66 @@ def test_a_large_image_is_decoded_like_a_small_one(tmp_path, pixels, monkeypatch
     monkeypatch.setattr("klprobe.files.images.LARGE", 1)
     assert torch.equal(read_image(tmp_path / "a.png", "a"), small)
     assert torch.equal(read_image(tmp_path / "a.png", "a"), small)
+
+
+def test_levels_of_16_bits_stay_and_are_8_bits_over_white_where_bytes_are_asked_for(tmp_path):
+    levels = np.array([[0, 1, 256, 257], [4080, 4095, 65534, 65535]], dtype="u2")
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    found = read_levels(tmp_path / "a.png", "a")
+    assert found.dtype == torch.int32
+    assert found[0].tolist() == levels.tolist()
+    assert read_image(tmp_path / "a.png", "a")[0].tolist() == [[0, 0, 0, 1], [15, 15, 254, 255]]
+    with pytest.raises(InputError, match="level of 65535, above scale=4095"):
+        read_image(tmp_path / "a.png", "a", white=4095)
+    Image.fromarray(levels.clip(0, 4095)).save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png", "b", white=4095)[0].tolist() == [[0, 0, 15, 16], [254, 255, 255, 255]]
+    assert read_levels(tmp_path / "a.png", "a", rgb=True).shape == (3, 2, 4)
+    assert read_levels(tmp_path / "a.png", "a", size=(1, 2)).shape == (1, 1, 2)
+
+
+def test_levels_of_4_bits_in_bytes_are_scaled_too(tmp_path):
+    Image.fromarray(np.array([[0, 5, 15]], dtype="u1")).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", "a", white=15)[0].tolist() == [[0, 85, 255]]
+
+
+def sixteen_bit_colours(path, levels):
+    """A PNG of 16 bits a colour, which pillow cannot write; levels, shape (H, W, 3)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = levels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_colours_of_12_bits_in_16_of_which_pillow_reads_4_are_refused(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 4096, (4, 5, 3))
+    sixteen_bit_colours(tmp_path / "dim.png", levels)
+    with pytest.raises(InputError, match=r"colours of 16 bits, of which 8 are read, and these reach 15 of 255"):
+        read_image(tmp_path / "dim.png", "dim.png")
+    sixteen_bit_colours(tmp_path / "bright.png", levels * 16)
+    assert torch.equal(read_image(tmp_path / "bright.png", "b"), torch.from_numpy(levels // 16).byte().movedim(-1, 0))
+
+
+@pytest.mark.parametrize("kind", ["pages", "negative", "beyond", "float"])
+def test_pixels_that_are_no_levels_of_one_image_are_refused(tmp_path, kind):
+    path = tmp_path / "a.tif"
+    if kind == "pages":
+        Image.new("L", (4, 4)).save(path, save_all=True, append_images=[Image.new("L", (4, 4), 255)])
+    elif kind == "float":
+        Image.fromarray(np.ones((4, 4), "f4")).save(path)
+    else:
+        Image.fromarray(np.full((4, 4), -5 if kind == "negative" else 70_000, "i4")).save(path)
+    words = {"pages": "several pages", "float": "floating-point"}.get(kind, "of no known range")
+    with pytest.raises(Undecodable, match=words):
+        read_image(path, "a.tif")
+
+
+def test_several_sizes_and_several_colours_have_remedies_of_their_own():
+    grey, colour, large = torch.zeros(1, 4, 4), torch.zeros(3, 4, 4), torch.zeros(1, 8, 8)
+    for other, there, absent in ((colour, "--rgb", "--resize"), (large, "--resize", "--rgb")):
+        with pytest.raises(InputError, match=there) as caught:
+            check_same_shape([grey, other], ["a", "b"])
+        assert absent not in str(caught.value)

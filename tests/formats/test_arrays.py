@@ -318,7 +318,7 @@ def test_an_archive_with_a_name_twice_or_an_unusual_packing_is_refused(tmp_path)
 
 @pytest.mark.parametrize("number", ["9" * 5000, "٣", "00", "-1"])
 def test_a_level_whose_number_is_none_is_no_level(tmp_path, number):
-    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 2)}, tmp_path / "q.safetensors")
+    save_torch({"mean": torch.zeros(7, 2), f"mean_{number}": torch.zeros(7, 3)}, tmp_path / "q.safetensors")
     assert load(tmp_path / "q.safetensors").posterior.event_shape == (2,)
 
 
@@ -358,6 +358,33 @@ def test_flags_for_an_encoder_are_refused_not_ignored(tmp_path):
     np.savez(tmp_path / "q.npz", mean=np.zeros((3, 2)), std=np.ones((3, 2)))
     with pytest.raises(InputError, match="no encoder to run: do not give --resize, --gray"):
         load(tmp_path / "q.npz", Request(resize=(8, 8), gray=True))
+
+
+@pytest.mark.parametrize("container", ["npz", "safetensors", "folder"])
+def test_groups_and_weights_of_rows_come_with_the_posterior(tmp_path, container):
+    weights = np.arange(1.0, N + 1)
+    path = write(tmp_path, container, mean=values(), logvar=values(1), groups=np.array([5, 5, 2, 2, 2, 9, 9]), weights=weights)
+    encoded = load(path)
+    assert encoded.posterior.groups.tolist() == [1, 1, 0, 0, 0, 2, 2]
+    np.testing.assert_allclose(encoded.posterior.weights, weights / weights.mean())
+    assert "3 groups of points" in encoded.notes[-1]
+    assert "weights that leave 6 points" in encoded.notes[-1]
+
+
+def test_groups_may_be_text_and_have_one_value_a_row(tmp_path):
+    np.savez(tmp_path / "q.npz", mean=values(), logvar=values(1), groups=np.array(list("aabbbcc")))
+    assert load(tmp_path / "q.npz").posterior.groups.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    for wrong, words in ((np.zeros(3), "N = 7 rows"), (np.zeros(7), "one group")):
+        np.savez(tmp_path / "q.npz", mean=values(), logvar=values(1), groups=wrong)
+        with pytest.raises(InputError, match=words):
+            load(tmp_path / "q.npz")
+
+
+def test_a_weight_of_zero_is_refused_for_points_and_taken_for_a_mixture(tmp_path):
+    np.savez(tmp_path / "q.npz", mean=values(), logvar=values(1), weights=np.arange(N))
+    with pytest.raises(InputError, match="1 of 7 weights are zero"):
+        load(tmp_path / "q.npz")
+    assert load(tmp_path / "q.npz", Request(of_rows=False)).posterior.weights is None
 
 
 def test_one_array_alone_is_samples_and_said(tmp_path):
@@ -459,3 +486,12 @@ def test_codes_that_say_too_little_are_refused(arrays, words, tmp_path):
 def test_codes_beside_a_posterior_are_other_arrays_and_left_alone(tmp_path):
     np.savez(tmp_path / "q.npz", mean=np.zeros((4, 2)), std=np.ones((4, 2)), codes=np.zeros((4, 2), int))
     assert "codebook" not in load(tmp_path / "q.npz").provenance
+
+
+def test_columns_of_groups_and_weights_are_no_latents(tmp_path):
+    z = pd.DataFrame(MEAN[:, :2], columns=["z0", "z1"]).assign(weights=2.0, groups=np.arange(12) // 2)
+    z.to_csv(tmp_path / "z.csv", index=False)
+    assert load(tmp_path / "z.csv").posterior.event_shape == (2,)
+    q = pd.DataFrame({"mean": MEAN[:, 0], "std": np.ones(12), "groups": np.arange(12) // 2})
+    q.to_csv(tmp_path / "q.csv", index=False)
+    assert any("groups" in note for note in load(tmp_path / "q.csv").notes)

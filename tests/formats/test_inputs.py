@@ -152,3 +152,27 @@ def test_bad_files_are_refused(tmp_path, malice):
     with pytest.raises(InputError, match="need images"):
         batch(data=str(tmp_path / "x.npy"), gray=True)
     assert not malice.mark.exists()
+
+
+def test_images_of_8_and_of_16_bits_in_one_folder_are_on_one_scale(tmp_path):
+    for i in range(4):
+        level = np.full((4, 4), 51 * i, "u1")
+        Image.fromarray(level if i % 2 else level.astype("u2") * 257).save(tmp_path / f"{i}.png")
+    found = batch(data=str(tmp_path))
+    assert torch.allclose(found[:, 0, 0, 0], torch.arange(4) / 5, rtol=1e-6)
+    inputs = open_inputs(Request(data=str(tmp_path)), "encoder.pt")
+    alone = torch.cat([inputs.batch(i, i + 1) for i in range(4)])
+    assert torch.equal(alone, found)
+    with pytest.raises(InputError, match="images of 8 and of 16 bits"):
+        batch(data=str(tmp_path), scale=255.0)
+
+
+def test_the_range_that_was_given_is_known_once_all_points_were(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[0, 1], [2, 255]]))
+    inputs = open_inputs(Request(data=str(tmp_path / "x.npy")), "encoder.pt")
+    assert inputs.checks == ()
+    inputs.batch(0, 1)
+    assert inputs.range_note == "whole numbers from 0 to 1"
+    inputs.batch(1, 2)
+    assert inputs.range_note == "whole numbers from 0 to 255"
+    assert not inputs.checks[0].passed

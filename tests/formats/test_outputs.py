@@ -64,7 +64,6 @@ GAUSSIAN = {
     "a Distribution": lambda m, v: Independent(Normal(m, (v / 2).exp()), 1),
     "a Normal": lambda m, v: Normal(m, (v / 2).exp()),
     "like a Distribution": lambda m, v: {"latent_dist": Gauss(m, v)},
-    "side by side": lambda m, v: torch.cat([m, v], 1),
     "with a sample": lambda m, v: (m, v, sample(m, v)),
     "sample first": lambda m, v: (sample(m, v), m, v),
     "with its mean as z": lambda m, v: {"mean": m, "logvar": v, "z": m},

@@ -100,7 +100,7 @@ def test_the_overview_says_first_what_was_found_at_the_papers_size(monkeypatch, 
     row = overview.line("ours.systems", dataclasses.replace(systems.ITEM, folder=tmp_path))
     first, second = row[5].split("age 5.00")
     assert first == "At the paper's size: KL[q(z)] from p(z) at least, nats: "
-    assert "at least, nats: age 3.00" in second
+    assert "Preset quick: KL[q(z)] from p(z) at least, nats: age 3.00" in second
     assert row[3].startswith("≈ ")
 
 
