@@ -15,6 +15,7 @@ WIDER = {
     "trainers/test_unify.py": "the same of one paper's systems: iwgan, aavae and infogan",
     "estimators/test_density_models.py": "what gmm, maf and lstm have in common",
     "estimators/test_sample_estimators.py": "what the estimators from samples alone have in common",
+    "estimation/test_properties.py": "every number of whole reports on generated posteriors, against brute force",
     "estimation/test_bracket.py": "whole runs over many data sets: brackets hold what they claim",
     "datasets/test_own_files.py": "image_folder and array_file, with what they have in common",
     "datasets/test_toys.py": "ring, grid and color_mnist, with what they have in common",

@@ -6,7 +6,8 @@
 - `mean` (N, D) alone: a deterministic encoder;
 - `mean` (N, D) and `scale_tril` or `covariance` (N, D, D): full Gaussians;
 - `mean_0`, `logvar_0`, `mean_1`, ...: the levels of a hierarchy, whose posteriors factorise given x;
-- beside any of these `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
+- `probs` or `logits` (N, K) alone: a categorical code;
+- beside any of the others `probs` or `logits` (N, K), several as `probs_0`, `probs_1`: categorical latents; their prior is
   uniform, or `prior_probs` (K,);
 - beside any of these the model's own prior, `prior_mean` (D,) and `prior_logvar`, `prior_var` or `prior_std`; of K
   components (K, D), with `prior_weights` (K,).
@@ -133,7 +134,7 @@ class Arrays:
             check_scatter(tensors, path.name)
             del tensors["samples" if set(SPREAD_ROLES) & set(tensors) else "mean"]
         latents = latents_of(path.name, {plain_role(role): plain(role, t) for role, t in tensors.items()})
-        prior = prior_from(path.name, own, latents.posterior.event_shape[0]) if own else None
+        prior = prior_from(path.name, own, latents.posterior.event_shape[0]) if own else latents.prior
         posterior, row_notes = _with_rows(path.name, latents.posterior, rows if request.of_rows else {})
         return Encoded(
             posterior,
@@ -141,7 +142,7 @@ class Arrays:
             split=split,
             trained_on=trained_on,
             provenance=provenance,
-            notes=(*choice.notes, *_alone(path, tensors), *latents.notes, *row_notes),
+            notes=(*_alone(path, tensors), *choice.notes, *latents.notes, *row_notes),
             parts=latents.parts,
             prior_name=f"{', '.join(choice.prior.values())} of {path.name}" if own else "",
             no_prior=choice.no_prior,
