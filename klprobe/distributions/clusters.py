@@ -324,7 +324,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
         Cluster of each of them, counted from 0, and the distance within which they are.
     """
     alone = np.arange(len(first)), 0.0
-    if len(first) < 3 or not all(bool(torch.isfinite(t).all()) for t in columns):
+    blocks = (t[start : start + ROWS_AT_ONCE] for t in columns for start in range(0, len(t), ROWS_AT_ONCE))
+    if len(first) < 3 or not all(bool(torch.isfinite(block).all()) for block in blocks):
         return alone
     with np.errstate(all="ignore"):  # spreads that are none are refused elsewhere
         numbers = _Numbers(posterior, columns)

@@ -126,7 +126,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
         if layout.num_bytes > max(INFLATE_FREE, INFLATE_RATIO * info.compress_size):
             raise InputError(
                 f"{label} would grow from {info.compress_size:,} to {layout.num_bytes:,} bytes, which looks like a zip bomb: "
-                "if it is real, save it as .npy in a folder, where it is memory-mapped."
+                "if it is real, save it as .npy in a folder, which is read in parts."
             )
         with archive.open(info) as stream:
             stream.read(layout.offset)
@@ -136,7 +136,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
     except DAMAGED as error:
         raise InputError(f"{label} cannot be read ({error}): the file is damaged, save or copy it again.") from error
     except MemoryError as error:
-        raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is memory-mapped.") from error
+        raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is read in parts.") from error
 
 
 def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:

@@ -40,6 +40,7 @@ from klprobe.distributions.posteriors import SampleOnly, as_posterior
 from klprobe.files import npy, tables, tensor_file
 from klprobe.files.columns import as_groups, as_weights, check_column
 from klprobe.files.numbered_columns import columns_of
+from klprobe.files.rows_on_disk import rows_of
 from klprobe.files.zips import opened
 from klprobe.formats import FLAGS, Encoded, Request, refuse_flags, sha256
 from klprobe.formats._by_name import by_name
@@ -250,7 +251,7 @@ def _opened(path: Path) -> Iterator[_File]:
         layouts = _those_of_use(files, lambda name: npy.file_layout(files[name], f"{path.name}/{name}.npy"))
         yield _File(
             _shapes(layouts),
-            lambda name: _from_numpy(path, name, npy.read_file(files[name], f"{path.name}/{name}.npy")),
+            lambda name: _from_file(path, name, files[name], f"{path.name}/{name}.npy"),
             rows=lambda: _rows_in(path),
         )
     elif kind == ".npz":
@@ -263,7 +264,7 @@ def _opened(path: Path) -> Iterator[_File]:
                 "is samples of q(z|x), call it samples.npy."
             )
         shape = npy.file_layout(path, path.name).shape
-        yield _File({"samples": shape}, lambda name: _from_numpy(path, name, npy.read_file(path, path.name)))
+        yield _File({"samples": shape}, lambda name: _from_file(path, name, path, path.name))
     elif kind in tables.SUFFIXES:
         table = tables.read_table(path, path.name)
         of_rows = {name: table.values[:, table.names.index(name)] for name in OF_ROWS if name in table.names}
@@ -346,6 +347,12 @@ def _says_role(name: str) -> bool:
 def _shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of arrays of numbers, and of any whose name says a role, which are refused when they are read."""
     return {name: tuple(one.shape) for name, one in found.items() if one.dtype.kind in NUMBERS or _says_role(name)}
+
+
+def _from_file(path: Path, name: str, file: Path, label: str) -> torch.Tensor:
+    """The array of a `.npy`; rows of one that is large beside the memory are read when they are needed."""
+    rows = rows_of(file, label, kinds="f")
+    return _from_numpy(path, name, npy.read_file(file, label)) if rows is None else rows
 
 
 def _from_numpy(path: Path, name: str, array: np.ndarray) -> torch.Tensor:
