@@ -222,7 +222,7 @@ def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         return torch.from_numpy(table.values), table.notes
     if kind not in (".npy", ".npz"):
         raise InputError(f"--data {path} is neither an array (.npy, .npz), a table (.csv, .parquet) nor a folder of images.")
-    array = npy.map_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
+    array = npy.read_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
     x = torch.from_numpy(npy.as_data(array, path.name))
     if not x.numel():
         raise InputError(f"--data {path} holds nothing: its shape is {tuple(x.shape)}.")
