@@ -48,7 +48,7 @@ PARTS: dict[Kind, tuple[str, ...]] = {
     "codebook": ("quantizer",),
 }
 """What of a model is needed beside its encoder."""
-HAMILTONIAN = "whose codes are moved by Hamiltonian steps after its encoder's Gaussian is drawn: that has no density"
+HAMILTONIAN = "whose codes are moved by Hamiltonian steps after its encoder's Gaussian is drawn, and have no density"
 REFUSED = {
     "HVAE": HAMILTONIAN,
     "RHVAE": HAMILTONIAN,
