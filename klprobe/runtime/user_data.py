@@ -229,7 +229,7 @@ def _batches(loader: Any, name: str) -> Points:
 
 def _dropped(loader: Any, count: int, name: str) -> tuple[str, ...]:
     """How many points of its data set a DataLoader leaves out, where that can be told."""
-    data = getattr(loader, "dataset", None)
+    data: Any = getattr(loader, "dataset", ())
     whole = len(data) if hasattr(data, "__len__") else count
     return (f"{name} deals out {count:,} of the {whole:,} points of its data set.",) if count < whole else ()
 
