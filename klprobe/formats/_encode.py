@@ -126,6 +126,7 @@ def encode_points(encoder: Encoder, points: Points, request: Request) -> Found:
         tensors, laws, no_prior = _all_points(encoder, points, first, reading, request)
         latents = _latents(encoder.label, tensors, laws)
         prior = None if no_prior else prior_of(encoder.label, first, reading, latents.posterior.event_shape[0])
+        prior = latents.prior if prior is None else prior
     return Found(latents.posterior, reading, _by_channel(latents, channels), prior, no_prior, note)
 
 
