@@ -103,11 +103,11 @@ def _latents(facts: Facts, estimates: Sequence[Estimate], dimensions: Sequence[f
     if negative:
         return f"the KL of latent {negative[0][0]} is {negative[0][1]:.4g}, below 0"
     exact, total = _exact(estimates), math.fsum(value for _, value in known)
-    if exact is None:
+    if exact is None or not known:
         return None
     # Where few draws see two posteriors overlap, the KL misses up to log N nats at each that does not.
     unseen = RARE * facts.log_n / exact.num_samples if exact.num_samples else 0.0
-    slack = SLACK * exact.std_error + unseen + PER_LATENT * len(known) + ROUNDING * abs(total)
+    slack = SLACK * exact.std_error + unseen + PER_LATENT * len(known) + ROUNDING * max(1.0, abs(total))
     if total <= exact.value + slack:
         return None
     return f"the latents' KLs add up to {total:.6g}, more than KL[q_N||p] = {exact.value:.6g} +- {exact.std_error:.2g}"

@@ -285,11 +285,22 @@ class _Draws:
                 adjusted, self.regression = cross_fit(raw, controls, between, visited, total, self.controls.subsets)
             else:
                 adjusted = Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
-        if self.point_kl is not None and bool(self.point_kl.isfinite().all()):
+        if self.point_kl is not None and bool(self.point_kl.isfinite().all()) and self._exact_helps(raw):
             average = float((self.point_kl if self.weights is None else self.point_kl * self.weights.to(self.point_kl)).mean())
             adjusted.residuals[:, COST] = average
             adjusted.between[:, COST] = self.point_kl[points].cpu().numpy() - average
         return adjusted
+
+    def _exact_helps(self, raw: Array) -> bool:
+        """Whether the exact average KL lowers the error, by the first draws.
+
+        log q(z|x_n) is in both columns, and cancels in log q_N(z) - log p(z): where the two densities are alike and no controls
+        take its noise out of what is left, that cancellation is worth more than one column without noise.
+        """
+        if self.controls is not None or self.first is None:
+            return True
+        some = (self.raw if len(self.raw) else raw)[: len(self.first[1])]
+        return bool(some[:, SHOWN].var() <= (some[:, COST] - some[:, SHOWN]).var())
 
     def mean(self, combination: Array) -> PointMean:
         """Mean over the points of a combination of the draws' values, with control variates subtracted."""

@@ -205,6 +205,23 @@ def test_a_purely_categorical_code_is_computed_exactly():
     assert sorted(e.value for e in report.estimates if e.method == "closed-form") == pytest.approx(exact, rel=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_error_is_small_where_posterior_and_prior_cancel_and_it_is_honest(seed):
+    """Laplace posteriors whose mean is nearly normal: with the exact average KL in place of draws the error was 0.04."""
+    q = Independent(Laplace(normals(1000, 3), torch.full((1000, 3), 0.3).double()), 1)
+    found = empirical(klprobe.estimate(q, None, methods=[MonteCarlo(num_samples=1000)], seed=seed, marginals=False))
+    many = empirical(klprobe.estimate(q, None, methods=[MonteCarlo(num_samples=8000)], seed=9, marginals=False))
+    assert found.std_error < 0.015
+    assert abs(found.value - many.value) <= 4 * math.hypot(found.std_error, many.std_error)
+
+
+def test_equal_classes_have_a_kl_of_zero_and_no_check_fails():
+    q, p = OneHotCategorical(logits=torch.ones(400, 3)), OneHotCategorical(logits=torch.ones(3))
+    report = klprobe.estimate(q, p, methods=["monte-carlo"])
+    assert report.brackets["empirical"].upper.value == pytest.approx(0, abs=1e-12)
+    assert report.verdict != "impossible"
+
+
 def test_classes_that_the_prior_rules_out_cost_nothing_where_q_never_takes_them():
     some = torch.cat([torch.zeros(N, 1).double(), normals(N, 3).softmax(1)], 1)
     prior = OneHotCategorical(probs=torch.tensor([0.0, 0.2, 0.4, 0.4], dtype=torch.float64))
