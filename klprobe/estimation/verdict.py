@@ -257,10 +257,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
     information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
-    most = _ceiling_name(facts)
+    named = _ceiling_name(facts)
     text = (
-        f"N = {facts.num_points} points cannot show more than {most} = {facts.log_n:.2f} nats of mutual information, and "
-        f"{information:.2f} are used up: the empirical KL is about average KL - {most} whatever the encoder is like. "
+        f"N = {facts.num_points} points cannot show more than {named} = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - {named} whatever the encoder is like. "
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)
