@@ -26,6 +26,7 @@ WIDER = {
     "formats/test_training_mode.py": "encoders of any format that were saved in training mode",
     "formats/test_pickles.py": "no format unpickles unless it is told to",
     "formats/test_safety.py": "no format runs what a file says, by any way into the program",
+    "cli/test_same_bits.py": "reports of the same command, number by number",
     "cli/test_hostile_text.py": "every command on names and words of any kind",
     "cli/test_own_data.py": "every command on data as users hand them over",
     "cli/test_names_in_files.py": "every command on names that a file says",

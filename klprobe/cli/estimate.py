@@ -18,6 +18,7 @@ from klprobe.cli.progress import bars
 from klprobe.cli.source import read_source
 from klprobe.distributions.posteriors import as_posterior
 from klprobe.estimation.auto import left_out
+from klprobe.estimation.conditional import is_conditional
 from klprobe.estimation.report import Report
 from klprobe.estimation.run import capabilities, choose_methods, estimate
 from klprobe.formats import Encoded
@@ -179,6 +180,8 @@ def _methods(
         if device != "cpu" and estimator.device == "cpu":
             configured[name] = dataclasses.replace(estimator, device=device)
     q = as_posterior(encoded.posterior)
+    if is_conditional(q, prior):  # all that has a meaning
+        names = [name for name in names if name not in ("auto", "all")] or ["closed-form"]
     _say_left_out(names, q, prior)
     return [configured[name] for name, _ in choose_methods(names, q, prior)]
 

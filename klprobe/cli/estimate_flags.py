@@ -79,7 +79,7 @@ class Common:
     """Standard error, in nats, at which monte-carlo stops drawing; short for --monte-carlo.tolerance."""
     prior: str = "own"
     """Prior p(z). own is the prior of the checkpoint, or N(0, I) where it has none. Others are normal:scale=2, sphere,
-    mixture:FILE, vampprior:FILE, flow:FILE, samples:FILE and package.module:prior."""
+    mixture:FILE, vampprior:FILE, aggregate:FILE, conditional:FILE, flow:FILE, samples:FILE and package.module:prior."""
     device: DeviceName = "auto"
     """Device for the encoder and for the methods that can use one; auto takes a GPU where there is one."""
     seed: int = 0

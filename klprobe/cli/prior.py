@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
+from klprobe.distributions.aggregate import AggregatePosterior
 from klprobe.distributions.flows import load_flow
-from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, standard_normal
+from klprobe.distributions.posteriors import DiagonalGaussian, SampleOnly, as_posterior, standard_normal
 from klprobe.distributions.priors import Cloud, UniformSphere, mixture
 from klprobe.files import tables
 from klprobe.files.npy import read_member
@@ -104,6 +105,25 @@ def _vampprior(path: str, encode: Encode) -> Distribution:
     return mixture(_components(f"vampprior:{path}", encode(path)))
 
 
+def _aggregate(path: str, encode: Encode) -> Distribution:
+    """The aggregate posterior of another encoder, or of another data set, with its density: a file of posteriors, or `.npy`.
+
+    A `.npy` holds inputs of the encoder that is looked at, as for `vampprior`.
+    """
+    posterior = as_posterior(encode(path) if Path(path).suffix.lower() == ".npy" else _posterior(path))
+    if not posterior.has_log_prob:
+        raise InputError(
+            f"--prior aggregate:{path} needs q(z|x) with a density, mean and logvar, but these are samples alone: --prior "
+            f"samples:{path} takes them as a cloud."
+        )
+    return AggregatePosterior(posterior)
+
+
+def _conditional(path: str, encode: Encode) -> Distribution:
+    """A prior p(z|x) of each data point, in any file of posteriors, whose rows are those of the data points in order."""
+    return _posterior(path)
+
+
 def _flow(path: str, encode: Encode) -> Distribution:
     """Read a flow that --maf.save wrote."""
     return load_flow(Path(path))
@@ -155,6 +175,8 @@ PRIORS: dict[str, Callable[[int, Options], Distribution]] = {"normal": _normal, 
 FILES: dict[str, Callable[[str, Encode], Distribution]] = {
     "mixture": _mixture,
     "vampprior": _vampprior,
+    "aggregate": _aggregate,
+    "conditional": _conditional,
     "flow": _flow,
     "samples": _samples,
 }

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from klprobe.distributions.families import row_parameters
 from klprobe.distributions.posteriors import (
     ROWS_AT_ONCE,
     ConditionalDistribution,
     DiagonalGaussian,
     SampleOnly,
     TorchPosterior,
-    row_parameters,
 )
 from klprobe.types import InputError, Posterior
 
@@ -324,7 +324,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
         Cluster of each of them, counted from 0, and the distance within which they are.
     """
     alone = np.arange(len(first)), 0.0
-    if len(first) < 3 or not all(bool(torch.isfinite(t).all()) for t in columns):
+    blocks = (t[start : start + ROWS_AT_ONCE] for t in columns for start in range(0, len(t), ROWS_AT_ONCE))
+    if len(first) < 3 or not all(bool(torch.isfinite(block).all()) for block in blocks):
         return alone
     with np.errstate(all="ignore"):  # spreads that are none are refused elsewhere
         numbers = _Numbers(posterior, columns)
@@ -340,7 +341,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
     counts = [np.count_nonzero(nearest <= scale * NEAREST[0]) for scale in 10.0 ** -np.arange(-1, len(NEAREST))]
     for i, within in enumerate(NEAREST):
         # apart from the rest by a gap, and no nearer scale shows most of them as well
-        if counts[i + 1] < max(GAP * counts[i], 1) or counts[i + 2 : i + 3] > [GAP * counts[i + 1]]:
+        finer = counts[i + 2] if i + 2 < len(counts) else 0
+        if counts[i + 1] < max(GAP * counts[i], 1) or finer > GAP * counts[i + 1]:
             continue
         within = min(10 * within, NEAREST[0])  # the few that lie in the tail
         some = np.flatnonzero(nearest <= within)

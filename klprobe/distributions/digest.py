@@ -7,8 +7,8 @@ import hashlib
 import torch
 from torch.distributions import Distribution
 
-from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian
-from klprobe.types import Posterior
+from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, prior_log_prob
+from klprobe.types import InputError, Posterior
 
 PRIOR_ROWS = 1024
 """Codes at which the prior's density is looked at."""
@@ -46,6 +46,6 @@ def digest(posterior: Posterior, prior: Distribution) -> str:
 def _densities(prior: Distribution, codes: torch.Tensor) -> bytes:
     """The prior's log-densities, as bytes; its words where it has no density."""
     try:
-        return prior.log_prob(codes).detach().double().cpu().numpy().tobytes()
-    except NotImplementedError:
+        return prior_log_prob(prior, codes).cpu().numpy().tobytes()
+    except InputError:
         return str(prior).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch.distributions import Distribution, MultivariateNormal
 
 from klprobe.distributions.clusters import Clusters, all_clusters, by_weight, most_information, row_hashes, worth
+from klprobe.distributions.families import bare, check_parameters, log_density, numbers, sample_with
 from klprobe.distributions.posteriors import ROWS_AT_ONCE, DiagonalGaussian, SampleOnly, TorchPosterior, sample_prior
 from klprobe.distributions.priors import Cloud
+from klprobe.distributions.ties import Ties, shared_rows
 from klprobe.types import Check, InputError, Posterior, RadiusHistogram
 
 ACTIVE = 0.01
@@ -25,8 +28,6 @@ CONDITION = 1e12
 """Largest condition number of a Cholesky factor: up to it, rounding moves a draw by 1e-4 of a standard deviation at most."""
 FLOAT32_LOG_RANGE = 87.0
 """exp of more than this, or less than minus this, leaves float32's normal range."""
-LOOKED_AT, FEW_VALUES = 4096, 256
-"""Number of points among which the different values of a latent are counted, and how few values make it a lattice."""
 FEW_GROUPS = 20
 """Groups below which an error over groups is itself known to no better than a sixth."""
 FEW = ": so few tell little about data sets with other groups, and the errors over them are themselves uncertain"
@@ -34,6 +35,8 @@ UNEVEN = 0.5
 """Share of N that the weights leave, below which they decide how much is known."""
 RADIUS_DRAWS = 20_000
 RADIUS_BINS = 60
+MOST_AT_ONCE = 1 << 26
+"""Numbers of a whole batch, 512 MB of float64, up to which it is held against its single points."""
 NUMBERS = 4_000_000
 """Number of values drawn together for the radii, which limits memory."""
 
@@ -51,11 +54,34 @@ def check_posterior(posterior: Posterior) -> list[Check]:
     if isinstance(posterior, TorchPosterior) and isinstance(posterior.distribution, MultivariateNormal):
         _need_finite("mean", posterior.mean)
         _need_condition(posterior.mean, posterior.distribution.scale_tril)
+    if isinstance(posterior, TorchPosterior):
+        _check_points(posterior)
     if not isinstance(posterior, DiagonalGaussian):
         return [check for check in _rows(posterior) if check.name != "duplicate-points" or not check.passed]
     _need_finite("mean", posterior.mean)
     _need_finite(posterior.parametrization, posterior.spread)
     return [*_rows(posterior), *_spreads(posterior)]
+
+
+def _check_points(posterior: TorchPosterior) -> None:
+    """Raise InputError unless the posteriors of single points give the densities that the whole batch gives."""
+    whole = posterior.distribution
+    check_parameters(whole)
+    if numbers(whole) > MOST_AT_ONCE:
+        return
+    points = torch.tensor(sorted({0, posterior.num_points // 2, posterior.num_points - 1}))
+    drawn = sample_with(whole, 1, torch.Generator().manual_seed(0))[0].double()
+    together = log_density(whole, drawn)[points]
+    z, alike = drawn[points], False
+    with contextlib.suppress(InputError):
+        alone, pairs = posterior.log_prob_at(z, points), posterior.log_prob_matrix(z, points).diagonal()
+        alike = torch.allclose(alone, together, 1e-4, 1e-4) and torch.allclose(alone, pairs, 1e-4, 1e-4)
+    if not alike:
+        raise InputError(
+            f"{type(bare(whole)).__name__}: the densities of single data points differ from those of the whole batch, so "
+            "klprobe does not know how its parameters belong to the points: subclass ConditionalDistribution with sample_at "
+            "and log_prob_at, or hand over samples (klprobe.SampleOnly)."
+        )
 
 
 def _need_finite(name: str, tensor: torch.Tensor) -> None:
@@ -105,7 +131,7 @@ def check_clouds(posterior: Posterior, prior: Distribution) -> list[Check]:
     """Warn about samples of q that are also among the prior's; empty unless q and p are both known by samples alone."""
     if not isinstance(posterior, SampleOnly) or not isinstance(prior, Cloud):
         return []
-    count = int(np.isin(row_hashes([posterior.samples]), row_hashes([prior.samples])).sum())
+    count = shared_rows(row_hashes([posterior.samples]), row_hashes([prior.samples]))
     message = (
         f"{count} of {posterior.num_points} samples of q are among the prior's, bit by bit: errors and bounds take the two "
         "clouds for independent draws. Hand over samples that were drawn apart"
@@ -148,9 +174,7 @@ def _copies(found: Clusters, n: int) -> str:
 
 def _flat(samples: torch.Tensor) -> Check:
     """Warn about latents that take few values, for which no ratio of densities can be learned."""
-    some = samples[:LOOKED_AT].sort(0).values
-    distinct = 1 + (some[1:] != some[:-1]).sum(0)
-    flat = (distinct <= min(FEW_VALUES, max(1, len(some) // 4))).nonzero().flatten().tolist()
+    flat = Ties.of(samples).coarse.nonzero().flatten().tolist()
     message = (
         f"few different numbers in latents {_some(flat)}: q(z) has no density there, and its KL is infinite unless p is as "
         "coarse: estimates from samples do not show it. Drop these latents from q and p, or give them unrounded"
@@ -221,6 +245,8 @@ def active_units(posterior: Posterior) -> int | None:
         mean = posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else posterior.mean
     except NotImplementedError:
         return None
+    if not bool(mean.isfinite().all()):
+        return None  # as of a Cauchy distribution
     count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
     shift = mean[:1].double().cpu()
     for start in range(0, len(mean), ROWS_AT_ONCE):

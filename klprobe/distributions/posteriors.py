@@ -14,9 +14,19 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+from torch.distributions import (
+    Categorical,
+    ContinuousBernoulli,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    constraints,
+    kl_divergence,
+)
 
-from klprobe.runtime.randomness import from_global, seeded
+from klprobe.distributions.families import as_double, bare, check_parameters, log_density, measure, sample_with, take
+from klprobe.runtime.randomness import from_global
 from klprobe.types import CapabilityError, InputError, Posterior
 
 Other = TypeVar("Other", bound="ConditionalDistribution")
@@ -278,11 +288,11 @@ class TorchPosterior(ConditionalDistribution):
 
     def log_prob_at(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_{indices_i}) in nats, shape (m,)."""
-        return take(self.distribution, indices).log_prob(z).double()
+        return log_density(take(self.distribution, indices), z)
 
     def log_prob_matrix(self, z: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """log q(z_i|x_n) of every pair, shape (len(z), len(indices)), by broadcasting."""
-        return take(self.distribution, indices).log_prob(z.unsqueeze(1)).double()
+        return log_density(take(self.distribution, indices), z.unsqueeze(1))
 
     def select(self, indices: torch.Tensor) -> TorchPosterior:
         """The posterior of a subset of the points, in the order of `indices`."""
@@ -306,13 +316,25 @@ def as_posterior(distribution: Any) -> Posterior:
     if len(distribution.batch_shape) != 1 or len(distribution.event_shape) != 1:
         raise InputError(
             "A posterior is a torch Distribution with batch shape (N,) and event shape (D,); got batch shape "
-            f"{tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}. "
-            "Wrap it: Independent(Normal(mean, std), 1)."
+            f"{tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}. {_remedy(distribution)}"
         )
     normal = diagonal_normal(distribution)
     if normal is not None:
         return DiagonalGaussian(normal[0].detach(), std=normal[1].detach())
     return TorchPosterior(as_double(distribution))
+
+
+def _remedy(distribution: Distribution) -> str:
+    """What makes it a posterior."""
+    name, batch, event = type(bare(distribution)).__name__, len(distribution.batch_shape), len(distribution.event_shape)
+    if isinstance(distribution, Categorical):
+        return "One class for each data point is OneHotCategorical(logits=...) of shape (N, K)."
+    if event == 0:
+        shape = "" if batch > 1 else ", with parameters of shape (N, 1)"
+        return f"Wrap it: Independent({name}(...), {max(batch - 1, 1)}){shape}."
+    if event == 1:
+        return "Flatten its parameters, so that their first dimension is that of the data points."
+    return "Several dimensions of z are flattened to one; of several categorical latents each is a part (klprobe.Classes)."
 
 
 def standard_normal(dim: int) -> Independent:
@@ -323,7 +345,7 @@ def standard_normal(dim: int) -> Independent:
 def diagonal_normal(distribution: Distribution) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Mean and standard deviation when the distribution is a normal with diagonal covariance, else None."""
     if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
-        return distribution.base_dist.loc, distribution.base_dist.scale
+        return distribution.base_dist.loc.detach(), distribution.base_dist.scale.detach()
     return None
 
 
@@ -333,27 +355,73 @@ def check_prior(posterior: Posterior, prior: Distribution) -> None:
         raise InputError(
             f"The posterior has {posterior.dim} latents, but the prior has {prior.event_shape[0]}: give a prior over as many."
         )
+    if not prior.event_shape and prior.batch_shape:
+        raise InputError(
+            f"The prior has batch shape {tuple(prior.batch_shape)} and event shape (), which is {prior.batch_shape[0]} priors "
+            f"of one number. Wrap it: Independent({type(prior).__name__}(...), {len(prior.batch_shape)})."
+        )
+    if prior.batch_shape and tuple(prior.event_shape) == (posterior.dim,):
+        raise InputError(
+            f"The prior has batch shape {tuple(prior.batch_shape)}, and N = {posterior.num_points}: one prior of all points "
+            "has batch shape (), and one of each data point, p(z|x), has batch shape (N,), for klprobe estimate alone."
+        )
     if tuple(prior.batch_shape) != () or tuple(prior.event_shape) != (posterior.dim,):
         raise InputError(
             f"The posterior has {posterior.dim} latents, but the prior has event shape {tuple(prior.event_shape)} and batch "
             f"shape {tuple(prior.batch_shape)}. Give a prior with event shape ({posterior.dim},) and batch shape ()."
         )
+    check_parameters(prior)
+    ours, theirs = measure_of(posterior), measure_of(prior)
+    if ours and theirs and ours != theirs:
+        raise InputError(
+            f"The posterior ({_name(posterior)}) {LIES[ours]}, and the prior ({_name(prior)}) {LIES[theirs]}: neither has a "
+            f"density with respect to the other, and their KL is infinite. Give a prior that {LIES[ours]}"
+            f"{', such as OneHotCategorical(logits=zeros) or Bernoulli(probs=half)' if ours == 'atoms' else ''}."
+        )
+
+
+LIES: dict[str, str] = {"space": "has a density in space", "simplex": "lies on the simplex", "atoms": "is discrete"}
+"""What a measure says of z, in words."""
+
+
+def measure_of(side: Any) -> str | None:
+    """What a density of q or p is taken with respect to; None where there is none, or no saying.
+
+    An aggregate posterior's is that of its conditionals.
+    """
+    if isinstance(inner := getattr(side, "posterior", None), ConditionalDistribution):
+        return measure_of(inner)
+    return measure(side.distribution if isinstance(side, TorchPosterior) else side)
+
+
+def need_volume(posterior: Posterior, prior: Distribution, method: str) -> None:
+    """Raise CapabilityError where codes are discrete, or lie on a simplex: `method` takes densities in space, or distances."""
+    for side in (posterior, prior):
+        if (lies := measure_of(side)) in ("atoms", "simplex"):
+            raise CapabilityError(
+                f"{method} needs codes with a density in space, but {_name(side)} {LIES[lies]}: use --methods monte-carlo "
+                "classifier."
+            )
+
+
+def _name(side: Any) -> str:
+    """A distribution's name as a user typed it."""
+    return type(bare(side.distribution if isinstance(side, TorchPosterior) else side)).__name__
+
+
+def prior_log_prob(prior: Distribution, z: torch.Tensor) -> torch.Tensor:
+    """log p(z) in nats, float64, -infinity outside of the prior's support; shape (m,) for z of shape (m, D)."""
+    return log_density(as_double(prior), z)
 
 
 def sample_prior(prior: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
     """Draw from p(z), shape (num_samples, D), float64, with the given generator alone."""
     normal = diagonal_normal(prior)
     if normal is None:
-        return sample_with(prior, num_samples, generator).double()
+        return sample_with(as_double(prior), num_samples, generator).double()
     mean, std = (t.double() for t in normal)
     noise = torch.randn(num_samples, mean.shape[-1], generator=generator, dtype=torch.float64)
     return mean + std * noise.to(mean.device)
-
-
-def sample_with(distribution: Distribution, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Call `distribution.sample((num_samples,))` with random numbers of `generator`; torch's global ones are not changed."""
-    with seeded(generator), torch.no_grad():
-        return distribution.sample(torch.Size([num_samples]))
 
 
 def has_density(distribution: Distribution) -> bool:
@@ -364,6 +432,11 @@ def has_density(distribution: Distribution) -> bool:
 def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | None:
     """Compute KL[q(z|x_n)||p] of every point, in nats, shape (N,); None when it has no closed form."""
     normal = diagonal_normal(prior)
+    if isinstance(posterior, DiagonalGaussian) and isinstance(prior, DiagonalGaussian):
+        parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, posterior.num_points, ROWS_AT_ONCE)]
+        return torch.cat([_gaussian_kl(*posterior.rows(part), *prior.rows(part)).sum(-1) for part in parts])
+    if isinstance(posterior, DiagonalGaussian) and prior.batch_shape and normal is not None:
+        return conditional_kl(posterior, DiagonalGaussian(normal[0], std=normal[1]))  # a prior of each data point
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
         p_mean, p_std = (t.double() for t in normal)
         out = torch.empty(posterior.num_points, dtype=torch.float64, device=posterior.mean.device)
@@ -372,8 +445,12 @@ def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | 
             out[part] = _gaussian_kl(*posterior.rows(part), p_mean, p_std).sum(-1)
         return out
     if isinstance(posterior, TorchPosterior):
-        with contextlib.suppress(NotImplementedError):
-            return kl_divergence(posterior.distribution, as_double(prior))
+        if any(isinstance(bare(side), ContinuousBernoulli) for side in (posterior.distribution, prior)):
+            return None  # torch's formulas call it infinite where the supports are the same
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError, IndexError):  # draws do where a formula fails
+            batch = posterior.distribution.batch_shape  # some of torch's formulas do not broadcast
+            kl = kl_divergence(posterior.distribution, as_double(prior).expand(batch)).detach()
+            return kl if kl.shape == posterior.distribution.batch_shape and not kl.isnan().any() else None
         if isinstance(posterior.distribution, MultivariateNormal) and normal is not None:
             mean, std = (t.double() for t in normal)
             return kl_divergence(posterior.distribution, MultivariateNormal(mean, scale_tril=torch.diag(std)))
@@ -384,55 +461,3 @@ def _gaussian_kl(q_mean: torch.Tensor, q_std: torch.Tensor, p_mean: torch.Tensor
     """KL[N(q_mean, q_std^2) || N(p_mean, p_std^2)] elementwise, nats."""
     ratio = q_std / p_std
     return 0.5 * (ratio.square() - 1 + ((q_mean - p_mean) / p_std).square()) - ratio.log()
-
-
-def take(distribution: Distribution, indices: torch.Tensor) -> Distribution:
-    """The same distribution restricted to some entries of its first batch dimension.
-
-    Raises:
-        InputError: the parameters of the distribution cannot be indexed; give it to `klprobe.estimate` as samples, or
-            subclass `ConditionalDistribution` with `sample_at` and `log_prob_at`.
-    """
-    return _rebuild(distribution, lambda t: t[indices])
-
-
-def as_double(distribution: Distribution) -> Distribution:
-    """The same distribution with float64 parameters; unchanged where its parameters are not known."""
-    try:
-        return _rebuild(distribution, lambda t: t.detach().double())
-    except InputError:
-        return distribution
-
-
-def row_parameters(distribution: Distribution) -> list[torch.Tensor]:
-    """The tensors that make a torch distribution, which say all of each row; none where they are not known."""
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    with contextlib.suppress(InputError):
-        _rebuild(distribution, note)
-        return found
-    return []
-
-
-def _rebuild(distribution: Distribution, change: Any) -> Distribution:
-    kind: Any = type(distribution)
-    if isinstance(distribution, Independent):
-        return Independent(_rebuild(distribution.base_dist, change), distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, torch.distributions.MixtureSameFamily):
-        return kind(
-            _rebuild(distribution.mixture_distribution, change), _rebuild(distribution.component_distribution, change), False
-        )
-    if isinstance(distribution, torch.distributions.TransformedDistribution) and not distribution.arg_constraints:
-        return kind(_rebuild(distribution.base_dist, change), distribution.transforms, validate_args=False)
-    if not distribution.arg_constraints:
-        raise InputError(f"klprobe does not know the parameters of {kind.__name__}: subclass ConditionalDistribution.")
-    names = [n for n in distribution.arg_constraints if n in distribution.__dict__]
-    if {"probs", "logits"} <= set(names):  # torch caches the second once it was used, and its constructor takes one only
-        names.remove("probs")
-    if isinstance(distribution, MultivariateNormal):
-        return MultivariateNormal(change(distribution.loc), scale_tril=change(distribution.scale_tril), validate_args=False)
-    return kind(**{n: change(getattr(distribution, n)) for n in names}, validate_args=False)

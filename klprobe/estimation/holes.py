@@ -20,7 +20,15 @@ from klprobe.distributions.clusters import by_weight, clusters_of, one_of_each
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
-from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, has_density, sample_prior
+from klprobe.distributions.posteriors import (
+    DiagonalGaussian,
+    as_posterior,
+    check_prior,
+    has_density,
+    measure_of,
+    prior_log_prob,
+    sample_prior,
+)
 from klprobe.distributions.statistics import visit_evenly
 from klprobe.types import CapabilityError, InputError, Posterior, Progress, Quantity, RadiusHistogram, no_progress
 
@@ -187,8 +195,8 @@ def _look(
         rows = one_of_each(q, generator, "The search for holes").sort().values
         some = q.select(rows)
         _check(some, prior, num_samples, level)
-        codes, prior_draws, thresholds, shares = _look(some, prior, num_samples, level, generator, progress)
-        return dataclasses.replace(codes, points=rows[codes.points]), prior_draws, thresholds, shares
+        looked = _look(some, prior, num_samples, level, generator, progress)
+        return dataclasses.replace(looked[0], points=rows[looked[0].points]), *looked[1:]
     order = torch.arange(q.num_points)
     weight = torch.ones(q.num_points, dtype=torch.float64) if q.weights is None else q.weights.double().cpu()
     evenly = q.weights is None
@@ -200,7 +208,7 @@ def _look(
     sums = _sums_by_group(q, torch.cat([z, z_prior]), points, group, progress)
     own = q.log_prob_at(z.to(q.mean.device) if isinstance(q, DiagonalGaussian) else z, points).double().cpu()
     own += weight[points].log()
-    log_p = prior.log_prob(torch.cat([z, z_prior])).double().cpu()
+    log_p = prior_log_prob(prior, torch.cat([z, z_prior])).double().cpu()
     whole = sums.logsumexp(0)
     others = (weight.sum() - weight[points]).log()
     codes = Draws(z, whole[:num_samples] - others, log_p[:num_samples], points)
@@ -244,6 +252,8 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
             "Holes are not looked for among points with weights of which some are copies or in groups: leave the weights away, "
             "or give each point once, with the sum of its weights."
         )
+    if measure_of(q) == "atoms":
+        raise CapabilityError("holes are places without codes, and these codes are discrete: klprobe estimate tells their KL.")
     if q.num_points < LEAST_POINTS:
         raise InputError(f"Holes need at least {LEAST_POINTS} data points for an error bar; got N = {q.num_points}.")
     if num_samples < LEAST_DRAWS:

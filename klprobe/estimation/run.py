@@ -26,10 +26,13 @@ from klprobe.distributions.posteriors import (
     as_posterior,
     check_prior,
     has_density,
+    measure_of,
     standard_normal,
 )
+from klprobe.distributions.ties import check_ties
 from klprobe.estimation import verdict
 from klprobe.estimation.auto import recommended
+from klprobe.estimation.conditional import conditional_report, is_conditional
 from klprobe.estimation.holes import shares_in_holes
 from klprobe.estimation.identities import check_identities
 from klprobe.estimation.parts import check_parts, compare_parts, report_parts
@@ -87,7 +90,8 @@ def estimate(
 
     Args:
         posterior: Distribution with batch shape (N,), one entry for each data point, and event shape (D,).
-        prior: Distribution with event shape (D,); None means N(0, I).
+        prior: Distribution with event shape (D,); None means N(0, I). One with batch shape (N,), a prior p(z|x_n) of each
+            data point, gives the average KL alone.
         methods: Names of estimators or configured instances; "auto" for those that suit the input best, or "all" for
             every one that it allows. The closed form always runs where it can.
         seed: Seed of all random numbers; torch's global state is not changed.
@@ -119,11 +123,14 @@ def estimate(
     prior = standard_normal(q.dim) if prior is None else prior
     if not isinstance(prior, Distribution):
         raise TypeError(f"A prior is a torch Distribution with event shape ({q.dim},); got {type(prior).__name__}.")
+    if is_conditional(q, prior):
+        report = _of_each_point(q, prior, methods, seed, parts, split, trained_on, provenance or {})
+        return dataclasses.replace(report, checks=(*report.checks, *checks))
     check_prior(q, prior)
     check_parts(parts, q)
     if parallel.rank_and_size()[1] > 1:
         parallel.same_everywhere(digest(q, prior), "posterior and prior")
-    data_checks = [*check_posterior(q), *check_clouds(q, prior)]
+    data_checks = [*check_posterior(q), *check_clouds(q, prior), *check_ties(q, prior)]
     refused, chosen = _refusals(choose_methods(methods, q, prior), q)
     tell = progress or (lambda _: no_progress)
     estimates, not_done, interrupted = _run(chosen, q, prior, seed, tell)
@@ -201,6 +208,28 @@ def estimate(
     )
 
 
+def _of_each_point(
+    q: Posterior,
+    prior: Distribution,
+    methods: Sequence[str | Estimator],
+    seed: int,
+    parts: Mapping[str, slice | Classes],
+    split: str,
+    trained_on: str,
+    provenance: Mapping[str, Any],
+) -> Report:
+    """Report the average KL from a prior p(z|x_n) of each data point, and refuse what has no meaning with it."""
+    if parts:
+        raise InputError(f"The parts {', '.join(parts)} need one p(z), and this prior is one p(z|x) of each data point.")
+    started = time.perf_counter()
+    named = [m if isinstance(m, str) else registry.name_of(m) for m in methods]
+    asked = [registry.name_of(registry.load("estimators", name)()) for name in named if name not in ("auto", "all")]
+    facts = {"seed": seed, "settings": {}, "versions": versions(), "commit": commit(), **provenance}
+    rng = generator_of(seed, "conditional")
+    report = conditional_report(q, prior, methods=asked, generator=rng, split=split, trained_on=trained_on, provenance=facts)
+    return dataclasses.replace(report, provenance={**report.provenance, "seconds": time.perf_counter() - started})
+
+
 def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Generator) -> tuple[Quantity, Quantity]:
     """Estimate the shares of the prior's mass in holes, on the fast path alone, where it takes a second at most."""
     reason = left_out
@@ -227,7 +256,7 @@ def _dimensions(
 
 
 def _run(
-    chosen: Sequence[tuple[str, Estimator]], posterior: Posterior, prior: Distribution, seed: int, progress: ProgressOf
+    chosen: Sequence[tuple[str, Estimator]], posterior: Any, prior: Distribution, seed: int, progress: ProgressOf
 ) -> tuple[list[Estimate], list[NotDone], bool]:
     """Run every method in turn; a method that fails or is interrupted is named, and the report goes on."""
     estimates: list[Estimate] = []
@@ -323,12 +352,13 @@ def choose_methods(
 
 
 def capabilities(posterior: Posterior, prior: Distribution) -> frozenset[str]:
-    """Find out which of `posterior-density` and `prior-density` the input has."""
+    """Which of `posterior-density`, `prior-density` and `volume` the input has."""
     return frozenset(
         name
         for name, there in (
             ("posterior-density", posterior.has_log_prob),
             ("prior-density", has_density(prior)),
+            ("volume", not {"atoms", "simplex"} & {measure_of(posterior), measure_of(prior)}),
         )
         if there
     )

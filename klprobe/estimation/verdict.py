@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Target, Verdict
+from klprobe.types import LONG_TAIL, NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Tail, Target, Verdict
 
 TARGETS: tuple[Target, ...] = ("empirical", "population")
 SLACK = 4.0
@@ -65,6 +65,14 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
     The best bound is chosen by its confidence limit and not by its value, so that a noisy method is not chosen by luck. The
     interval divides its 5 % over all candidates (Bonferroni), so that it holds although the best one was chosen.
     """
+    for e in _of_kl(estimates):
+        if e.target == target and e.bound in ("lower", "exact") and e.value == math.inf:
+            reason = str(e.details.get("reason", "infinite"))
+            return Bracket(Side(None, None, e.method, reason), Side(None, None, e.method, reason))
+    within = _worst(estimates, "tail_within")
+    spoilt = within is not None and within.spoils
+    if spoilt:
+        estimates = [e for e in estimates if "tail_within" not in e.details]
     lower, low = _best(estimates, target, "lower", +1)
     upper, high = _best(estimates, target, "upper", -1)
     if low is None or low < 0:
@@ -72,7 +80,10 @@ def bracket(estimates: Sequence[Estimate], target: Target) -> Bracket:
     if lower is None or (lower.value or 0.0) < 0:
         lower = Side(0.0, 0.0, "non-negativity")
     if upper is None:
-        upper = Side(None, None, None, "no method that ran gives an upper bound")
+        why = (
+            "their means rest on a few draws: see the check tail-index" if spoilt else "no method that ran gives an upper bound"
+        )
+        upper = Side(None, None, None, why)
     return Bracket(lower, upper, (low, high))
 
 
@@ -128,7 +139,7 @@ def quantity(estimates: Sequence[Estimate], name: str, reason: str) -> Quantity:
     """Find the estimate of that quantity; None with the reason where there is none."""
     for estimate in estimates:
         if estimate.quantity == name:
-            return Quantity(estimate.value, estimate.std_error)
+            return Quantity(estimate.value, estimate.std_error, estimate.details.get("reason"))
     return Quantity(None, None, reason)
 
 
@@ -144,8 +155,45 @@ def check_estimates(facts: Facts, estimates: Sequence[Estimate]) -> list[Check]:
             "no exact value or lower bound exceeds the average KL",
         ),
         _check("average-kl-identity", "error", _identity(facts, estimates), "average KL = mutual information + KL[q_N||p]"),
+        *_tails(estimates),
         _held_out(facts),
     ]
+
+
+HEAVY = "tail-index"
+"""The check of what carries the mean of log q(z) - log p(z)."""
+
+
+def _tails(estimates: Sequence[Estimate]) -> list[Check]:
+    """Whether the means over draws, and over data points, are carried by a few of them; nothing where no method looked.
+
+    Draws at one point that are heavy-tailed spoil every number. Where only the points differ by much, the KL of these points
+    stands, and that of the population does not.
+    """
+    within, whole = (_worst(estimates, name) for name in ("tail_within", "tail"))
+    if within is not None and within.spoils:
+        message = (
+            f"the mean of log q(z|x) - log p(z) rests on a few draws: their tail index is {within.k:.2f}. From {LONG_TAIL} on "
+            "no error bar can be trusted, from 1 on the mean is infinite. Take a prior with tails as heavy as those of q(z|x)"
+        )
+        return [Check(HEAVY, "error", False, message)]
+    tail = whole or within
+    if tail is None:
+        return []
+    numbers = f"(tail index {tail.k:.2f}; the largest log q(z) - log p(z) has {tail.share:.1%} of their sum of squares)"
+    message = (
+        f"a few data points carry most of the KL {numbers}: from an index of {LONG_TAIL} on, the mean over all points there "
+        "could be is beyond what these show, from 1 on it is infinite"
+        if tail.spoils
+        else f"no few draws or points carry the KL {numbers}"
+    )
+    return [Check(HEAVY, "warning", not tail.spoils, message)]
+
+
+def _worst(estimates: Sequence[Estimate], name: str) -> Tail | None:
+    """The longest tail that a method told of under that name."""
+    told = [Tail(**tail) for e in estimates if (tail := e.details.get(name)) is not None]
+    return max(told, key=lambda tail: (tail.spoils, tail.k), default=None)
 
 
 def _check(name: str, severity: Severity, problem: str | None, promise: str) -> Check:
@@ -154,6 +202,8 @@ def _check(name: str, severity: Severity, problem: str | None, promise: str) -> 
 
 def _non_finite(estimates: Sequence[Estimate]) -> str | None:
     bad = [f"{e.method} {e.quantity}" for e in estimates if not (math.isfinite(e.value) and math.isfinite(e.std_error))]
+    said = {f"{e.method} {e.quantity}" for e in estimates if "reason" in e.details and math.isinf(e.value)}
+    bad = [name for name in bad if name not in said]
     return f"not a finite number: {', '.join(bad)}" if bad else None
 
 
@@ -177,7 +227,7 @@ def _identity(facts: Facts, estimates: Sequence[Estimate]) -> str | None:
     """Check that the draws' own mean of log q(z|x) - log p(z), which uses the densities alone, agrees with the closed form."""
     for estimate in estimates:
         plain = estimate.details.get("plain_average_kl")
-        if plain is None or facts.average_kl.value is None:
+        if plain is None or facts.average_kl.value is None or not math.isfinite(facts.average_kl.value):
             continue
         gap = plain["value"] - facts.average_kl.value
         if abs(gap) > SLACK * plain["std_error"] + 1e-9 * max(1.0, abs(facts.average_kl.value)):
@@ -225,6 +275,8 @@ def verdict(
         return "methods-disagree", "A lower bound lies above an upper one: " + "; ".join(conflicts) + "."
     population = brackets["population"]
     low = population.lower
+    if low.reason is not None and low.reason.startswith("infinite"):
+        return "resolved", f"KL[q||p] is {low.reason}. Take a prior that has a density wherever q(z) has one."
     certain = (low.value or 0.0) > SLACK * (low.std_error or 0.0)
     if not facts.has_density:
         kind = "deterministic" if facts.deterministic else "known by samples only"
@@ -238,6 +290,8 @@ def verdict(
     information = facts.mutual_information.value
     if information is None:
         return "floor-limited", "The aggregate posterior's density was not computed: add monte-carlo to --methods."
+    if heavy := [c for c in checks if c.name == HEAVY and not c.passed]:
+        return "floor-limited", heavy[0].message[:1].upper() + heavy[0].message[1:] + ". The empirical bracket stands."
     if information > facts.log_n - NEAR_CEILING:
         return "floor-limited", _ceiling(facts, population)
     return "resolved", _resolved(facts, brackets)
@@ -257,10 +311,10 @@ def _cut(estimates: Sequence[Estimate], low: Side) -> str:
 
 def _ceiling(facts: Facts, population: Bracket) -> str:
     information, average = facts.mutual_information.value or 0.0, facts.average_kl.value
-    named = _ceiling_name(facts)
+    name = _ceiling_name(facts)
     text = (
-        f"N = {facts.num_points} points cannot show more than {named} = {facts.log_n:.2f} nats of mutual information, and "
-        f"{information:.2f} are used up: the empirical KL is about average KL - {named} whatever the encoder is like. "
+        f"N = {facts.num_points} points cannot show more than {name} = {facts.log_n:.2f} nats of mutual information, and "
+        f"{information:.2f} are used up: the empirical KL is about average KL - {name} whatever the encoder is like. "
     )
     if average is not None:
         most = average - (population.lower.value or 0.0)

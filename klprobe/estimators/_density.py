@@ -20,15 +20,17 @@ from torch.distributions import Distribution
 
 from klprobe import registry
 from klprobe.distributions.clusters import cluster_ids
-from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior
+from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, need_volume, prior_log_prob
 from klprobe.distributions.statistics import mean_error, point_mean, visits
+from klprobe.distributions.tails import outside_prior
 from klprobe.distributions.whitening import Whitening, whiten
 from klprobe.estimators._descent import Schedule, anneal
 from klprobe.estimators._sides import Split, draw_evenly, split_points
-from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, no_progress
+from klprobe.types import Estimate, Estimator, InputError, Posterior, Progress, Target, no_progress
 
 FIT_DRAWS, STOP_DRAWS, DRAWS_A_POINT = 40_000, 5_000, 20
 """Largest numbers of codes that fix the whitening and start the model, of codes that validate, and of codes for each point."""
+TARGETS: tuple[Target, ...] = ("population", "empirical")
 EVALUATIONS = 50
 """Number of checks on the validation codes during a fit, which is also the length of the recorded loss curves."""
 BETAS = (0.9, 0.999)
@@ -64,7 +66,7 @@ class DensityEstimator(Estimator, abc.ABC):
     num_samples: int = 40_000
     """Number of codes for each reported value."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"prior-density"})
+    requires: ClassVar[frozenset[str]] = frozenset({"prior-density", "volume"})
     takes: ClassVar[frozenset[str]] = frozenset({"groups"})
     PAPER: ClassVar[Mapping[str, Any]] = {}
     """Settings of `preset="paper"`."""
@@ -117,6 +119,10 @@ class DensityEstimator(Estimator, abc.ABC):
         """
         started, chosen, q = time.perf_counter(), self.settings(), as_posterior(posterior)
         check_prior(q, prior)
+        need_volume(q, prior, self.method)
+        if infinite := _outside(q, prior):
+            told, targets = {"reason": infinite}, TARGETS[: 1 if isinstance(q, SampleOnly) else 2]
+            return tuple(Estimate(self.method, target, "lower", math.inf, 0.0, details=told) for target in targets)
         split = split_points(q, generator, method=self.method)
         density, details = chosen._fit(q, prior, split, generator, progress)
         details["fit_seconds"] = time.perf_counter() - started
@@ -145,7 +151,7 @@ class DensityEstimator(Estimator, abc.ABC):
             u = whitening.white(q.sample_at(split.fit[chance], generator))
             return -model(u.to(dtype_of(model))).mean()
 
-        gap = whitening.log_det - float(prior.log_prob(stop).mean())
+        gap = whitening.log_det - float(prior_log_prob(prior, stop).mean())
         fitted = anneal(
             model.to(fit.device),
             batch_loss,
@@ -169,6 +175,12 @@ class DensityEstimator(Estimator, abc.ABC):
         }
 
 
+def _outside(q: Posterior, prior: Distribution) -> str | None:
+    """Why the KL is infinite: codes of some points, one each, lie where the prior's density is 0; None where none does."""
+    some = torch.randperm(q.num_points, generator=torch.Generator().manual_seed(0))[:STOP_DRAWS]
+    return outside_prior(prior_log_prob(prior, q.sample_at(some, torch.Generator().manual_seed(0))))
+
+
 class MixedWithPrior(NamedTuple):
     """The density (1 - weight) t(z) + weight p(z), float64."""
 
@@ -184,8 +196,8 @@ class MixedWithPrior(NamedTuple):
         return alone._replace(weight=best_prior_weight(alone.log_ratio(stop)))
 
     def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
-        """Log of the ratio of this density to p(z) in nats, never below log weight; shape (m,)."""
-        ratio = log_density(self.model, self.whitening.white(z)) + self.whitening.log_det - self.prior.log_prob(z).double()
+        """Log of this density over p(z) in nats, never below log weight; shape (m,)."""
+        ratio = log_density(self.model, self.whitening.white(z)) + self.whitening.log_det - prior_log_prob(self.prior, z)
         if self.weight == 0:
             return ratio
         return torch.logaddexp(ratio + math.log1p(-self.weight), torch.full_like(ratio, math.log(self.weight)))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.distributions import Distribution
 
+from klprobe.distributions.categorical import Classes
 from klprobe.distributions.clusters import all_clusters, by_weight, clusters_of, entropy
-from klprobe.distributions.posteriors import as_posterior, check_prior, conditional_kl
+from klprobe.distributions.families import class_probs
+from klprobe.distributions.posteriors import TorchPosterior, as_posterior, check_prior, conditional_kl, prior_log_prob
 from klprobe.distributions.statistics import clustered_mean, coinciding, point_mean, together, visits
+from klprobe.distributions.tails import infinite_at, outside_prior, tail_within_points
 from klprobe.types import Bound, Estimate, Estimator, Posterior, Progress, Target, no_progress
 
 __all__ = ["ClosedForm"]
@@ -40,17 +43,25 @@ class ClosedForm(Estimator):
         started = time.perf_counter()
         q = as_posterior(posterior)
         check_prior(q, prior)
-        n, draws = q.num_points, 0
+        if (found := _classes(q, prior)) is not None:
+            return found
+        n, draws, tail = q.num_points, 0, None
         most = math.log(n) if q.weights is None else entropy(q.weights)
         exact = conditional_kl(q, prior)
         if exact is not None:
-            found = clusters_of(q)
-            value, over_points = clustered_mean(exact, q.weights, None if found is None else found.ids)
+            infinite = infinite_at(exact)
+            clusters = clusters_of(q)
+            value, over_points = (
+                (math.inf, 0.0) if infinite else clustered_mean(exact, q.weights, None if clusters is None else clusters.ids)
+            )
             given_points = 0.0
         else:
             draws = self.num_samples
-            value, given_points, over_points = _by_draws(q, prior, draws, generator)
-        details = {"closed_form": exact is not None}
+            infinite, value, given_points, over_points = _by_draws(q, prior, draws, generator)
+            tail = None if infinite else tail_within_points(q, prior, generator)
+        details: dict[str, Any] = {"closed_form": exact is not None, "tail_within": tail and tail._asdict()}
+        if infinite:
+            details["reason"] = infinite
         seconds = time.perf_counter() - started
 
         def say(target: Target, bound: Bound, value: float, error: float, quantity: str = "kl") -> Estimate:
@@ -60,28 +71,49 @@ class ClosedForm(Estimator):
             say("population", "exact", value, over_points, "average-kl"),
             say("empirical", "upper", value, given_points),
             say("empirical", "lower", value - most, given_points),
-            say("population", "upper", value, over_points),
+            say("population", "exact" if infinite else "upper", value, over_points),
         )
 
 
-def _by_draws(q: Posterior, prior: Distribution, draws: int, generator: torch.Generator) -> tuple[float, float, float]:
-    """The average KL, its error given the points, and its error over data sets."""
+def _classes(q: Posterior, prior: Distribution) -> tuple[Estimate, ...] | None:
+    """What a purely categorical code gives, in which all is a sum over classes; None for any other, and for weights or groups.
+
+    Rows that agree are no copies here: certain classes are all alike.
+    """
+    probs = class_probs(q.distribution) if isinstance(q, TorchPosterior) else None
+    of_prior = class_probs(prior)
+    if probs is None or of_prior is None or q.weights is not None or q.groups is not None:
+        return None
+    there = of_prior > 0
+    if bool((probs[:, ~there] > 0).any()) or int(there.sum()) < 2:
+        return None
+    found = Classes(probs[:, there], of_prior[there]).estimates()
+    return tuple(dataclasses.replace(estimate, method="closed-form") for estimate in found)
+
+
+def _by_draws(
+    q: Posterior, prior: Distribution, draws: int, generator: torch.Generator
+) -> tuple[str | None, float, float, float]:
+    """Why it is infinite, if it is; the average KL, its error given the points, and its error over data sets."""
     n = q.num_points
     if q.weights is None:
         points = torch.cat([visits(n, generator) for _ in range(math.ceil(draws / n))])[:draws]
     else:
         points = by_weight(q.weights, draws, generator)
     z = q.sample_at(points, generator)
-    values, visited = (q.log_prob_at(z, points) - prior.log_prob(z).double()).cpu().numpy(), points.numpy()
+    log_p = prior_log_prob(prior, z)
+    if infinite := outside_prior(log_p):
+        return infinite, math.inf, 0.0, 0.0
+    values, visited = (q.log_prob_at(z, points) - log_p).cpu().numpy(), points.numpy()
     clusters = all_clusters(q)
     few = clusters.count / max(clusters.count - 1, 1)
     if q.weights is not None:
         given_points = float(values.var(ddof=1)) / draws
         over_points = given_points + max(few * coinciding(values, clusters.ids.numpy()[visited]), 0.0)
-        return float(values.mean()), math.sqrt(given_points), math.sqrt(over_points)
+        return None, float(values.mean()), math.sqrt(given_points), math.sqrt(over_points)
     mean = point_mean(values, visited, n)
     between = mean.between_variance
     if not clusters.alone:
         between = max(few * (between + together(values, visited, clusters.ids.numpy())), between)
     over_points = mean.conditional_variance + between / n
-    return mean.value, math.sqrt(mean.conditional_variance), math.sqrt(over_points)
+    return None, mean.value, math.sqrt(mean.conditional_variance), math.sqrt(over_points)

@@ -19,7 +19,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from torch.nn import functional
 
 from klprobe.distributions.clusters import cluster_ids
-from klprobe.distributions.posteriors import SampleOnly, diagonal_normal
+from klprobe.distributions.posteriors import SampleOnly, diagonal_normal, need_volume
 from klprobe.distributions.statistics import MeanError, mean_error, visit_evenly
 from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._descent import Fitted, Schedule, descend
@@ -72,7 +72,7 @@ class Denoising(Estimator):
     """Number of codes of q, and of p, that mean and covariance are computed from. 0 takes 400 for each weight of a quadratic
     form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"volume"})
     takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
@@ -106,6 +106,7 @@ class Denoising(Estimator):
         """
         started = time.perf_counter()
         sides = Sides.of(posterior, prior, generator, method=METHOD)
+        need_volume(sides.q, prior, METHOD)
         stop = sides.once_q(sides.points.stop, STOP_DRAWS), sides.prior.stop(STOP_DRAWS)
         pooled = torch.cat([sides.fit_q(MOMENT_DRAWS), sides.fit_p(MOMENT_DRAWS)])
         whitening = Whitening.of(pooled)

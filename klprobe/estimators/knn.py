@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.clusters import one_of_each
-from klprobe.distributions.posteriors import as_posterior, check_prior, sample_prior
+from klprobe.distributions.posteriors import SampleOnly, as_posterior, check_prior, need_volume, sample_prior
 from klprobe.distributions.priors import Cloud
 from klprobe.distributions.statistics import MeanError
+from klprobe.distributions.ties import refuse_ties
 from klprobe.distributions.whitening import Whitening
 from klprobe.types import Estimate, Estimator, InputError, Progress, no_progress
 
@@ -39,7 +40,7 @@ class Knn(Estimator):
     num_samples: int = 20_000
     """Largest number of codes of q, and of p, with one code for each data point."""
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"volume"})
     takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
@@ -70,6 +71,9 @@ class Knn(Estimator):
         started = time.perf_counter()
         q = as_posterior(posterior)
         check_prior(q, prior)
+        need_volume(q, prior, METHOD)
+        known = q.samples if isinstance(q, SampleOnly) else None, prior.samples if isinstance(prior, Cloud) else None
+        refuse_ties(METHOD, *known, repeats=False)  # before what agrees is taken for copies
         z_q = q.sample_at(one_of_each(q, generator, METHOD)[: self.num_samples], generator)
         if isinstance(prior, Cloud):
             z_p = prior.samples[torch.randperm(len(prior.samples), generator=generator)[: self.num_samples]].double()
@@ -82,6 +86,7 @@ class Knn(Estimator):
                 f"got {len(z_q)} of q, where points that coincide or are of one group give one, and {len(z_p)} of p: lower "
                 f"--{METHOD}.neighbours."
             )
+        refuse_ties(METHOD, z_q, z_p)
         whitening = Whitening.of(torch.cat([z_q, z_p]))
         u_q, u_p = (whitening.white(z).cpu().numpy() for z in (z_q, z_p))
         progress(0, 1, "looking for neighbours")

@@ -18,9 +18,10 @@ from klprobe.distributions.aggregate import AggregatePosterior, general_rate
 from klprobe.distributions.clusters import all_clusters, by_weight, clusters_of
 from klprobe.distributions.control_variates import Adjusted, GaussianControls, Regression, cross_fit
 from klprobe.distributions.digest import digest
-from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl
+from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior, check_prior, conditional_kl, prior_log_prob
 from klprobe.distributions.removal import cluster_losses, cluster_weights, log_sum_outside, removal_losses
 from klprobe.distributions.statistics import PointMean, coinciding, point_mean, together, visits
+from klprobe.distributions.tails import infinite_at, outside_prior, tail_of, tail_within_points
 from klprobe.runtime import parallel
 from klprobe.runtime.partial import Keeper
 from klprobe.types import Bound, Estimate, Estimator, InputError, InterruptedEstimate, Posterior, Progress, Target, no_progress
@@ -119,30 +120,37 @@ class MonteCarlo(Estimator):
                 draws.extend(goal, progress)
                 keeper.save_now_and_then(draws.state)
             error = math.sqrt(draws.mean(KL).conditional_variance)
-            if self.tolerance is None or error <= self.tolerance or goal >= self.max_samples:
+            if self.tolerance is None or error <= self.tolerance or goal >= self.max_samples or not math.isfinite(error):
                 return
             needed = goal * (error / self.tolerance) ** 2 * 1.05
             goal = int(min(self.max_samples, max(needed, goal + BATCH), 4 * goal))
 
     def _report(self, draws: _Draws, seconds: float) -> tuple[Estimate, ...]:
-        n = draws.q.num_points
+        n, count = draws.q.num_points, len(draws.points)
         kl, information, left_out = (draws.mean(target) for target in (KL, INFORMATION, LEFT_OUT))
-        population = kl.conditional_variance + draws.between_variance(KL) / n
         details = draws.details(self.tolerance)
 
-        def say(mean: PointMean, variance: float, target: Target, bound: Bound, quantity: str = "kl") -> Estimate:
-            error, count = math.sqrt(variance), len(draws.points)
-            return Estimate("monte-carlo", target, bound, mean.value, error, quantity, count, seconds, details)
+        def say(
+            value: float, variance: float, target: Target, bound: Bound, quantity: str = "kl", reason: str | None = None
+        ) -> Estimate:
+            said = details | {"reason": reason} if reason else details
+            return Estimate("monte-carlo", target, bound, value, math.sqrt(variance), quantity, count, seconds, said)
 
+        shown = say(information.value, information.conditional_variance, "empirical", "exact", "mutual-information")
+        if infinite := draws.infinite():
+            both: tuple[Target, ...] = ("empirical", "population")
+            return (*(say(math.inf, 0.0, target, "exact", "kl", infinite) for target in both), shown)
+        population = kl.conditional_variance + draws.between_variance(KL) / n
         found = [
-            say(kl, kl.conditional_variance, "empirical", "exact"),
-            say(kl, population, "population", "upper"),
-            say(information, information.conditional_variance, "empirical", "exact", "mutual-information"),
+            say(kl.value, kl.conditional_variance, "empirical", "exact"),
+            say(kl.value, population, "population", "upper"),
         ]
-        if not draws.one_cluster:  # else nothing is left without it
-            lower = left_out.conditional_variance + draws.role_variance() / n
-            found.insert(2, say(left_out, lower, "population", "lower", "leave-one-out"))
-        return tuple(found)
+        if alone := draws.alone():
+            found.append(say(-math.inf, 0.0, "population", "lower", "leave-one-out", alone))
+        elif not draws.one_cluster:  # else nothing is left without it
+            variance = left_out.conditional_variance + draws.role_variance() / n
+            found.append(say(left_out.value, variance, "population", "lower", "leave-one-out"))
+        return (*found, shown)
 
 
 def _fingerprint(q: Posterior, prior: Distribution, generator: torch.Generator) -> dict[str, Any]:
@@ -228,7 +236,7 @@ class _Draws:
             self.pending = torch.cat([self.pending, self._next_points(size)])
         points, self.pending = self.pending[:size], self.pending[size:]
         z = self.q.sample_at(points, self.generator)
-        own, log_p = self.q.log_prob_at(z, points), self.prior.log_prob(z.cpu()).double()
+        own, log_p = self.q.log_prob_at(z, points), prior_log_prob(self.prior, z.cpu())
         others = self.aggregate.log_sum(z.to(self.device), points, progress=progress).cpu()
         if self.first is None:
             self.first = z[:ROLE_DRAWS], points[:ROLE_DRAWS], others[:ROLE_DRAWS]
@@ -277,7 +285,7 @@ class _Draws:
                 adjusted, self.regression = cross_fit(raw, controls, between, visited, total, self.controls.subsets)
             else:
                 adjusted = Adjusted(raw - self.regression.explain(controls), self.regression.explain(between))
-        if self.point_kl is not None:
+        if self.point_kl is not None and bool(self.point_kl.isfinite().all()):
             average = float((self.point_kl if self.weights is None else self.point_kl * self.weights.to(self.point_kl)).mean())
             adjusted.residuals[:, COST] = average
             adjusted.between[:, COST] = self.point_kl[points].cpu().numpy() - average
@@ -285,17 +293,40 @@ class _Draws:
 
     def mean(self, combination: Array) -> PointMean:
         """Mean over the points of a combination of the draws' values, with control variates subtracted."""
-        return self._mean(self.adjusted.residuals @ combination)
+        return self._mean(self.adjusted.residuals, combination)
 
-    def _mean(self, values: Array) -> PointMean:
+    def _mean(self, columns: Array, combination: Array) -> PointMean:
+        """Mean over the points of a combination of columns; one that is infinite anywhere is infinite, and has no error."""
+        values = _combined(columns, combination)
+        bad = values[~np.isfinite(values)]
+        if len(bad):
+            return PointMean(float(bad[0]), math.inf, math.inf)
         if self.weights is None:
             return point_mean(values, self.points, self.q.num_points)
         return PointMean(float(values.mean()), float(values.var(ddof=1)) / len(values), math.nan)
 
     def plain_mean(self, combination: Array) -> dict[str, float]:
         """The same without control variates, as in DMVI's algorithm."""
-        mean = self._mean(self.raw @ combination)
+        mean = self._mean(self.raw, combination)
         return {"value": mean.value, "std_error": math.sqrt(mean.conditional_variance)}
+
+    def infinite(self) -> str | None:
+        """Why the KL is infinite; None where it is not known to be."""
+        outside = outside_prior(torch.from_numpy(-self.raw[:, COST]))
+        return outside or (infinite_at(self.point_kl) if self.point_kl is not None else None)
+
+    def alone(self) -> str | None:
+        """Why there is no leave-one-out bound: draws where the posterior of no other point has a density."""
+        share = float(np.isinf(self.raw[:, SHOWN_BY_OTHERS]).mean())
+        return f"{share:.2g} of the draws lie where no other point's posterior has a density" if share else None
+
+    def tails(self) -> dict[str, dict[str, float] | None]:
+        """Tails of log q_N(z) - log p(z): over all draws, and, where that is long, over draws at one point."""
+        whole = None if self.infinite() else tail_of(self.raw[:, COST] - self.raw[:, SHOWN])
+        known = self.point_kl is not None  # in closed form, so that no draws are needed for it
+        doubtful = whole is not None and whole.spoils and not known
+        within = tail_within_points(self.q, self.prior, self.generator) if doubtful else None
+        return {"tail": whole and whole._asdict(), "tail_within": within and within._asdict()}
 
     def between_variance(self, combination: Array) -> float:
         """N times the variance of the mean over data sets, for draws without end: of a point's own mean, where all are alone.
@@ -305,7 +336,7 @@ class _Draws:
         explained = self.adjusted.between @ combination
         if self.weights is None and self.clusters is None:
             return float(explained.var(ddof=1)) + self.mean(combination).between_variance
-        values = self.adjusted.residuals @ combination + explained
+        values = _combined(self.adjusted.residuals, combination) + explained
         clusters = all_clusters(self.q)
         few = clusters.count / max(clusters.count - 1, 1)
         if self.weights is not None:
@@ -375,7 +406,15 @@ class _Draws:
             "control_variates": 0 if self.regression is None else len(self.regression.chosen),
             "error_over_plain": error / plain["std_error"] if plain["std_error"] > 0 else 1.0,
             "tolerance_met": None if tolerance is None else error <= tolerance,
+            **self.tails(),
         }
+
+
+def _combined(columns: Array, combination: Array) -> Array:
+    """A combination of columns, of which those that are not asked for may be infinite."""
+    used = combination != 0
+    with np.errstate(invalid="ignore"):  # two infinite columns
+        return columns[:, used] @ combination[used]
 
 
 def _part_of(progress: Progress, done: int, size: int, goal: int, note: str) -> Progress:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
+from klprobe.distributions.posteriors import need_volume
 from klprobe.distributions.statistics import mean_error
 from klprobe.distributions.whitening import Whitening
 from klprobe.estimators._descent import Fitted, Schedule, descend
@@ -76,7 +77,7 @@ class Telescoping(Estimator):
     """Number of codes of q, and of p, that mean and covariance are computed from. 0 takes 400 for each weight of a quadratic
     form, between 20,000 and 400,000 of them, and 200,000 in a thousand latents."""
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"volume"})
     takes: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def __post_init__(self) -> None:
@@ -106,6 +107,7 @@ class Telescoping(Estimator):
         """
         started = time.perf_counter()
         sides = Sides.of(posterior, prior, generator, method=METHOD)
+        need_volume(sides.q, prior, METHOD)
         begin = _begin(sides, self.moment_samples)
         chain = self._long_enough(begin, sides)
         fitted = self._fit(chain, begin, sides, progress)

@@ -82,7 +82,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     said = (*notes, *inputs.notes, data_note, found.reading.note, found.note, *found.latents.notes)
     return Encoded(
         found.posterior,
-        found.prior,
+        found.latents.prior if found.prior is None else found.prior,
         split=inputs.split,
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in found.reading.roles.items()}},
         notes=tuple(note for note in said if note),
@@ -126,6 +126,7 @@ def encode_points(encoder: Encoder, points: Points, request: Request) -> Found:
         tensors, laws, no_prior = _all_points(encoder, points, first, reading, request)
         latents = _latents(encoder.label, tensors, laws)
         prior = None if no_prior else prior_of(encoder.label, first, reading, latents.posterior.event_shape[0])
+        prior = latents.prior if prior is None else prior
     return Found(latents.posterior, reading, _by_channel(latents, channels), prior, no_prior, note)
 
 

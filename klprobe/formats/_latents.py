@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal, OneHotCategorical
 
 from klprobe.distributions.categorical import Classes
 from klprobe.distributions.posteriors import DiagonalGaussian
@@ -41,11 +41,15 @@ Groups = dict[int | None, dict[str, str]]
 
 
 class Latents(NamedTuple):
-    """The posterior of the continuous latents, its parts, and notes about them."""
+    """What the tensors make: the continuous latents' posterior, its parts, and what to say about them.
+
+    Where a categorical latent is all there is, it is the posterior, and `prior` its prior.
+    """
 
     posterior: Distribution
     parts: dict[str, Part]
     notes: tuple[str, ...]
+    prior: Distribution | None = None
 
 
 def known(names: Iterable[str]) -> list[str]:
@@ -73,6 +77,13 @@ def check_names(label: str, found: Iterable[str], remedy: str = "Rename, add or 
         ["mean"],
         *(["mean", spread] for spread in (*SPREADS, *FULL)),
     )
+    if not continuous and groups:
+        if len(groups) > 1:
+            raise InputError(
+                f"{label} holds {len(groups)} categorical latents ({listed}) and no mean: give one of them alone, or all as "
+                "one, with a class for each combination."
+            )
+        return
     levels = set(continuous) == set(range(len(continuous))) and spread_of in [{(spread,)} for spread in SPREADS]
     if not (flat or (continuous and levels and all(roles[0] == "mean" for roles in continuous.values()))):
         raise InputError(f"{label} holds {listed or 'nothing'}; klprobe needs {CONTENT} (from 0, one kind of spread). {remedy}")
@@ -92,6 +103,8 @@ def latents_of(label: str, tensors: Mapping[str, torch.Tensor]) -> Latents:
     parts: dict[str, Part] = {}
     notes: tuple[str, ...] = ()
     posterior: Distribution
+    if not continuous:
+        return _one_code(label, groups, tensors)
     if None not in continuous:
         posterior, parts = _join(label, list(continuous.values()))
         if len(parts) > 1:
@@ -122,6 +135,16 @@ def with_classes(
         if set(roles) & set(CATEGORICAL):
             found[f"classes{'' if key is None else f' {key}'}"] = _classes(label, roles, tensors, posterior.batch_shape[0])
     return Latents(posterior, found, notes)
+
+
+def _one_code(label: str, groups: Groups, tensors: Mapping[str, torch.Tensor]) -> Latents:
+    """A categorical latent by itself, as a vector with a single 1, and its prior."""
+    ((_, roles),) = groups.items()
+    num_points = len(tensors[roles.get("probs") or roles["logits"]])
+    classes = _classes(label, roles, tensors, num_points)
+    posterior, prior = (OneHotCategorical(probs=p, validate_args=False) for p in (classes.probs, classes.log_prior.exp()))
+    note = f"one categorical latent of {classes.probs.shape[1]} classes alone: all is computed exactly, by sums over them"
+    return Latents(posterior, {}, (note,), prior)
 
 
 def _groups(names: Iterable[str]) -> Groups:

@@ -15,7 +15,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from klprobe.distributions.posteriors import as_double, take
+from klprobe.distributions.families import as_double, take
 
 CLOSE = 1e-4
 """Densities agree when they differ by less than this, relative to 1 and to their size: float32."""

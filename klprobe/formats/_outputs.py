@@ -72,6 +72,8 @@ def read(returned: Returned, random: set[str], asked: str | None, label: str, x:
     taken = {name for name, _ in classes.values()}
     left = {name: t for name, t in pool.items() if name not in inside and name not in taken}
     named = by_name({name: tuple(t.shape) for name, t in left.items()}, left.__getitem__, random, label)
+    if named is None and classes and not [name for name in left if name in rows]:
+        return dataclasses.replace(prior, roles=classes, note=f"outputs read by name{_also(classes)}")
     if named is not None:
         roles, note = named, f"outputs read by name: {', '.join(f'{name} as {role}' for role, (name, _) in named.items())}"
     else:
@@ -190,7 +192,9 @@ def _by_place(
             returned, label, "and what differs from pass to pass may be a sample or a reconstruction (or dropout is on)"
         )
     if len(steady) > 1:
-        pair = _the_pair(steady) or _the_pair({name: t for name, t in steady.items() if name not in of_x or not same(t, x)})
+        pair = _the_pair(steady)
+        if pair is not None and x is not None and pair[1] in of_x and same(steady[pair[1]], x):
+            raise _undecided(returned, label, f"and {pair[1]} is the data themselves")
     else:
         (name,) = steady
         beside = _shared(returned, name, taken)

@@ -116,3 +116,35 @@ def test_a_method_that_needs_an_ambient_density_refuses_a_sphere_with_the_reason
     flags = ["--prior", "sphere", "--methods", "monte-carlo"]
     assert main(["estimate", "--checkpoint", str(tmp_path / "q.npz"), *flags]) == 2
     assert "a uniform prior on a sphere has none in the space around it" in capsys.readouterr().err
+
+
+def test_the_aggregate_posterior_of_another_file_is_a_prior_with_its_density(components):
+    """Held against the mixture of the same components, which is the same density; components are equally likely."""
+    z = torch.randn(50, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path = components / "equal.npz"
+    torch.testing.assert_close(
+        parse(f"aggregate:{path}").log_prob(z), parse(f"mixture:{path}").log_prob(z), rtol=1e-9, atol=1e-9
+    )
+    pseudo = parse("aggregate:inputs.npy")  # inputs of the encoder itself
+    torch.testing.assert_close(pseudo.log_prob(z), parse("vampprior:inputs.npy").log_prob(z), rtol=1e-9, atol=1e-9)
+
+
+def test_two_encoders_are_compared_by_the_kl_of_their_aggregate_posteriors(tmp_path, capsys):
+    """N(0, 1 + 0.25) against N(1, 1 + 0.25) in each of two latents: KL = 2 / (2 * 1.25) = 0.8 nats in all."""
+    rng = np.random.default_rng(0)
+    for name, shift, dim in (("one", 0.0, 2), ("two", 1.0, 2), ("wide", 1.0, 3)):
+        np.savez(tmp_path / f"{name}.npz", mean=shift + rng.normal(size=(4000, dim)), std=np.full((4000, dim), 0.5))
+    flags = ["estimate", "--checkpoint", f"{tmp_path}/one.npz", "--methods", "monte-carlo", "--num-samples", "2000", "--json"]
+    assert main([*flags, "--prior", f"aggregate:{tmp_path}/two.npz"]) == 0
+    upper = json.loads(capsys.readouterr().out)["brackets"]["empirical"]["upper"]
+    assert upper["value"] == pytest.approx(0.8, abs=4 * upper["std_error"] + 0.1)  # two draws of 4,000 points
+    assert main([*flags, "--prior", f"aggregate:{tmp_path}/one.npz"]) in (0, 3)
+    assert abs(json.loads(capsys.readouterr().out)["brackets"]["empirical"]["upper"]["value"]) < 1e-9
+    assert main([*flags, "--prior", f"aggregate:{tmp_path}/wide.npz"]) == 2
+    assert "The posterior has 2 latents, but the prior has 3" in capsys.readouterr().err
+
+
+def test_samples_are_no_aggregate_posterior_with_a_density(tmp_path):
+    np.savez(tmp_path / "cloud.npz", samples=MEAN)
+    with pytest.raises(InputError, match="samples:"):
+        parse(f"aggregate:{tmp_path}/cloud.npz")

@@ -44,7 +44,7 @@ def test_an_estimator_is_a_frozen_dataclass_whose_fields_are_documented_flags(na
     kind = registry.load("estimators", name)
     assert isinstance(kind(), Estimator)
     assert kind.__dataclass_params__.frozen
-    assert kind.requires <= {"posterior-density", "prior-density"}
+    assert kind.requires <= {"posterior-density", "prior-density", "volume"}
     assert registry.describe("estimators", name).endswith(".")
     assert hash(make(name)) == hash(make(name))
 

@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Independent, MultivariateNormal, No
 
 from klprobe.distributions.categorical import Classes
 from klprobe.distributions.posteriors import DiagonalGaussian
+from klprobe.estimation.run import estimate
 from klprobe.formats import Request, load
 from klprobe.formats._encode import Encoder, encode_data
 from klprobe.types import InputError
@@ -71,6 +72,17 @@ def test_eleven_levels_keep_their_order(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["probs", "logits"])
+@pytest.mark.parametrize("prior", [None, np.array([0.1, 0.2, 0.3, 0.4])])
+def test_classes_alone_are_the_posterior_and_their_kl_is_a_sum(write, how, prior):
+    given = {how: PROBS if how == "probs" else np.log(PROBS) + 3} | ({} if prior is None else {"prior_probs": prior})
+    encoded = load(write(**given))
+    report = estimate(encoded.posterior, encoded.prior, methods=["closed-form"])
+    mean, p = PROBS.mean(0), np.full(4, 0.25) if prior is None else prior
+    bracket = report.brackets["empirical"]
+    assert bracket.lower.value == bracket.upper.value == pytest.approx((mean * np.log(mean / p)).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("how", ["probs", "logits"])
 def test_categorical_latents_are_parts_beside_the_continuous_ones(write, how):
     given = PROBS if how == "probs" else np.log(PROBS) + 3
     prior = np.array([0.1, 0.2, 0.3, 0.4])
@@ -109,7 +121,8 @@ FLAT[11, 1, 1] = 0
         ({"mean_0": MEAN, "logvar_0": LOGVAR, "mean_1": MEAN[:9], "logvar_1": LOGVAR[:9]}, "levels have 9, 40 rows"),
         ({"mean_0": MEAN, "logvar_0": LOGVAR, "mean_1": MEAN, "logvar_1": LOGVAR[:, :2]}, "shapes disagree: mean_1"),
         ({"mean_0": MEAN, "var_0": MEAN, "mean_1": MEAN, "var_1": MEAN}, "'var_0' has .* negative"),
-        ({"probs": PROBS}, "klprobe needs"),
+        ({"probs_0": PROBS, "probs_1": PROBS}, "2 categorical latents"),
+        ({"probs": 2 * PROBS}, "40 rows of class probabilities"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": PROBS[:9]}, "probs has 9 rows, but there are 40 points"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": 2 * PROBS}, "probs: 40 rows of class probabilities"),
         ({"mean": MEAN, "std": np.exp(LOGVAR), "probs": PROBS, "logits": PROBS}, "probs and logits at once"),
