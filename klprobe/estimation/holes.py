@@ -215,12 +215,12 @@ def _look(
     of_prior = whole[num_samples:] - weight.sum().log()
     prior_draws = Draws(z_prior, of_prior, log_p[num_samples:], torch.full_like(points, -1))
     everything = _Scores(sums.numpy(), own.numpy(), log_p.numpy(), group.numpy(), points.numpy(), weight.numpy())
-    thresholds, shares = everything.shares(level)
-    errors = np.maximum(everything.errors(level), [_least_error(share, num_samples) for share in shares])
-    found = [Quantity(float(share), float(error)) for share, error in zip(shares, errors, strict=True)]
+    edges, found_shares = everything.shares(level)
+    errors = np.maximum(everything.errors(level), [_least_error(share, num_samples) for share in found_shares])
+    found = [Quantity(share, float(error)) for share, error in zip(found_shares, errors, strict=True)]
     if apart := _apart(own - whole[:num_samples], q.dim):
         found[0] = Quantity(None, None, apart)
-    return codes, prior_draws, (thresholds[0], thresholds[1], thresholds[2]), (found[0], found[1], found[2])
+    return codes, prior_draws, (edges[0], edges[1], edges[2]), (found[0], found[1], found[2])
 
 
 def _apart(lead: torch.Tensor, dim: int) -> str | None:

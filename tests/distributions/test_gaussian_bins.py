@@ -11,8 +11,8 @@ def difference(level, mean, std):
     """L1 norm of bins' density less that of the components, for a mass of 1."""
     weight = np.full(len(mean), 1 / len(mean))
     bins, exact = binned(level, mean, std, weight), evaluated(level, mean, std, weight)
-    common = np.isin(bins.index, exact.index)
-    assert np.isin(exact.index, bins.index).all()
+    common = np.isin(bins.places, exact.places)
+    assert np.isin(exact.places, bins.places).all()
     found = np.abs(bins.density[common] - exact.density) @ WEIGHTS
     beyond = np.abs(bins.density[~common]) @ WEIGHTS
     return 2.0**level * (found.sum() + beyond.sum())
