@@ -75,7 +75,7 @@ class ArrayFile(Dataset):
             table = tables.read_table(path, path.name)
             x, labels, said = table.values, table.labels, table.notes
         else:
-            x = npy.map_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
+            x = npy.read_file(path, path.name) if path.suffix.lower() == ".npy" else npy.read_sole(path)
             label_name = next((name for name in LABEL_NAMES if name in names), None)
             labels = None if label_name is None else _joined(path, [label_name])
         if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != x.shape[:1]):
@@ -89,7 +89,7 @@ class ArrayFile(Dataset):
         points = channels_first(torch.from_numpy(x))
         classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
         which = range(len(points)) if apart else held_out(len(points), self.held_out, split)
-        if len(which) < len(points):  # this makes a copy, while the whole array stays memory-mapped
+        if len(which) < len(points):  # this makes a copy, while the whole array stays where it is
             points, classes = points[which], None if classes is None else classes[which]
         change = augment(tuple(points.shape[1:]), self.flip, self.shift)
         notes = (*said, *doubts(points, self.path, self.scale or (BYTE if points.dtype == torch.uint8 else 1.0)))

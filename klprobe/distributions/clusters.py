@@ -198,7 +198,7 @@ def by_weight(weights: torch.Tensor, count: int, generator: torch.Generator) -> 
 def entropy(weights: torch.Tensor) -> float:
     """Entropy of the weights divided by their sum, in nats."""
     share = weights / weights.sum()
-    return -float(torch.xlogy(share, share).sum())
+    return 0.0 - float(torch.xlogy(share, share).sum())  # 0, and not -0
 
 
 def most_information(posterior: Posterior) -> float:
@@ -223,7 +223,7 @@ def row_hashes(columns: list[torch.Tensor]) -> NDArray[np.uint64]:
     for start in range(0, len(columns[0]), ROWS_AT_ONCE):
         total = np.zeros(min(ROWS_AT_ONCE, len(columns[0]) - start), np.uint64)
         for k, tensor in enumerate(columns):
-            bits = tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous().numpy().view(np.uint64)
+            bits = (tensor[start : start + ROWS_AT_ONCE].double().cpu().contiguous() + 0.0).numpy().view(np.uint64)
             keys = np.random.default_rng(k).integers(1, 2**63, bits.shape[1], np.uint64) | np.uint64(1)
             mixed = (bits ^ (bits >> np.uint64(29))) * keys
             total += ((mixed ^ (mixed >> np.uint64(32))) * keys).sum(1, dtype=np.uint64)
@@ -324,7 +324,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
         Cluster of each of them, counted from 0, and the distance within which they are.
     """
     alone = np.arange(len(first)), 0.0
-    if len(first) < 3 or not all(bool(torch.isfinite(t).all()) for t in columns):
+    blocks = (t[start : start + ROWS_AT_ONCE] for t in columns for start in range(0, len(t), ROWS_AT_ONCE))
+    if len(first) < 3 or not all(bool(torch.isfinite(block).all()) for block in blocks):
         return alone
     with np.errstate(all="ignore"):  # spreads that are none are refused elsewhere
         numbers = _Numbers(posterior, columns)
@@ -340,7 +341,8 @@ def _near(posterior: ConditionalDistribution, columns: list[torch.Tensor], first
     counts = [np.count_nonzero(nearest <= scale * NEAREST[0]) for scale in 10.0 ** -np.arange(-1, len(NEAREST))]
     for i, within in enumerate(NEAREST):
         # apart from the rest by a gap, and no nearer scale shows most of them as well
-        if counts[i + 1] < max(GAP * counts[i], 1) or counts[i + 2 : i + 3] > [GAP * counts[i + 1]]:
+        finer = counts[i + 2] if i + 2 < len(counts) else 0
+        if counts[i + 1] < max(GAP * counts[i], 1) or finer > GAP * counts[i + 1]:
             continue
         within = min(10 * within, NEAREST[0])  # the few that lie in the tail
         some = np.flatnonzero(nearest <= within)

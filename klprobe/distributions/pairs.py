@@ -71,6 +71,8 @@ def pairwise_kl(
         mean, std = (t.cpu() for t in posterior.rows(slice(start, start + POINTS_AT_ONCE)))
         mass = _masses((mean - p_mean)[:, latents] / p_std[latents], std[:, latents] / p_std[latents], edges)
         flat = mass.reshape(len(mass), -1)
+        if posterior.weights is not None:
+            flat *= _weight(posterior, start, len(flat)).sqrt()[:, None]
         joint += (flat.T @ flat).double()
         progress(min(start + POINTS_AT_ONCE, posterior.num_points), posterior.num_points)
     tables = joint.reshape(k, count, k, count).permute(0, 2, 1, 3) / posterior.num_points
@@ -84,9 +86,18 @@ def pairwise_kl(
 def _own(q: DiagonalGaussian, p_mean: torch.Tensor, p_std: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """Mass of each latent's aggregate posterior in each cell, shape (D, cells)."""
     total = torch.zeros(q.dim, len(edges) + 1, dtype=torch.float64)
-    for mean, std in q.blocks(POINTS_AT_ONCE):
-        total += _masses((mean.cpu() - p_mean) / p_std, std.cpu() / p_std, edges).sum(0).double()
+    for i, (mean, std) in enumerate(q.blocks(POINTS_AT_ONCE)):
+        mass = _masses((mean.cpu() - p_mean) / p_std, std.cpu() / p_std, edges)
+        if q.weights is not None:
+            mass *= _weight(q, i * POINTS_AT_ONCE, len(mean))[:, None, None]
+        total += mass.sum(0).double()
     return total / q.num_points
+
+
+def _weight(q: DiagonalGaussian, start: int, count: int) -> torch.Tensor:
+    """Weights of `count` points from `start` on, 1 on average over all points; shape (count,), float32."""
+    assert q.weights is not None
+    return (q.weights[start : start + count] / q.weights.mean()).float().cpu()
 
 
 def _masses(mean: torch.Tensor, std: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 T = TypeVar("T")
 
-CUT = 24.0
-"""Nats below the largest term, less log N, at which a term is left out; in all this is at most exp(-24) of the sum."""
+CUT = 30.0
+"""Nats below the largest term, less log N, at which a term is left out; in all this is at most exp(-30), 1e-13, of the sum."""
 ROWS, COLUMNS = 256, 2048
 """Number of codes and posteriors in a tile: 4 MB of float64, which stays in cache (measured: analyses/ours)."""
 WAVE = 8

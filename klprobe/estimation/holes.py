@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from klprobe.distributions.aggregate import AggregatePosterior
-from klprobe.distributions.clusters import clusters_of, one_of_each
+from klprobe.distributions.clusters import by_weight, clusters_of, one_of_each
 from klprobe.distributions.inspection import check_posterior, radius_histogram
 from klprobe.distributions.marginals import dimensionwise_kl
 from klprobe.distributions.pairs import Pairs, pairwise_kl
@@ -158,7 +158,7 @@ def find_holes(
     _check(q, prior, num_samples, level)
     check_posterior(q)
     codes, prior_draws, thresholds, shares = _look(q, prior, num_samples, level, generator, progress)
-    dimensions, pairs = dimensionwise_kl(q, prior), pairwise_kl(q, prior)
+    dimensions, pairs = dimensionwise_kl(q, prior, weights=q.weights), pairwise_kl(q, prior)
     return Holes(
         q.num_points,
         level,
@@ -195,21 +195,26 @@ def _look(
         rows = one_of_each(q, generator, "The search for holes").sort().values
         some = q.select(rows)
         _check(some, prior, num_samples, level)
-        codes, prior_draws, thresholds, shares = _look(some, prior, num_samples, level, generator, progress)
-        return dataclasses.replace(codes, points=rows[codes.points]), prior_draws, thresholds, shares
+        looked = _look(some, prior, num_samples, level, generator, progress)
+        return dataclasses.replace(looked[0], points=rows[looked[0].points]), *looked[1:]
     order = torch.arange(q.num_points)
-    points = visit_evenly(order, num_samples, generator)
+    weight = torch.ones(q.num_points, dtype=torch.float64) if q.weights is None else q.weights.double().cpu()
+    evenly = q.weights is None
+    points = visit_evenly(order, num_samples, generator) if evenly else by_weight(weight, num_samples, generator)
     z = q.sample_at(points, generator).cpu()
     z_prior = sample_prior(prior, num_samples, generator).cpu()
     group = torch.empty(q.num_points, dtype=torch.int64)
     group[torch.randperm(q.num_points, generator=generator)] = order * GROUPS // q.num_points
     sums = _sums_by_group(q, torch.cat([z, z_prior]), points, group, progress)
     own = q.log_prob_at(z.to(q.mean.device) if isinstance(q, DiagonalGaussian) else z, points).double().cpu()
-    log_p = prior_log_prob(prior, torch.cat([z, z_prior])).cpu()
+    own += weight[points].log()
+    log_p = prior_log_prob(prior, torch.cat([z, z_prior])).double().cpu()
     whole = sums.logsumexp(0)
-    codes = Draws(z, whole[:num_samples] - math.log(q.num_points - 1), log_p[:num_samples], points)
-    prior_draws = Draws(z_prior, whole[num_samples:] - math.log(q.num_points), log_p[num_samples:], torch.full_like(points, -1))
-    everything = _Scores(sums.numpy(), own.numpy(), log_p.numpy(), group.numpy(), points.numpy())
+    others = (weight.sum() - weight[points]).log()
+    codes = Draws(z, whole[:num_samples] - others, log_p[:num_samples], points)
+    of_prior = whole[num_samples:] - weight.sum().log()
+    prior_draws = Draws(z_prior, of_prior, log_p[num_samples:], torch.full_like(points, -1))
+    everything = _Scores(sums.numpy(), own.numpy(), log_p.numpy(), group.numpy(), points.numpy(), weight.numpy())
     thresholds, shares = everything.shares(level)
     errors = np.maximum(everything.errors(level), [_least_error(share, num_samples) for share in shares])
     found = [Quantity(float(share), float(error)) for share, error in zip(shares, errors, strict=True)]
@@ -242,8 +247,11 @@ def _check(q: Posterior, prior: Distribution, num_samples: int, level: float) ->
         )
     if not has_density(prior):
         raise CapabilityError(f"holes are ranked by log p(z), which {type(prior).__name__} does not have: take another prior.")
-    if q.weights is not None:
-        raise InputError("Holes are not looked for among points with weights: leave the weights away.")
+    if q.weights is not None and clusters_of(q) is not None:
+        raise InputError(
+            "Holes are not looked for among points with weights of which some are copies or in groups: leave the weights away, "
+            "or give each point once, with the sum of its weights."
+        )
     if measure_of(q) == "atoms":
         raise CapabilityError("holes are places without codes, and these codes are discrete: klprobe estimate tells their KL.")
     if q.num_points < LEAST_POINTS:
@@ -278,11 +286,12 @@ class _Scores:
     """The log-densities of m draws of q_N and of as many of the prior behind them, and which group of points each rests on.
 
     Attributes:
-        sums: log sum_n q(z|x_n) over each group but the draw's own point, shape (GROUPS, 2 m).
-        own: log q(z|x_n) of the point that a code was drawn at, shape (m,).
+        sums: log sum_n w_n q(z|x_n) over each group but the draw's own point, shape (GROUPS, 2 m).
+        own: log w_n q(z|x_n) of the point that a code was drawn at, shape (m,).
         log_p: Of both, shape (2 m,).
         group: Of each data point, shape (N,).
         points: Data point of each code, shape (m,).
+        weight: Weight w_n of each data point, shape (N,).
     """
 
     sums: Array
@@ -290,17 +299,18 @@ class _Scores:
     log_p: Array
     group: NDArray[np.int64]
     points: NDArray[np.int64]
+    weight: Array
 
     def shares(self, level: float, without: int | None = None) -> tuple[list[float], list[float]]:
         """Compute the quantiles, and the shares below them: held-out, trained, reverse; `without` leaves a group out."""
-        m, n = len(self.points), len(self.group)
+        m, total = len(self.points), self.weight.sum()
         sums, code, drawn = self.sums, np.ones(m, dtype=bool), np.ones(m, dtype=bool)
         if without is not None:
-            sums, n = np.delete(sums, without, 0), n - int((self.group == without).sum())
+            sums, total = np.delete(sums, without, 0), total - self.weight[self.group == without].sum()
             code, drawn = self.group[self.points] != without, np.arange(m) % GROUPS != without
         whole = np.logaddexp.reduce(sums, 0)
-        held_out, of_prior = whole[:m][code] - math.log(n - 1), whole[m:][drawn] - math.log(n)
-        trained = np.logaddexp(whole[:m], self.own)[code] - math.log(n)
+        held_out, of_prior = whole[:m][code] - np.log(total - self.weight[self.points[code]]), whole[m:][drawn] - np.log(total)
+        trained = np.logaddexp(whole[:m], self.own)[code] - np.log(total)
         pairs = [(held_out, of_prior), (trained, of_prior), (self.log_p[m:][drawn], self.log_p[:m][code])]
         thresholds = [float(np.quantile(reference, level)) for reference, _ in pairs]
         return thresholds, [float((scores < t).mean()) for t, (_, scores) in zip(thresholds, pairs, strict=True)]

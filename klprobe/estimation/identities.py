@@ -48,13 +48,14 @@ def _information(facts: Facts, estimates: Sequence[Estimate], parts: Sequence[Pa
     drawn = SLACK * _drawn_error(estimates)
     found = [("", facts.mutual_information, facts.average_kl)]
     found += [(f" of part {part.name}", part.mutual_information, part.average_kl) for part in parts]
+    log_n = math.log(facts.num_points)  # not `facts.log_n`, in which rows that are nearly the same count as one
     for whose, information, average in found:
         value = information.value
         if value is None:
             continue
-        most = min(facts.log_n, math.inf if average.value is None else average.value)
+        most = min(log_n, math.inf if average.value is None else average.value)
         # An error larger than all that there is to know excuses nothing.
-        slack = min(SLACK * (information.std_error or 0.0) + drawn, max(1.0, facts.log_n)) + _rounding(average)
+        slack = min(SLACK * (information.std_error or 0.0) + drawn, max(1.0, log_n)) + _rounding(average)
         if not -slack <= value <= most + slack:
             return (
                 f"mutual information{whose} {value:.4g} +- {information.std_error or 0.0:.2g} is not between 0 and {most:.4g}, "

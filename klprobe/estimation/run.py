@@ -136,7 +136,8 @@ def estimate(
     estimates, not_done, interrupted = _run(chosen, q, prior, seed, tell)
     not_done += refused
     left_out = INTERRUPTED if interrupted else "" if marginals else NOT_WANTED
-    dimensions, reason = (None, left_out) if left_out else _dimensions(q, prior, tell("marginals"))
+    chooser = generator_of(seed, "marginals")
+    dimensions, reason = (None, left_out) if left_out else _dimensions(q, prior, chooser, tell("marginals"))
     by_part = report_parts(
         parts,
         q,
@@ -244,18 +245,18 @@ def _holes(q: Posterior, prior: Distribution, left_out: str, generator: torch.Ge
     return Quantity(None, None, reason), Quantity(None, None, reason)
 
 
-def _dimensions(q: Posterior, prior: Distribution, progress: Progress) -> tuple[tuple[float, ...] | None, str | None]:
+def _dimensions(
+    q: Posterior, prior: Distribution, generator: torch.Generator, progress: Progress
+) -> tuple[tuple[float, ...] | None, str | None]:
     """Compute the dimension-wise KLs; Ctrl-C during this leaves out these KLs and nothing else."""
-    if q.weights is not None:
-        return None, "not computed for points with weights"
     try:
-        return dimensionwise_kl(q, prior, progress=progress)
+        return dimensionwise_kl(q, prior, weights=q.weights, generator=generator, progress=progress)
     except KeyboardInterrupt:
         return None, INTERRUPTED
 
 
 def _run(
-    chosen: Sequence[tuple[str, Estimator]], posterior: Posterior, prior: Distribution, seed: int, progress: ProgressOf
+    chosen: Sequence[tuple[str, Estimator]], posterior: Any, prior: Distribution, seed: int, progress: ProgressOf
 ) -> tuple[list[Estimate], list[NotDone], bool]:
     """Run every method in turn; a method that fails or is interrupted is named, and the report goes on."""
     estimates: list[Estimate] = []

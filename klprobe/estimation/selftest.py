@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def selftest(*, progress: Progress = no_progress, checks: Sequence[Check] = ()) 
         started = time.perf_counter()
         try:
             error, allowed, found = compute()
-            outcome = error, allowed, bool(error <= allowed), None
+            outcome: tuple[float | None, float | None, bool, str | None] = error, allowed, bool(error <= allowed), None
             state.update(f"{name} {found.shape}".encode() + np.ascontiguousarray(found).tobytes())
         except Exception as failure:  # a machine that cannot compute it is what this looks for
             outcome = None, None, False, f"{type(failure).__name__}: {failure}"
@@ -163,7 +164,7 @@ def _size(case: known.Case) -> tuple[int, int]:
 
 def _products(gpu: bool) -> list[Check]:
     """Matrix products of every library, in both precisions."""
-    libraries = {"NumPy": np.matmul, "torch": _by_torch, **({"torch on the GPU": _on_gpu} if gpu else {})}
+    libraries: dict[str, Any] = {"NumPy": np.matmul, "torch": _by_torch, **({"torch on the GPU": _on_gpu} if gpu else {})}
     return [
         (f"{precision} products by {name}, against sums", "bounds of rounding", partial(known.products, library, single))
         for name, library in libraries.items()

@@ -43,7 +43,7 @@ def read_column(spec: str, flag: str, num_rows: int) -> NDArray[Any]:
     check_plain(path)
     suffix = path.suffix.lower()
     if suffix == ".npy" and not name:
-        values = np.asarray(npy.map_file(path, f"{flag} {path.name}"))
+        values = npy.read_file(path, f"{flag} {path.name}")
     elif suffix == ".npz":
         values = _from_npz(path, name, flag)
     elif suffix in TEXT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ HEADER_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 24
 INFLATE_RATIO, INFLATE_FREE = 100, 1 << 28
 """Growth, and number of bytes, beyond which an entry counts as a zip bomb; codes of real data hardly compress."""
+
+SHARE_OF_MEMORY = 8
+"""A file is read, and not mapped, up to this part of the machine's memory."""
 
 MAGIC = b"\x93NUMPY"
 ENTRY = re.compile(
@@ -122,7 +126,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
         if layout.num_bytes > max(INFLATE_FREE, INFLATE_RATIO * info.compress_size):
             raise InputError(
                 f"{label} would grow from {info.compress_size:,} to {layout.num_bytes:,} bytes, which looks like a zip bomb: "
-                "if it is real, save it as .npy in a folder, where it is memory-mapped."
+                "if it is real, save it as .npy in a folder, which is read in parts."
             )
         with archive.open(info) as stream:
             stream.read(layout.offset)
@@ -132,7 +136,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> 
     except DAMAGED as error:
         raise InputError(f"{label} cannot be read ({error}): the file is damaged, save or copy it again.") from error
     except MemoryError as error:
-        raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is memory-mapped.") from error
+        raise InputError(f"{label} does not fit into memory: save it as .npy in a folder, which is read in parts.") from error
 
 
 def read_sole(path: Path, preferred: Sequence[str] = DATA_NAMES) -> np.ndarray:
@@ -163,12 +167,47 @@ def as_data(array: np.ndarray, label: str, *, least: int = 2) -> np.ndarray:
     return np.ascontiguousarray(array) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def map_file(path: Path, label: str) -> np.ndarray:
-    """Map a `.npy` file into memory, copy-on-write, so that values are read when needed, and the file never changes."""
+def file_layout(path: Path, label: str) -> Layout:
+    """Read the layout of a `.npy` file; InputError where the file is damaged, or not as long as its header says."""
     check_plain(path, label)
     with path.open("rb") as stream:
         layout = read_layout(stream.read(HEADER_BYTES), label)
     _check_size(layout, path.stat().st_size - layout.offset, label)
+    return layout
+
+
+def read_file(path: Path, label: str) -> np.ndarray:
+    """Read a `.npy` file into memory; map one that takes more than a share of the machine's memory.
+
+    A mapped file that is cut ends the process without a word, so what can be read is read.
+
+    Raises:
+        InputError: the file is damaged, or was cut or written to while it was read.
+    """
+    layout = file_layout(path, label)
+    if layout.num_bytes > most_read():
+        return map_file(path, label)
+    with path.open("rb") as stream:
+        before = os.fstat(stream.fileno())
+        stream.seek(layout.offset)
+        array = _fill(layout, stream, label)
+        after = os.fstat(stream.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise InputError(f"{label} was written to while it was read: wait until it is whole, and run the command again.")
+    return array
+
+
+def most_read() -> int:
+    """Number of bytes up to which a file is read, and beyond which it is mapped."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE_OF_MEMORY
+
+
+def map_file(path: Path, label: str) -> np.ndarray:
+    """Map a `.npy` file into memory, copy-on-write, so that values are read when needed, and the file never changes.
+
+    Who cuts the file ends this process: it is for files of klprobe's own, and for those that `read_file` finds too large.
+    """
+    layout = file_layout(path, label)
     if layout.num_bytes == 0:
         return np.empty(layout.shape, layout.dtype)
     order: Literal["C", "F"] = "F" if layout.fortran else "C"

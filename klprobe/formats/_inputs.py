@@ -14,6 +14,7 @@ from klprobe import registry
 from klprobe.files import npy, tables
 from klprobe.files.images import WHITE, channels_first, check_same_shape, find_images, read_levels
 from klprobe.files.remembered import MODULE
+from klprobe.files.rows_on_disk import rows_of
 from klprobe.formats import Request
 from klprobe.printable import short
 from klprobe.runtime.user_arrays import check_finite
@@ -222,7 +223,9 @@ def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         return torch.from_numpy(table.values), table.notes
     if kind not in (".npy", ".npz"):
         raise InputError(f"--data {path} is neither an array (.npy, .npz), a table (.csv, .parquet) nor a folder of images.")
-    array = npy.map_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
+    if kind == ".npy" and (rows := rows_of(path, path.name)) is not None:
+        return rows, ()
+    array = npy.read_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
     x = torch.from_numpy(npy.as_data(array, path.name))
     if not x.numel():
         raise InputError(f"--data {path} holds nothing: its shape is {tuple(x.shape)}.")
@@ -231,9 +234,9 @@ def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
 
 def _from_tensor(name: str, x: torch.Tensor, request: Request, said: tuple[str, ...]) -> Inputs:
     """Wrap data in memory; images whose channels come last, as in most arrays, are turned to (C, H, W)."""
-    turned = channels_first(x)
-    notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(turned.shape[1:])}",) if turned is not x else ()
-    return Inputs(name, len(turned), lambda start, stop: turned[start:stop], request, notes=(*said, *notes))
+    shape = channels_first(x[:0]).shape[1:]
+    notes = (f"{name}: channels last, turned to (C, H, W) = {tuple(shape)}",) if shape != x.shape[1:] else ()
+    return Inputs(name, len(x), lambda start, stop: channels_first(x[start:stop]), request, notes=(*said, *notes))
 
 
 def _folder(folder: Path, request: Request) -> Inputs:

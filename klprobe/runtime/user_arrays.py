@@ -113,6 +113,8 @@ def one_point(x: Any, name: str) -> torch.Tensor:
     """One point as a tensor."""
     if _is_picture(x):
         return _of_picture(x, name)
+    if isinstance(x, torch.utils.data.Dataset):
+        raise InputError(f"{name} is itself a data set: give that one alone.")
     tensor = as_tensor(x, name)
     if tensor is None and hasattr(x, "toarray"):
         tensor = torch.from_numpy(as_data(np.asarray(x.toarray()), name, least=0)).squeeze(0)

@@ -86,8 +86,8 @@ def points_of(found: Any, name: str) -> Points:
         return _sparse(found, name)
     if isinstance(found, Mapping):
         return _named(found, name)
-    if isinstance(found, tuple) and len(found) == 2 and (pair := _pair(found, name)):
-        return pair
+    if isinstance(found, tuple) and len(found) > 1 and (arrays := _arrays(found, name)):
+        return arrays
     if _is_loader(found):
         return _batches(found, name)
     if hasattr(found, "__getitem__") and hasattr(found, "__len__") and not isinstance(found, str | bytes | type):
@@ -162,19 +162,20 @@ def _named(found: Mapping[Any, Any], name: str) -> Points:
     return replace(points, notes=(f"{name}: {key!r} is the data{f'; {others} left aside' if others else ''}.", *points.notes))
 
 
-def _pair(found: tuple[Any, Any], name: str) -> Points | None:
-    """Two arrays: points and one label for each of them; two arrays of points are refused, for which is meant is not known."""
-    try:
-        x, y = (as_tensor(part, name) if not isinstance(part, list) else torch.as_tensor(np.asarray(part)) for part in found)
-    except (TypeError, ValueError):
+def _arrays(found: tuple[Any, ...], name: str) -> Points | None:
+    """A tuple of arrays: points and their labels; several arrays of points are refused, for which is meant is not known."""
+    second = found[1]
+    if len(found) == 2 and isinstance(second, list) and all(isinstance(label, int) for label in second):
+        found = (found[0], np.asarray(second, np.int64))
+    arrays = [np.asarray(part) for part in found if hasattr(part, "__array__") and hasattr(part, "shape")]
+    if len(arrays) != len(found) or arrays[0].ndim < 2:
         return None
-    if x is None or y is None or x.dim() < 2:
-        return None
-    if y.dim() == 1 and len(y) == len(x):
-        return _with_labels(_rows(x, name), y)
+    if len(arrays) == 2 and arrays[1].shape == arrays[0].shape[:1]:
+        return _with_labels(points_of(found[0], name), arrays[1])
+    shapes = " and ".join(str(array.shape) for array in arrays[:4])
     raise InputError(
-        f"{name} is two arrays, of shapes {tuple(x.shape)} and {tuple(y.shape)}, and which is the data is not clear: "
-        "give one of them."
+        f"{name} is {len(arrays)} arrays, of shapes {shapes}, and which is the data is not clear: give one of them, or a "
+        "list of points."
     )
 
 
@@ -223,7 +224,14 @@ def _batches(loader: Any, name: str) -> Points:
     labels = [y for _, y in blocks]
     whole = [y for y in labels if y is not None and y.dim() == 1]
     found = _with_labels(points, torch.cat(whole)) if len(whole) == len(labels) else points
-    return replace(found, notes=(*notes, *notes_of_items))
+    return replace(found, notes=(*notes, *notes_of_items, *_dropped(loader, found.length, name)))
+
+
+def _dropped(loader: Any, count: int, name: str) -> tuple[str, ...]:
+    """How many points of its data set a DataLoader leaves out, where that can be told."""
+    data = getattr(loader, "dataset", None)
+    whole = len(data) if data is not None and hasattr(data, "__len__") else count
+    return (f"{name} deals out {count:,} of the {whole:,} points of its data set.",) if count < whole else ()
 
 
 def _enough(held: float, most: float, name: str) -> None:

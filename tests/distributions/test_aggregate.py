@@ -188,3 +188,35 @@ def test_moments_that_do_not_exist_are_no_numbers():
     aggregate = AggregatePosterior(Independent(Cauchy(*parameters()), 1))
     assert bool(aggregate.mean.isnan().all())
     assert bool(aggregate.log_prob(torch.zeros(1, D)).isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_weighted_densities_draws_and_moments_are_those_of_a_mixture_with_these_weights(kind):
+    g = torch.Generator().manual_seed(5)
+    mean, std = torch.randn(300, 3, generator=g).double(), torch.rand(300, 3, generator=g).double() + 0.05
+    weights = torch.rand(300, generator=g).double() ** 4 + 1e-3
+    law = torch.distributions.Normal if kind == "gaussian" else torch.distributions.Laplace
+    aggregate = AggregatePosterior(Independent(law(mean, std), 1), weights=weights)
+    share = weights / weights.sum()
+    z, _ = aggregate.draw(4000, generator=g)
+    terms = law(mean, std).log_prob(z[:, None, :]).sum(-1) + share.log()
+    torch.testing.assert_close(aggregate.log_prob(z), terms.logsumexp(1), rtol=1e-12, atol=1e-9)
+    without = torch.randint(300, (4000, 4), generator=g)
+    kept = torch.ones(4000, 300, dtype=torch.float64).scatter_(1, without, 0.0)
+    left_out = (terms + kept.log()).logsumexp(1) - (kept @ share).log()
+    torch.testing.assert_close(aggregate.leave_one_out_log_prob(z, without), left_out, rtol=1e-12, atol=1e-9)
+    centre = share @ mean
+    inner = law(mean, std).variance
+    torch.testing.assert_close(aggregate.mean, centre, rtol=1e-12, atol=1e-12)
+    covariance = (share[:, None] * (mean - centre)).T @ (mean - centre) + (share @ inner).diag()
+    torch.testing.assert_close(aggregate.covariance, covariance, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(aggregate.variance, covariance.diagonal(), rtol=1e-10, atol=1e-12)
+    assert ((z.mean(0) - centre).abs() < 4 * (covariance.diagonal() / 4000).sqrt()).all()
+    assert "weighted" in repr(aggregate)
+
+
+def test_weights_of_another_length_or_sign_are_refused():
+    q = Independent(Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1)
+    for wrong in (torch.ones(3), torch.tensor([1.0, 0.0, 1.0, 1.0])):
+        with pytest.raises(InputError, match="weights"):
+            AggregatePosterior(q, weights=wrong)

@@ -226,3 +226,15 @@ def test_memory_mapped_posteriors_are_read_in_place(tmp_path):
     mapped = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="c")) for name in ("mean", "std")}
     z, own = draw(q, 30)
     assert torch.equal(log_sum_others(DiagonalGaussian(mapped["mean"], std=mapped["std"]), z, own), log_sum_others(q, z, own))
+
+
+@pytest.mark.parametrize("below", [24.5, 27.5, 30.5, 33.0])
+def test_what_the_screen_leaves_out_cannot_be_seen_in_twelve_digits(below):
+    """One component lies at the code, the others so far away that together they are exp(-below) of its density."""
+    n = 4000
+    mean = torch.full((n, 1), math.sqrt(2 * (below + math.log(n))), dtype=torch.float64)
+    mean[17] = 0
+    z = torch.zeros(3, 1, dtype=torch.float64)
+    found = log_sum_others(DiagonalGaussian(mean, std=torch.ones_like(mean)), z, None)
+    known = -0.5 * math.log(2 * math.pi) + math.log1p((n - 1) / n * math.exp(-below))
+    torch.testing.assert_close(found, torch.full_like(found, known), rtol=0, atol=1e-12)

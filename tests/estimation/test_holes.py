@@ -14,6 +14,7 @@ from klprobe.distributions.problems import linear_gaussian_encoder
 from klprobe.estimation.holes import GROUPS, find_holes
 from klprobe.estimation.run import estimate, generator_of
 from klprobe.types import CapabilityError, InputError
+from tests.brute import kl_on_the_line
 
 
 def seeded(seed=0):
@@ -35,7 +36,7 @@ def scaled_gaussian(dim, num_points, std, scale, seed=0):
 def shares_alone(monkeypatch):
     """Leave out what takes time and is tested elsewhere."""
     for name in ("dimensionwise_kl", "pairwise_kl"):
-        monkeypatch.setattr(f"klprobe.estimation.holes.{name}", lambda *_: (None, "not needed"))
+        monkeypatch.setattr(f"klprobe.estimation.holes.{name}", lambda *_, **__: (None, "not needed"))
 
 
 @pytest.mark.usefixtures("shares_alone")
@@ -209,6 +210,31 @@ def test_a_report_of_the_kl_has_the_same_shares():
     assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
 
 
+def test_weights_count_in_draws_scores_and_latents():
+    generator = seeded(0)
+    mean = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    weights = 0.1 + torch.rand(60, generator=generator, dtype=torch.float64)
+    weights[0] = 40.0
+    q = with_rows(
+        DiagonalGaussian(mean, std=0.3 + torch.rand(60, 3, generator=generator, dtype=torch.float64)), weights=weights
+    )
+    holes = find_holes(q, standard_normal(3), num_samples=400, generator=generator)
+    points = holes.codes.points
+    assert 0.4 < float((points == 0).double().mean()) < 0.7  # 40 of about 76
+    matrix = q.log_prob_matrix(holes.codes.z, torch.arange(60)) + weights.log()
+    every = matrix.logsumexp(1) - weights.sum().log()
+    assert holes.trained_threshold == pytest.approx(float(every.quantile(0.01)))
+    matrix[torch.arange(400), points] = -math.inf
+    torch.testing.assert_close(
+        holes.codes.log_q, matrix.logsumexp(1) - (weights.sum() - weights[points]).log(), rtol=1e-9, atol=1e-9
+    )
+    share = (weights / weights.sum()).numpy()
+    std = q.rows(slice(None))[1]
+    for d in range(3):
+        truth = kl_on_the_line(mean[:, d].numpy(), std[:, d].numpy(), weight=share)
+        assert holes.dimensionwise_kl[d] == pytest.approx(truth, abs=1e-5)
+
+
 def test_copies_of_points_neither_make_nor_hide_holes():
     """A point's copy would make its code look at home, and raise the threshold until all of the prior lies in holes."""
     problem = linear_gaussian_encoder(3, 300, 0.2, generator=seeded(), spread=(1.0, 1.0))
@@ -220,7 +246,8 @@ def test_copies_of_points_neither_make_nor_hide_holes():
     assert 300 < int(found.codes.points.max()) < 600
 
 
-def test_points_with_weights_are_refused_in_words():
+def test_points_with_weights_and_copies_are_refused_in_words():
     problem = linear_gaussian_encoder(2, 100, 0.5, generator=seeded())
+    q = problem.posterior.select(torch.arange(150) % 100)
     with pytest.raises(InputError, match="leave the weights away"):
-        find_holes(with_rows(problem.posterior, weights=torch.arange(1.0, 101.0)), standard_normal(2), generator=seeded())
+        find_holes(with_rows(q, weights=torch.arange(1.0, 151.0)), standard_normal(2), generator=seeded())

@@ -164,12 +164,15 @@ def hold(case, seed):
             raise
         return "refused"
     assert report.not_done == ()
-    assert (report.latent_dim, report.num_points, report.log_n) == (d, n, pytest.approx(math.log(n)))
+    assert (report.latent_dim, report.num_points) == (d, n)
+    hold_ceiling(case, report)
     assert report.verdict not in ("impossible", "methods-disagree"), report.advice
     kls = average_kls(case)
     average, scale = kls.mean(), np.abs(kls).max()
     assert near(report.average_kl.value, average, scale=scale)
-    assert report.average_kl.std_error == pytest.approx(kls.std(ddof=1) / math.sqrt(n), rel=1e-6, abs=1e-9 * max(1, scale))
+    independent = abs(report.log_n - math.log(n)) < 1e-9  # of copies, errors and the leave-one-out value count one
+    error = kls.std(ddof=1) / math.sqrt(n)
+    assert report.average_kl.std_error == pytest.approx(error, rel=1e-6, abs=1e-9 * max(1, scale)) or not independent
     information, left_out = sampled(case, 4000, np.random.default_rng(seed))
     # What is rarer than a draw in DRAWS is in no estimate's error: with probability 10 / DRAWS, up to log N nats.
     rare = 10 / DRAWS * math.log(n)
@@ -179,9 +182,11 @@ def hold(case, seed):
     exact = by["monte-carlo", "empirical", "exact", "kl"]
     assert near(exact.value, average - found.value, math.hypot(exact.std_error, found.std_error), scale=scale)
     assert by["monte-carlo", "population", "upper", "kl"].value == exact.value
-    loo = by["monte-carlo", "population", "lower", "leave-one-out"]
-    gap = math.hypot(loo.std_error, left_out[1])
-    assert near(loo.value, left_out[0], gap, scale=scale + abs(left_out[0])) or abs(loo.value - left_out[0]) < rare
+    loo = by.get(("monte-carlo", "population", "lower", "leave-one-out"))
+    assert loo or not independent
+    if loo and independent:
+        gap = math.hypot(loo.std_error, left_out[1])
+        assert near(loo.value, left_out[0], gap, scale=scale + abs(left_out[0])) or abs(loo.value - left_out[0]) < rare
     assert near(by["closed-form", "empirical", "upper", "kl"].value, average, scale=scale)
     assert near(by["closed-form", "population", "upper", "kl"].value, average, scale=scale)
     assert near(by["closed-form", "empirical", "lower", "kl"].value, average - math.log(n), scale=scale)
@@ -197,6 +202,16 @@ def hold(case, seed):
     assert mass.max() > 0.99
     hold_holes(case, report, seed)
     return "held"
+
+
+def hold_ceiling(case, report):
+    """log N, where copies count as one: exact ones are known here, those but for rounding are a guess of the package's."""
+    n = len(case.mean)
+    rows = np.concatenate([case.mean, case.tril.reshape(n, -1)], 1) + 0.0  # -0 is 0
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    assert report.log_n <= -(counts / n * np.log(counts / n)).sum() + 1e-9
+    if len(counts) == n and case.std.max() < 1e3 * case.std.min() and np.ptp(case.mean) > 1e-3:
+        assert report.log_n == pytest.approx(math.log(n)) or report.mutual_information.value < report.log_n + 0.1
 
 
 def hold_dimensions(case, report, exact, seed):
@@ -218,8 +233,8 @@ def hold_brackets(report, by):
     closed = by["closed-form", "empirical", "lower", "kl"]
     assert empirical.lower.value in (exact.value, closed.value, 0.0)
     assert empirical.lower.value <= max(empirical.upper.value, 0) + SIGMAS * exact.std_error + 1e-9 * max(1, abs(exact.value))
-    loo = by["monte-carlo", "population", "lower", "leave-one-out"].value
-    assert population.lower.value == max(loo, 0.0)
+    loo = by.get(("monte-carlo", "population", "lower", "leave-one-out"))
+    assert population.lower.value == max(loo.value if loo else 0.0, 0.0)
     assert population.upper.value in (exact.value, by["closed-form", "population", "upper", "kl"].value)
     for bracket in (empirical, population):
         low, high = bracket.interval
@@ -266,6 +281,8 @@ def hold_holes(case, report, seed):
         return
     holes = find_holes(case.posterior, case.prior, generator=generator_of(seed, "holes"))
     assert (report.prior_in_holes, report.prior_unlike_codes) == (holes.share, holes.trained_share)
+    if report.log_n < math.log(len(case.mean)) - 1e-9:
+        return  # of copies, one each is looked at, and which is the package's choice
     matrix = log_matrix(holes.codes.z.numpy(), case)
     own, n = holes.codes.points.numpy(), len(case.mean)
     every = log_sum(matrix) - math.log(n)

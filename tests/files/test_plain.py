@@ -49,7 +49,7 @@ def in_block(opened):
         check_plain,
         in_block(zips.opened),
         in_block(tensor_file.opened),
-        lambda path: npy.map_file(path, path.name),
+        lambda path: npy.read_file(path, path.name),
         lambda path: json_files.read(path, path.name),
         lambda path: read_weights(path, Limits()),
         lambda path: read_bounded(path, 10),

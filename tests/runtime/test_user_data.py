@@ -17,7 +17,7 @@ CODE = """
 import collections, dataclasses, functools
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 x = np.arange(12, dtype="f4").reshape(6, 2)
 t, y = torch.from_numpy(x), np.array([0, 1, 0, 1, 2, 2])
@@ -94,6 +94,9 @@ singles = Items(lambda i: (t[i],))
 mixed_labels = Items(lambda i: (t[i], "cat"))
 mapping, mapping_labels = {"x": x}, {"images": x, "labels": y}
 with_labels, with_torch_labels = (x, y), (t, torch.from_numpy(y))
+with_text_labels, with_object_labels, frame_labels = (x, np.array(list("abcdef"))), (x, y.astype(object)), (pd.DataFrame(x), y)
+with_list_labels = (x, y.tolist())
+zipped, concatenated = zip(x, y), ConcatDataset([TensorDataset(t[:2]), TensorDataset(t[2:])])
 function, a_lambda, partial = (lambda: x), (lambda: TensorDataset(t)), functools.partial(lambda k: x, 3)
 def defaults(split="train", **more): return x
 def generator():
@@ -120,6 +123,8 @@ masked = np.ma.masked_array(x, x == 3)
 frame_text, frame_dates = pd.DataFrame({"a": x[:, 0], "species": list("abcdef")}), pd.DataFrame({"a": pd.to_datetime(y)})
 frame_missing, series = pd.DataFrame({"a": [1.0, None], "b": [1.0, 2.0]}), pd.DataFrame(x)[0]
 frame_missing_objects = pd.DataFrame({"a": [1, None], "b": [1, 2]}, dtype=object)
+train_and_test, three_arrays = (x[:3], x[3:]), (t, t, t)
+random_split = [Subset(labelled, range(3)), Subset(labelled, range(3, 6))]
 two_arrays, two_lists = (x[:4], x[4:]), {"train": x[:4], "test": x[4:]}
 dict_two, dict_none = Items(lambda i: {"left": x[i], "right": x[i]}), Items(lambda i: {})
 dict_both = Items(lambda i: {"x": x[i], "image": x[i]})
@@ -191,6 +196,11 @@ GOOD = (
     "mapping_labels",
     "with_labels",
     "with_torch_labels",
+    "with_text_labels",
+    "with_list_labels",
+    "with_object_labels",
+    "frame_labels",
+    "concatenated",
     "function",
     "a_lambda",
     "partial",
@@ -203,7 +213,17 @@ GOOD = (
     "stream",
     "loader_function",
 )
-LABELLED = ("labelled", "dicts", "mapping_labels", "with_labels", "with_torch_labels", "loader_labels", "loader_dict")
+LABELLED = (
+    "labelled",
+    "dicts",
+    "mapping_labels",
+    "with_labels",
+    "with_torch_labels",
+    "frame_labels",
+    "with_list_labels",
+    "loader_labels",
+    "loader_dict",
+)
 BAD = {
     "fails": r"failed at item 4 \(FileNotFoundError: scan 4 is gone\): repair it",
     "fails_at_once": "failed at item 0 .KeyError",
@@ -231,7 +251,10 @@ BAD = {
     "frame_missing": "NaN or infinite numbers, first at point 1",
     "frame_missing_objects": "column 'a' has missing numbers",
     "series": "data have shape",
-    "two_arrays": r"two arrays, of shapes \(4, 2\) and \(2, 2\)",
+    "two_arrays": r"2 arrays, of shapes \(4, 2\) and \(2, 2\)",
+    "train_and_test": r"2 arrays, of shapes \(3, 2\) and \(3, 2\)",
+    "three_arrays": "3 arrays, of shapes",
+    "random_split": "item 0 is itself a data set",
     "two_lists": "dictionaries of 'train', 'test', and which",
     "dict_two": "dictionaries of 'left', 'right', and which",
     "dict_none": "dictionaries of nothing",
@@ -315,6 +338,17 @@ def test_what_is_left_aside_is_said(inputs):
     assert "'images' is the data; 'labels' left aside" in inputs("mapping_labels").notes[0]
     assert "in the order in which it deals them out" in inputs("loader").notes[0]
     assert not any(inputs(name).notes for name in ("labelled", "array", "mixed_labels", "lists"))
+
+
+def test_what_a_loader_drops_is_counted():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(10, 2)), batch_size=4, drop_last=True)
+    found = points_of(loader, "loader")
+    assert found.length == 8
+    assert found.notes[-1] == "loader deals out 8 of the 10 points of its data set."
+
+
+def test_a_zip_can_be_gone_through_once(inputs):
+    assert torch.equal(inputs("zipped").batch(0, 6), X)
 
 
 def test_two_views_of_a_point_are_not_taken_for_a_point_and_its_label():
