@@ -76,6 +76,7 @@ def selftest(*, progress: Progress = no_progress, checks: Sequence[Check] = ()) 
     for done, (name, unit, compute) in enumerate(chosen):
         progress(done, len(chosen), name)
         started = time.perf_counter()
+        outcome: tuple[float | None, float | None, bool, str | None]
         try:
             error, allowed, found = compute()
             outcome = error, allowed, bool(error <= allowed), None
@@ -163,7 +164,11 @@ def _size(case: known.Case) -> tuple[int, int]:
 
 def _products(gpu: bool) -> list[Check]:
     """Matrix products of every library, in both precisions."""
-    libraries = {"NumPy": np.matmul, "torch": _by_torch, **({"torch on the GPU": _on_gpu} if gpu else {})}
+    libraries: dict[str, Callable[[known.Array, known.Array], known.Array]] = {
+        "NumPy": np.matmul,
+        "torch": _by_torch,
+        **({"torch on the GPU": _on_gpu} if gpu else {}),
+    }
     return [
         (f"{precision} products by {name}, against sums", "bounds of rounding", partial(known.products, library, single))
         for name, library in libraries.items()
