@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +225,33 @@ class Estimator(Protocol):
             InputError: there are too few points, or a fit diverged; the message says what to change.
         """
         raise NotImplementedError
+
+
+LONG_TAIL = 0.7
+"""Tail index from which a mean is not to be trusted (Vehtari et al. 2024, section 3)."""
+LARGE_SHARE = 0.15
+"""Share of the sum of squares that the largest draw has where there is no variance; it falls like 1/n where there is one."""
+
+
+class Tail(NamedTuple):
+    """What the largest of some draws say of their mean.
+
+    Attributes:
+        k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on there is no
+            variance.
+        share: Of the draws' sum of squares about their mean, the part that the largest has alone.
+    """
+
+    k: float
+    share: float
+
+    @property
+    def spoils(self) -> bool:
+        """Whether the mean is not to be trusted: its tail is long, and more than a short piece of the distribution's end.
+
+        Ratios of densities often have a flat top and a few draws beyond it, on which the index alone gives alarm.
+        """
+        return self.k >= LONG_TAIL and self.share >= LARGE_SHARE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _aggregate(path: str, encode: Encode) -> Distribution:
 
 def _conditional(path: str, encode: Encode) -> Distribution:
     """A prior p(z|x) of each data point, in any file of posteriors, whose rows are those of the data points in order."""
-    return as_posterior(_posterior(path))
+    return _posterior(path)
 
 
 def _flow(path: str, encode: Encode) -> Distribution:

@@ -134,7 +134,7 @@ class _Grid:
         for level, begin, count in zip(self.levels, self.begin, self.count, strict=True):
             octaves.append(bins.density(level, np.arange(begin, begin + count), start))
             start += SLOTS * count
-        return integral([panels for panels in octaves if len(panels.index)], bins.mass, SERIES_ERROR)
+        return integral([panels for panels in octaves if len(panels.places)], bins.mass, SERIES_ERROR)
 
 
 class _Group:

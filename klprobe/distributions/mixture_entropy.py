@@ -54,7 +54,7 @@ class Panels(NamedTuple):
     """A density at the nodes of panels of width 2^(level + 1), counted from 0 on: ascending indices, values (panels, nodes)."""
 
     level: int
-    index: Index
+    places: Index
     density: Array
 
 
@@ -120,7 +120,7 @@ def integral(octaves: Sequence[Panels], mass: float, density_error: float) -> In
         density_error: Integral of what the densities are off, for a mass of 1.
     """
     leaves = _leaves(octaves)
-    half = np.concatenate([np.full(len(panels.index), 2.0**panels.level) for panels in leaves])
+    half = np.concatenate([np.full(len(panels.places), 2.0**panels.level) for panels in leaves])
     density = np.concatenate([panels.density for panels in leaves])
     value, error, seen = _integrate(half, density)
     if abs(seen - mass) > MASS_ERROR * mass:
@@ -137,25 +137,25 @@ def _leaves(octaves: Sequence[Panels]) -> list[Panels]:
     none = np.empty(0, dtype=np.int64)
     finer = {bottom: none}  # by level, the panels that hold finer ones
     for level in range(bottom, top):
-        below = np.union1d(finer[level], given[level].index) if level in given else finer[level]
+        below = np.union1d(finer[level], given[level].places) if level in given else finer[level]
         finer[level + 1] = _distinct(below >> 1)
     leaves: list[Panels] = []
     now = Panels(top, none, np.empty((0, NODES)))
     for level in range(top, bottom - 1, -1):
         if level in given:
             now = _sum(now, given[level])
-        split = np.isin(now.index, finer[level])
-        leaves.append(Panels(level, now.index[~split], now.density[~split]))
-        children = (2 * now.index[split][:, None] + np.arange(2)).ravel()
+        split = np.isin(now.places, finer[level])
+        leaves.append(Panels(level, now.places[~split], now.density[~split]))
+        children = (2 * now.places[split][:, None] + np.arange(2)).ravel()
         now = Panels(level - 1, children, halved(now.density[split]))
     return leaves
 
 
 def _sum(one: Panels, other: Panels) -> Panels:
-    index = np.union1d(one.index, other.index)
+    index = np.union1d(one.places, other.places)
     density = np.zeros((len(index), NODES))
-    density[np.searchsorted(index, one.index)] = one.density
-    density[np.searchsorted(index, other.index)] += other.density
+    density[np.searchsorted(index, one.places)] = one.density
+    density[np.searchsorted(index, other.places)] += other.density
     return Panels(one.level, index, density)
 
 

@@ -436,7 +436,7 @@ def conditional_kl(posterior: Posterior, prior: Distribution) -> torch.Tensor | 
         parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, posterior.num_points, ROWS_AT_ONCE)]
         return torch.cat([_gaussian_kl(*posterior.rows(part), *prior.rows(part)).sum(-1) for part in parts])
     if isinstance(posterior, DiagonalGaussian) and prior.batch_shape and normal is not None:
-        return conditional_kl(posterior, as_posterior(prior))  # a prior of each data point
+        return conditional_kl(posterior, DiagonalGaussian(normal[0], std=normal[1]))  # a prior of each data point
     if isinstance(posterior, DiagonalGaussian) and normal is not None:
         p_mean, p_std = (t.double() for t in normal)
         out = torch.empty(posterior.num_points, dtype=torch.float64, device=posterior.mean.device)

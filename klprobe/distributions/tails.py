@@ -8,7 +8,6 @@ error can be trusted, and from about 0.7 on means from any practical number of d
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,41 +16,16 @@ from torch.distributions import Distribution
 
 from klprobe.distributions.posteriors import prior_log_prob
 from klprobe.distributions.statistics import visit_evenly
-from klprobe.types import Posterior
+from klprobe.types import Posterior, Tail
 
 Array = NDArray[np.float64]
 
-LONG = 0.7
-"""Tail index from which a mean is not to be trusted (Vehtari et al. 2024, section 3)."""
-MUCH = 0.15
-"""Share of the sum of squares that the largest draw has where there is no variance; it falls like 1/n where there is one."""
 FEWEST = 25
 """Draws below which no tail can be judged: it would be five of them."""
 PAIRS = 4000
 """Pairs of draws at one point, whose tail's index is then known to a tenth."""
 GUESSES, PRIOR_WEIGHT, PRIOR_INDEX = 30, 10, 0.5
 """Least number of values of theta that are averaged over; draws that the prior knowledge of k is worth, and its value."""
-
-
-class Tail(NamedTuple):
-    """What the largest of some draws say of their mean.
-
-    Attributes:
-        k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on there is no
-            variance.
-        share: Of the draws' sum of squares about their mean, the part that the largest has alone.
-    """
-
-    k: float
-    share: float
-
-    @property
-    def spoils(self) -> bool:
-        """Whether the mean is not to be trusted: its tail is long, and more than a short piece of the distribution's end.
-
-        Ratios of densities often have a flat top and a few draws beyond it, on which the index alone gives alarm.
-        """
-        return self.k >= LONG and self.share >= MUCH
 
 
 def tail_of(values: Array) -> Tail | None:

@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from klprobe.distributions.tails import LONG, Tail
-from klprobe.types import NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Target, Verdict
+from klprobe.types import LONG_TAIL, NOT_A_KL, Bracket, Check, Estimate, Quantity, Severity, Side, Tail, Target, Verdict
 
 TARGETS: tuple[Target, ...] = ("empirical", "population")
 SLACK = 4.0
@@ -174,7 +173,7 @@ def _tails(estimates: Sequence[Estimate]) -> list[Check]:
     within, whole = (_worst(estimates, name) for name in ("tail_within", "tail"))
     if within is not None and within.spoils:
         message = (
-            f"the mean of log q(z|x) - log p(z) rests on a few draws: their tail index is {within.k:.2f}. From {LONG} on "
+            f"the mean of log q(z|x) - log p(z) rests on a few draws: their tail index is {within.k:.2f}. From {LONG_TAIL} on "
             "no error bar can be trusted, from 1 on the mean is infinite. Take a prior with tails as heavy as those of q(z|x)"
         )
         return [Check(HEAVY, "error", False, message)]
@@ -183,8 +182,8 @@ def _tails(estimates: Sequence[Estimate]) -> list[Check]:
         return []
     numbers = f"(tail index {tail.k:.2f}; the largest log q(z) - log p(z) has {tail.share:.1%} of their sum of squares)"
     message = (
-        f"a few data points carry most of the KL {numbers}: from an index of {LONG} on, the mean over all points there could "
-        "be is beyond what these show, from 1 on it is infinite"
+        f"a few data points carry most of the KL {numbers}: from an index of {LONG_TAIL} on, the mean over all points there "
+        "could be is beyond what these show, from 1 on it is infinite"
         if tail.spoils
         else f"no few draws or points carry the KL {numbers}"
     )

@@ -20,6 +20,8 @@ SAMPLES = "samples"
 def columns_of(table: Table, known: Callable[[Iterable[str]], Iterable[str]], label: str) -> dict[str, NDArray[np.float64]]:
     """The arrays that the columns make by their names, each (N, D); all of them as `samples` where no name says what it is.
 
+    Columns of an unknown name that are as many as those of a known one come too: they may be the spread of a mean.
+
     Args:
         table: The numbers and the names of their columns.
         known: From names to those that say what an array of a posterior is.
@@ -34,7 +36,11 @@ def columns_of(table: Table, known: Callable[[Iterable[str]], Iterable[str]], la
         groups.setdefault(kind, []).append((number, place))
     understood = set(known(groups))
     if understood:
-        return {kind: _ordered(kind, found, table, label) for kind, found in groups.items() if kind in understood}
+        widths = {len(found) for kind, found in groups.items() if kind in understood}
+        whole = {
+            kind: found for kind, found in groups.items() if kind in understood or (len(found) in widths and _numbered(found))
+        }
+        return {kind: _ordered(kind, found, table, label) for kind, found in whole.items()}
     numbered = {kind: found for kind, found in groups.items() if len(found) > 1}
     if len(numbered) > 1:
         kinds = ", ".join(f"{short(kind)} ({len(found)})" for kind, found in list(numbered.items())[:6])
@@ -48,7 +54,13 @@ def columns_of(table: Table, known: Callable[[Iterable[str]], Iterable[str]], la
 def _ordered(kind: str, found: list[tuple[int, int]], table: Table, label: str) -> NDArray[np.float64]:
     """The columns of one kind by their numbers."""
     found = sorted(found)
-    numbers = [number for number, _ in found]
-    if numbers not in ([-1], list(range(len(found))), list(range(1, len(found) + 1))):
+    if not _numbered(found):
+        numbers = [number for number, _ in found]
         raise InputError(f"{label}: the columns of {short(kind)} are numbered {short(numbers)}: number them 0, 1, 2, ...")
     return np.ascontiguousarray(table.values[:, [place for _, place in found]])
+
+
+def _numbered(found: list[tuple[int, int]]) -> bool:
+    """Whether columns are one without a number, or numbered from 0 or 1 on."""
+    numbers = sorted(number for number, _ in found)
+    return numbers in ([-1], list(range(len(found))), list(range(1, len(found) + 1)))

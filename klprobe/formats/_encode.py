@@ -82,7 +82,7 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     said = (*notes, *inputs.notes, data_note, found.reading.note, found.note, *found.latents.notes)
     return Encoded(
         found.posterior,
-        found.prior,
+        found.latents.prior if found.prior is None else found.prior,
         split=inputs.split,
         provenance={**provenance, **facts, "outputs": {role: _place(*where) for role, where in found.reading.roles.items()}},
         notes=tuple(note for note in said if note),

@@ -193,7 +193,7 @@ def _by_place(
         )
     if len(steady) > 1:
         pair = _the_pair(steady)
-        if pair is not None and pair[1] in of_x and same(steady[pair[1]], x):
+        if pair is not None and x is not None and pair[1] in of_x and same(steady[pair[1]], x):
             raise _undecided(returned, label, f"and {pair[1]} is the data themselves")
     else:
         (name,) = steady

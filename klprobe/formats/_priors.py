@@ -82,8 +82,8 @@ def prior_from(label: str, tensors: Mapping[str, torch.Tensor], dim: int) -> Dis
         centre = mean[0] if mean.dim() > 1 else mean
         if role in MATRICES:
             matrix = spread[0] if spread.dim() > 2 else spread
-            named = {"scale_tril": matrix} if role == "scale_tril" else {"covariance_matrix": matrix}
-            return _of_size(label, MultivariateNormal(centre.expand(dim), **named), dim)
+            tril = matrix if role == "scale_tril" else torch.linalg.cholesky(matrix)
+            return _of_size(label, MultivariateNormal(centre.expand(dim), scale_tril=tril), dim)
         variance = variance_of(role, spread[0] if spread.dim() > 1 else spread)
         if not bool((variance > 0).all()) or (role == "std" and not bool((spread > 0).all())):
             raise InputError(f"{label}: the spread of its own prior is not positive throughout: --prior normal leaves it away.")

@@ -138,7 +138,7 @@ class Arrays:
         posterior, row_notes = _with_rows(path.name, latents.posterior, rows if request.of_rows else {})
         return Encoded(
             posterior,
-            prior,
+            latents.prior if prior is None else prior,
             split=split,
             trained_on=trained_on,
             provenance=provenance,

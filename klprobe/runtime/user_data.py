@@ -230,7 +230,7 @@ def _batches(loader: Any, name: str) -> Points:
 def _dropped(loader: Any, count: int, name: str) -> tuple[str, ...]:
     """How many points of its data set a DataLoader leaves out, where that can be told."""
     data = getattr(loader, "dataset", None)
-    whole = len(data) if hasattr(data, "__len__") else count
+    whole = len(data) if data is not None and hasattr(data, "__len__") else count
     return (f"{name} deals out {count:,} of the {whole:,} points of its data set.",) if count < whole else ()
 
 

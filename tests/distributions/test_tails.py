@@ -9,8 +9,9 @@ from torch.distributions import Cauchy, Independent, Laplace, Normal, StudentT
 
 import klprobe
 from klprobe.distributions.posteriors import DiagonalGaussian, as_posterior
-from klprobe.distributions.tails import LONG, tail_index, tail_of, tail_within_points
+from klprobe.distributions.tails import tail_index, tail_of, tail_within_points
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.types import LONG_TAIL
 
 SEEDS = 200
 
@@ -66,7 +67,7 @@ def test_a_flat_top_with_a_few_draws_beyond_it_is_no_alarm():
     z = rng.laplace(size=4000) / math.sqrt(2)
     ratio = -math.sqrt(2) * np.abs(z) + 0.5 * z**2
     tail = tail_of(ratio)
-    assert tail.k > LONG
+    assert tail.k > LONG_TAIL
     assert not tail.spoils
 
 

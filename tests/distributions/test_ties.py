@@ -64,7 +64,7 @@ def test_ties_and_atoms_of_either_side_are_named_and_knn_refuses_them(name):
     (check,) = check_ties(q, p)
     assert not check.passed
     assert re.search(words, check.message)
-    with pytest.raises(InputError, match=r"knn (measures distances|takes one code)"):
+    with pytest.raises(InputError, match=r"knn (measures distances|takes one point)"):
         Knn().estimate(q, p, generator=torch.Generator().manual_seed(0))
     report = klprobe.estimate(q, p, methods=["knn"], marginals=False)
     assert not all(check.passed for check in report.checks)

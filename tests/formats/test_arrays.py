@@ -106,12 +106,12 @@ def test_a_large_folder_stays_on_disk_and_is_never_written_to(tmp_path, monkeypa
     path = write(tmp_path, "folder", mean=np.zeros((100_000, 10)), logvar=np.zeros((100_000, 10)))
     before = (path / "mean.npy").read_bytes()
     monkeypatch.setattr(npy, "most_read", lambda: 1_000_000)
-    monkeypatch.setattr(_tensors, "VALUES_AT_ONCE", 10_000)
+    monkeypatch.setattr(_tensors, "VALUES_AT_ONCE", 1000)
     tracemalloc.start()
     mean = load(path).posterior.mean
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2e6  # the arrays are 8 MB each
+    assert peak < 4e6  # the arrays are 8 MB each
     with pytest.raises(TypeError):
         mean[0, 0] = 99.0
     assert (path / "mean.npy").read_bytes() == before
@@ -450,7 +450,7 @@ def test_one_latent_needs_no_number_and_columns_without_a_known_name_are_samples
         encoded = load(tmp_path / "z.csv")
         assert isinstance(encoded.posterior, SampleOnly)
         assert np.allclose(encoded.posterior.samples, MEAN)
-        assert "taken for samples" in encoded.notes[0]
+        assert any("taken for samples" in note for note in encoded.notes)
 
 
 def test_a_table_that_may_be_mean_and_spread_by_other_names_is_refused(tmp_path):
@@ -460,6 +460,8 @@ def test_a_table_that_may_be_mean_and_spread_by_other_names_is_refused(tmp_path)
 
     two = {f"m{i}": MEAN[:, i] for i in range(2)} | {f"s{i}": MEAN[:, i] for i in range(2)}
     refused(table(**two), "columns of several kinds, 'm' (2), 's' (2)", "mean_0")
+    unread = {f"mean_{i}": MEAN[:, i] for i in range(2)} | {f"blah_{i}": MEAN[:, i] for i in range(2)}
+    refused(table(**unread), "blah")
     gap = {f"mean_{i}": MEAN[:, i] for i in (0, 2)} | {f"logvar_{i}": MEAN[:, i] for i in (0, 2)}
     refused(table(**gap), "numbered [0, 2]")
     refused(table(logvar_0=MEAN[:, 0], logvar_1=MEAN[:, 1]), "klprobe needs")
