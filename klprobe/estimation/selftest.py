@@ -76,15 +76,15 @@ def selftest(*, progress: Progress = no_progress, checks: Sequence[Check] = ()) 
     for done, (name, unit, compute) in enumerate(chosen):
         progress(done, len(chosen), name)
         started = time.perf_counter()
-        outcome: tuple[float | None, float | None, bool, str | None]
+        error, allowed, reason = None, None, None
         try:
             error, allowed, found = compute()
-            outcome = error, allowed, bool(error <= allowed), None
             state.update(f"{name} {found.shape}".encode() + np.ascontiguousarray(found).tobytes())
         except Exception as failure:  # a machine that cannot compute it is what this looks for
-            outcome = None, None, False, f"{type(failure).__name__}: {failure}"
+            reason = f"{type(failure).__name__}: {failure}"
             state.update(f"{name} failed".encode())
-        held.append(Held(name, unit, *outcome, time.perf_counter() - started))
+        right = error is not None and allowed is not None and bool(error <= allowed)
+        held.append(Held(name, unit, error, allowed, right, reason, time.perf_counter() - started))
     return Selftest(tuple(held), state.hexdigest()[:DIGITS], small_digest())
 
 
