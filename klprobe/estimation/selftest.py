@@ -76,7 +76,9 @@ def selftest(*, progress: Progress = no_progress, checks: Sequence[Check] = ()) 
     for done, (name, unit, compute) in enumerate(chosen):
         progress(done, len(chosen), name)
         started = time.perf_counter()
-        error, allowed, reason = None, None, None
+        error: float | None = None
+        allowed: float | None = None
+        reason: str | None = None
         try:
             error, allowed, found = compute()
             state.update(f"{name} {found.shape}".encode() + np.ascontiguousarray(found).tobytes())
