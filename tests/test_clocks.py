@@ -22,7 +22,7 @@ READS = {
     "training/loop.py": "when a checkpoint is written, and progress is shown",
 }
 """Files that read a clock for more than the seconds that an estimate or a report took."""
-SECONDS = {"estimation/run.py", "estimation/tracking.py", "distributions/categorical.py"}
+SECONDS = {"estimation/run.py", "estimation/conditional.py", "estimation/tracking.py", "distributions/categorical.py"}
 
 
 def reads(path: pathlib.Path) -> list[str]:

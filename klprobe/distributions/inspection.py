@@ -245,7 +245,8 @@ def active_units(posterior: Posterior) -> int | None:
         mean = posterior.samples if isinstance(posterior, SampleOnly) and posterior.deterministic else posterior.mean
     except NotImplementedError:
         return None
-    if not bool(mean.isfinite().all()):
+    blocks = (mean[start : start + ROWS_AT_ONCE] for start in range(0, len(mean), ROWS_AT_ONCE))
+    if not all(bool(block.isfinite().all()) for block in blocks):
         return None  # as of a Cauchy distribution
     count, total, square = 0, torch.zeros(posterior.dim, dtype=torch.float64), torch.zeros(posterior.dim, dtype=torch.float64)
     shift = mean[:1].double().cpu()

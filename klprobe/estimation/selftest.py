@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,14 +76,17 @@ def selftest(*, progress: Progress = no_progress, checks: Sequence[Check] = ()) 
     for done, (name, unit, compute) in enumerate(chosen):
         progress(done, len(chosen), name)
         started = time.perf_counter()
+        error: float | None = None
+        allowed: float | None = None
+        reason: str | None = None
         try:
             error, allowed, found = compute()
-            outcome: tuple[float | None, float | None, bool, str | None] = error, allowed, bool(error <= allowed), None
             state.update(f"{name} {found.shape}".encode() + np.ascontiguousarray(found).tobytes())
         except Exception as failure:  # a machine that cannot compute it is what this looks for
-            outcome = None, None, False, f"{type(failure).__name__}: {failure}"
+            reason = f"{type(failure).__name__}: {failure}"
             state.update(f"{name} failed".encode())
-        held.append(Held(name, unit, *outcome, time.perf_counter() - started))
+        right = error is not None and allowed is not None and bool(error <= allowed)
+        held.append(Held(name, unit, error, allowed, right, reason, time.perf_counter() - started))
     return Selftest(tuple(held), state.hexdigest()[:DIGITS], small_digest())
 
 
@@ -164,7 +166,11 @@ def _size(case: known.Case) -> tuple[int, int]:
 
 def _products(gpu: bool) -> list[Check]:
     """Matrix products of every library, in both precisions."""
-    libraries: dict[str, Any] = {"NumPy": np.matmul, "torch": _by_torch, **({"torch on the GPU": _on_gpu} if gpu else {})}
+    libraries: dict[str, Callable[[known.Array, known.Array], known.Array]] = {
+        "NumPy": np.matmul,
+        "torch": _by_torch,
+        **({"torch on the GPU": _on_gpu} if gpu else {}),
+    }
     return [
         (f"{precision} products by {name}, against sums", "bounds of rounding", partial(known.products, library, single))
         for name, library in libraries.items()

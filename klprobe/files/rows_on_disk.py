@@ -108,7 +108,7 @@ class RowsOnDisk:
     def _span(self, start: int, stop: int) -> torch.Tensor:
         count = max(0, stop - start)
         array = np.empty((count, *self.shape[1:]), self._numbers)
-        view, done = memoryview(array.reshape(-1).view(np.uint8)), 0
+        view, done = array.reshape(-1).view(np.uint8).data, 0
         while done < len(view):
             read = os.preadv(self._file, [view[done : done + AT_ONCE]], self.offset + start * self._row + done)
             if not read:
