@@ -55,6 +55,11 @@ def exact_depth(magnitude: float, terms: int) -> int:
     return 0
 
 
+def as_numpy_knows(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, as float32 where it is bfloat16, which NumPy does not have; no value changes."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
 class ConditionalDistribution(Distribution):
     """Base class of klprobe's own posteriors: a Distribution whose batch is the data set."""
 
@@ -166,7 +171,7 @@ class DiagonalGaussian(ConditionalDistribution):
                 f"mean and {self.parametrization} must both have shape (N, D); "
                 f"got {tuple(mean.shape)} and {tuple(self.spread.shape)}."
             )
-        self._mean = mean
+        self._mean, self.spread = as_numpy_knows(mean), as_numpy_knows(self.spread)
         super().__init__(*mean.shape)
 
     def rows(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -253,7 +258,7 @@ class SampleOnly(ConditionalDistribution):
     def __init__(self, samples: torch.Tensor, *, deterministic: bool = False) -> None:
         if samples.dim() != 2:
             raise InputError(f"samples must have shape (N, D); got {tuple(samples.shape)}.")
-        self.samples, self.deterministic = samples, deterministic
+        self.samples, self.deterministic = as_numpy_knows(samples), deterministic
         super().__init__(*samples.shape)
 
     def sample_at(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
+import klprobe
 from klprobe.distributions.posteriors import (
     DiagonalGaussian,
     SampleOnly,
@@ -122,3 +123,14 @@ def test_parameters_in_float32_are_evaluated_in_float64():
 def test_unusable_input_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_numbers_of_few_bits_give_the_report_of_the_same_numbers_in_float64(kind):
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(200, 2, generator=generator).to(kind), torch.full((200, 2), 0.5).to(kind)
+    found = []
+    for dtype in (kind, torch.float64):
+        q = Independent(Normal(mean.to(dtype), std.to(dtype)), 1)
+        found.append([(e.method, e.quantity, e.value) for e in klprobe.estimate(q, methods=["monte-carlo", "knn"]).estimates])
+    assert found[0] == found[1]
