@@ -10,6 +10,7 @@ import torch
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background would ignore Ctrl-C
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one that was started with nohup the end of its terminal
 SHARED = pathlib.Path(os.environ.get("KLPROBE_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 

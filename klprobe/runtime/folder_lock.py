@@ -30,7 +30,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {folder} cannot be written to ({error.strerror}): give another one.") from error
+        raise InputError(f"The folder --out {folder} cannot be written to ({error.strerror}): give another one.") from error
     held = _lock(folder)
     try:
         yield
@@ -51,7 +51,7 @@ def _lock(folder: Path) -> int | None:
         try:
             descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise InputError(f"The folder {folder} cannot be written to ({error.strerror}): give another one.") from error
+            raise InputError(f"The folder --out {folder} cannot be written to ({error.strerror}): give another one.") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

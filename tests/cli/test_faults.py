@@ -57,7 +57,10 @@ def stopped_by(number, command, ready, timeout=60.0):
         while not ready() and run.poll() is None and time.monotonic() - begun < timeout:
             time.sleep(0.02)
         run.send_signal(number)
-        out, err = run.communicate(timeout=timeout)
+        try:
+            out, err = run.communicate(timeout=timeout)
+        finally:
+            run.kill()  # where it did not stop
         return run.returncode, out, err
 
 
