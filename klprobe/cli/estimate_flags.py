@@ -40,6 +40,9 @@ class Source:
     data: str | None = None
     """Data to encode: the name of a data set, a .npy, .npz, .csv or .parquet file, a folder of images, or
     package.module:dataset; by default the data set that the checkpoint was trained on."""
+    inputs: str | None = None
+    """Which array of --data each argument of the encoder gets, argument=array: x=images,y=labels for an .npz of several arrays,
+    or images,labels in the arguments' order. The first is the data, which other flags prepare; the others stay as they are."""
     resize: str | None = None
     """Resize images to this size, bilinearly: 32, or 32x24 for height and width; by default they keep their size."""
     range: Annotated[Literal["0,1", "-1,1"] | None, tyro.conf.arg(metavar="LOW,HIGH")] = None

@@ -122,6 +122,7 @@ def _request(source: Source, device: str, progress: Progress) -> Request:
         progress,
         encoder=source.encoder,
         outputs=source.outputs,
+        inputs=source.inputs,
         resize=parse_size(source.resize or "", "--resize"),
         value_range=(low, high) if source.range else None,
         scale=source.scale,

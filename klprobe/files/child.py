@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import torch
 
+from klprobe.files.arguments import Batch, rows_of
 from klprobe.files.messages import BrokenMessage, receive, send
 from klprobe.types import CapabilityError, InputError
 
@@ -131,8 +132,8 @@ class Child:
         """End the process."""
         self._end()
 
-    def __call__(self, x: torch.Tensor) -> Any:
-        """Run the opened program on the points x, shape (m, ...); it returns tensors in lists and dictionaries.
+    def __call__(self, x: Batch) -> Any:
+        """Run the opened program on points, shape (m, ...), or several inputs; it returns tensors in lists and dictionaries.
 
         Raises:
             InputError: the program crashed, or went beyond a limit.
@@ -140,10 +141,13 @@ class Child:
         """
         begin = time.monotonic()
         with contextlib.suppress(OSError):  # it has ended; why is found out when its answer is read
-            send(self.channel, {}, [x])
-        answer, tensors = self._answer(max(self.limits.seconds, SLACK * self.pace * len(x)))
+            if isinstance(x, torch.Tensor):
+                send(self.channel, {}, [x])
+            else:
+                send(self.channel, {"arguments": list(x)}, list(x.values()))
+        answer, tensors = self._answer(max(self.limits.seconds, SLACK * self.pace * rows_of(x)))
         if self.pace == 0.0:
-            self.pace = (time.monotonic() - begin) / max(1, len(x))
+            self.pace = (time.monotonic() - begin) / max(1, rows_of(x))
         return _rebuilt(answer.get("returned"), tensors)
 
     def _answer(self, seconds: float) -> tuple[dict[str, Any], list[torch.Tensor]]:

@@ -35,13 +35,13 @@ class Opened:
     Attributes:
         facts: Facts about the file, as JSON values.
         tensors: Tensors by name.
-        run: Function from points, shape (m, ...), on the CPU, to tensors in tuples, lists and dictionaries; None where
-            there is nothing to run.
+        run: Function from points, shape (m, ...), on the CPU, or from several tensors by argument, to tensors in tuples, lists
+            and dictionaries; None where there is nothing to run.
     """
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    run: Callable[[torch.Tensor], Any] | None = None
+    run: Callable[[Any], Any] | None = None
 
 
 def serve(descriptor: int) -> None:
@@ -63,7 +63,9 @@ def serve(descriptor: int) -> None:
             return
         torch.manual_seed(asked["seed"])
         while opened.run is not None:
-            _, (x,) = receive(channel, float("inf"))
+            asked, given = receive(channel, float("inf"))
+            names = asked.get("arguments")
+            x = given[0] if names is None else dict(zip(names, given, strict=True))
             try:
                 with torch.no_grad():
                     tensors: list[torch.Tensor] = []

@@ -6,7 +6,7 @@ process and returns a `Program` that answers from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from klprobe.files.archive import repacked
+from klprobe.files.arguments import Arguments, Batch, called, each, from_facts, of_types
 from klprobe.files.child import Child, Limits
 from klprobe.files.confined import Opened
 from klprobe.files.exported_check import sanitised
@@ -34,16 +35,19 @@ class Program:
     """A program in its confined process, as a function of points.
 
     Attributes:
-        run: Function from points, shape (m, ...), on the CPU, to tensors in lists and dictionaries, on the CPU.
+        run: Function from points, shape (m, ...), on the CPU, or from several tensors by argument, to tensors in lists and
+            dictionaries, on the CPU.
         facts: Facts that the opening function found.
         wants: Sentence that says which input it needs; empty when that is not known.
         batch_size: The only number of points that it takes at a time; None when it takes any number.
+        arguments: Names of its inputs.
     """
 
-    run: Callable[[torch.Tensor], Any]
+    run: Callable[[Batch], Any]
     facts: dict[str, Any]
     wants: str
     batch_size: int | None
+    arguments: Arguments
 
 
 def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method: str = "forward", seed: int = 0) -> Program:
@@ -70,9 +74,8 @@ def start(kind: Kind, path: Path, limits: Limits, *, device: str = "cpu", method
         settings |= {"device": device, "method": method}
     child = Child(openers[kind], settings, label=path.name, limits=limits, device=device, seed=seed)
     batch_size = child.facts.get("batch_size")
-    return Program(
-        child, child.facts, str(child.facts.get("wants", ""))[:LONGEST], batch_size if type(batch_size) is int else None
-    )
+    wants, size = str(child.facts.get("wants", ""))[:LONGEST], batch_size if type(batch_size) is int else None
+    return Program(child, child.facts, wants, size, from_facts(child.facts.get("arguments")))
 
 
 def open_torchscript(path: str, device: str, method: str) -> Opened:
@@ -105,18 +108,21 @@ def open_torchscript(path: str, device: str, method: str) -> Opened:
     facts = {"saved_in_training_mode": not frozen and bool(module.training), "wants": wanted_by(module)}
     if not frozen:
         module.eval()
-    called = getattr(module, method) if hasattr(module, method) else module
+    runs = getattr(module, method) if hasattr(module, method) else module
+    if (schema := getattr(runs, "schema", None) or getattr(getattr(module, "forward", None), "schema", None)) is not None:
+        facts["arguments"] = _of_schema(schema).facts()
     kind, facts["kind_note"] = working_type(module)
     if not frozen:
         module.to(kind)
     kinds = [kind, torch.float16, torch.bfloat16, torch.float64] if frozen else [kind]
 
-    def run(x: torch.Tensor) -> Any:
+    def run(x: Batch) -> Any:
         while True:
             try:
-                return called(in_type(x, kinds[0]).to(device))
+                return called(runs, each(x, lambda t: in_type(t, kinds[0]).to(device)))
             except RuntimeError as error:  # the weights of a frozen network are constants, whose type nothing says
-                if len(kinds) == 1 or not x.is_floating_point() or ("dtype" not in str(error) and "type" not in str(error)):
+                fixed = not any(t.is_floating_point() for t in (x.values() if isinstance(x, dict) else [x]))
+                if len(kinds) == 1 or fixed or ("dtype" not in str(error) and "type" not in str(error)):
                     raise
                 kinds.pop(0)
 
@@ -134,20 +140,19 @@ def open_exported(path: str) -> Opened:
     except Exception as error:  # torch raises many kinds of errors
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{name} cannot be read by this torch ({said[:200]}): export it again.") from error
-    inputs = set(program.graph_signature.user_inputs)
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
-    shapes = [[size if isinstance(size, int) else "any" for size in node.meta["val"].shape] for node in nodes]
-    if len(shapes) != 1:
-        raise InputError(f"{name} takes {len(shapes)} inputs, but an encoder takes the data points alone: export it so.")
-    batch, *point = shapes[0] or ["any"]
-    kind = nodes[0].meta["val"].dtype
+    nodes = [node for node in program.graph.nodes if node.name in set(program.graph_signature.user_inputs)]
+    values = {node.name: node.meta.get("val") for node in nodes if node.op == "placeholder"}
+    kinds = {argument: value.dtype for argument, value in values.items() if isinstance(value, torch.Tensor)}
+    if not kinds or len(kinds) != len(values):
+        raise InputError(f"{name} takes {len(values)} inputs that are not tensors alone: export it with tensors as inputs.")
+    shapes = {argument: [size if isinstance(size, int) else "any" for size in values[argument].shape] for argument in kinds}
+    named = list(program.call_spec.in_spec.child(1).context or ()) if program.call_spec.in_spec is not None else []
 
-    def run(x: torch.Tensor) -> Any:
-        return module(x.to(kind) if kind.is_floating_point or not x.is_floating_point() else x)
+    def run(x: Batch) -> Any:
+        ready = of_types(x if isinstance(x, dict) else {next(iter(kinds)): x}, kinds)
+        return module(*(ready[argument] for argument in kinds if argument not in named), **{key: ready[key] for key in named})
 
-    return Opened(
-        {"wants": f"points of shape {tuple(point)}", "batch_size": batch if isinstance(batch, int) else None}, run=run
-    )
+    return Opened(_told(shapes), run=run)
 
 
 def open_onnx(path: str) -> Opened:
@@ -172,26 +177,40 @@ def open_onnx(path: str) -> Opened:
             f"{name} is damaged, or is not an ONNX model that onnxruntime reads ({said[:200]}): export it again."
         ) from error
     entries, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
-    if len(entries) != 1:
-        names = ", ".join(node.name for node in entries) or "nothing"
-        raise InputError(f"{name} takes as inputs {names}, but an encoder takes the data points alone: export it so.")
-    batch, *point = entries[0].shape or [None]
-    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in point)
-    kinds = {"double": torch.float64, "float16": torch.float16, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
-    dtype = kinds.get(entries[0].type.removeprefix("tensor(").removesuffix(")"), torch.float32)
+    if not entries:
+        raise InputError(f"{name} takes no input: export it with the data as input.")
+    known = {"double": torch.float64, "float16": torch.float16, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+    kinds = {entry.name: known.get(entry.type.removeprefix("tensor(").removesuffix(")"), torch.float32) for entry in entries}
+    shapes = {entry.name: [size if isinstance(size, int) else "any" for size in entry.shape] for entry in entries}
 
-    def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if x.is_floating_point() and not dtype.is_floating_point:
-            raise ValueError(f"it takes {entries[0].type}, and the data are {x.dtype}".replace("torch.", ""))
-        values: list[Any] = session.run(None, {entries[0].name: x.to(dtype).numpy()})
+    def run(x: Batch) -> dict[str, torch.Tensor]:
+        ready = of_types(x if isinstance(x, dict) else {entries[0].name: x}, kinds)
+        values: list[Any] = session.run(None, {argument: tensor.numpy() for argument, tensor in ready.items()})
         return {output: torch.as_tensor(value) for output, value in zip(outputs, values, strict=True)}
 
-    facts = {
-        "onnxruntime": onnxruntime.__version__,
-        "wants": f"points of shape ({sizes})",
-        "batch_size": batch if isinstance(batch, int) else None,
+    return Opened({"onnxruntime": onnxruntime.__version__, **_told(shapes)}, run=run)
+
+
+def _told(shapes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """What a graph says of its inputs, by the shape of each: what it wants, how many at a time, and their names."""
+    sizes = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
+    points = [
+        f"{argument if len(shapes) > 1 else 'points'} of shape ({', '.join(map(str, shape[1:]))})"
+        for argument, shape in shapes.items()
+    ]
+    return {
+        "wants": ", ".join(points),
+        "batch_size": sizes[0] if sizes else None,
+        "arguments": Arguments(tuple(shapes)).facts(),
     }
-    return Opened(facts, run=run)
+
+
+def _of_schema(schema: Any) -> Arguments:
+    """The arguments of a method of TorchScript, without its network."""
+    taken = schema.arguments[1:]
+    needed, optional = (tuple(a.name for a in taken if a.has_default_value() is which) for which in (False, True))
+    unset = tuple(a.name for a in taken if a.has_default_value() and a.default_value is None)
+    return Arguments(needed, optional, unset=unset)
 
 
 def working_type(module: nn.Module) -> tuple[torch.dtype, str]:

@@ -42,6 +42,7 @@ class Request:
         encoder: `package.module:factory` of the network that a state dict belongs to; that code is imported and run.
         outputs: What the encoder returns, as `mean,logvar`, with `_` for each output to ignore; None means that klprobe finds
             out.
+        inputs: Which array of the data each argument of the encoder gets, as `x=images,y=labels`; None gives it the data alone.
         resize: Height and width to which images are resized, bilinearly.
         value_range: Range to which bytes, or numbers in [0, 1], are mapped.
         scale: Number that becomes 1; None means 255 for bytes, 65535 for images of 16 bits, and 1 for all others.
@@ -69,9 +70,10 @@ class Request:
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
     of_rows: bool = True
+    inputs: str | None = None
 
 
-FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "resize": "--resize", "value_range": "--range"}
+FLAGS = {"encoder": "--encoder", "outputs": "--outputs", "inputs": "--inputs", "resize": "--resize", "value_range": "--range"}
 FLAGS |= {"scale": "--scale", "gray": "--gray", "rgb": "--rgb", "flatten": "--flatten"}
 
 

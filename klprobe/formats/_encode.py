@@ -8,18 +8,20 @@ beside mean and spread, their scatter around the mean has to be the spread that 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.distributions import Distribution
 
+from klprobe.files.arguments import Arguments, Batch, each, first_of, rows_of, shapes_of
 from klprobe.files.child import GB
 from klprobe.formats import Encoded, Request
 from klprobe.formats._by_name import same
-from klprobe.formats._inputs import open_inputs
 from klprobe.formats._latents import Latents, Part, latents_of, with_classes
 from klprobe.formats._laws import flat, joined, kind_of
 from klprobe.formats._names import MATRICES, SPREAD_ROLES
@@ -27,6 +29,7 @@ from klprobe.formats._outputs import read
 from klprobe.formats._priors import prior_of, why_moved
 from klprobe.formats._reading import Reading, plain, plain_role
 from klprobe.formats._returned import Returned, Tensors, taken_apart
+from klprobe.formats._several import open_points
 from klprobe.formats._tensors import check_scatter
 from klprobe.types import InputError
 
@@ -45,18 +48,21 @@ class Encoder:
     """An encoder ready to run.
 
     Attributes:
-        run: Function that takes float32 points (m, ...) on the CPU, and returns what the encoder returns.
+        run: Function that takes float32 points (m, ...) on the CPU, or several inputs by argument, and returns what the encoder
+            returns.
         label: Name of the file, for messages.
         wants: Sentence that says which input it needs; empty when that is not known.
         batch_size: The only number of points that it takes at a time; None when it takes any number.
         most_bytes: Largest number of bytes of all its answers, where it runs in a confined process; None for no limit.
+        arguments: What it takes; none are known of one that takes the points alone.
     """
 
-    run: Callable[[torch.Tensor], Any]
+    run: Callable[[Batch], Any]
     label: str
     wants: str = ""
     batch_size: int | None = None
     most_bytes: float | None = None
+    arguments: Arguments = field(default_factory=Arguments)
 
 
 class Points(Protocol):
@@ -64,8 +70,8 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, start: int, stop: int) -> torch.Tensor:
-        """The points from `start` up to `stop`, shape (m, ...)."""
+    def batch(self, start: int, stop: int) -> Batch:
+        """The points from `start` up to `stop`, shape (m, ...), or several inputs by argument."""
 
 
 def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], notes: tuple[str, ...] = ()) -> Encoded:
@@ -74,9 +80,9 @@ def encode_data(encoder: Encoder, request: Request, provenance: dict[str, Any], 
     Raises:
         InputError: the data are missing or do not fit, the outputs cannot be read, or the encoder is in training mode.
     """
-    inputs = open_inputs(request, encoder.label)
-    facts = inputs.facts()
-    found = encode_points(encoder, inputs, request)
+    inputs, points = open_points(request, encoder.label, encoder.arguments)
+    facts = inputs.facts() if request.inputs is None else {**inputs.facts(), "inputs": request.inputs}
+    found = encode_points(encoder, points, request)
     shape = tuple(facts["input_shape"])
     data_note = f"{len(inputs):,} points of {inputs.name} as {shape}: {', '.join(facts['preprocessing'])}; {inputs.range_note}"
     said = (*notes, *inputs.notes, data_note, found.reading.note, found.note, *found.latents.notes)
@@ -133,21 +139,44 @@ def encode_points(encoder: Encoder, points: Points, request: Request) -> Found:
 def _taking(encoder: Encoder, points: Points) -> tuple[Encoder, str]:
     """The encoder for whole numbers as they are, which tokens need, or as float32, where its network takes nothing else."""
     x = points.batch(0, min(2, len(points), encoder.batch_size or 2))
-    if x.is_floating_point():
+    whole = [name for name, t in _by_name(x).items() if not t.is_floating_point()]
+    if not whole:
         return encoder, ""
-    try:
-        _call(encoder, x)
-        return encoder, "whole numbers are given to the encoder as whole numbers"
-    except InputError:
-        as_floats = dataclasses.replace(encoder, run=lambda x: encoder.run(x.float()))
-        _call(as_floats, x.float())
-        return as_floats, "whole numbers are given to the encoder as float32"
+    first_error: InputError | None = None
+    for changed in itertools.chain.from_iterable(itertools.combinations(whole, n) for n in range(len(whole) + 1)):
+        run = encoder.run if not changed else functools.partial(_as_floats, encoder.run, changed)
+        try:
+            _call(dataclasses.replace(encoder, run=run), x)
+        except InputError as error:
+            first_error = first_error or error
+            continue
+        notes = [(_of(name), "float32" if name in changed else "whole numbers") for name in whole]
+        note = "; ".join(f"whole numbers{of} are given to the encoder as {kind}" for of, kind in notes)
+        return dataclasses.replace(encoder, run=run), note
+    if isinstance(x, torch.Tensor) or first_error is None:
+        _call(encoder, each(x, lambda t: t.float()))
+    raise first_error or InputError(f"{encoder.label} cannot encode these data.")
 
 
-def _call(encoder: Encoder, x: torch.Tensor) -> Returned:
+def _as_floats(run: Callable[[Batch], Any], changed: Sequence[str], x: Batch) -> Any:
+    """What the encoder returns for whole numbers that are made float32."""
+    if isinstance(x, torch.Tensor):
+        return run(x.float())
+    return run({name: t.float() if name in changed else t for name, t in x.items()})
+
+
+def _by_name(x: Batch) -> dict[str, torch.Tensor]:
+    return {"": x} if isinstance(x, torch.Tensor) else x
+
+
+def _of(name: str) -> str:
+    return f" of {name}" if name else ""
+
+
+def _call(encoder: Encoder, x: Batch) -> Returned:
     """What the encoder returns for the points x, padded where it takes one batch size only."""
-    m, size = len(x), encoder.batch_size
-    padded = x if size is None or m == size else torch.cat([x, x[-1:].expand(size - m, *x.shape[1:])])
+    m, size = rows_of(x), encoder.batch_size
+    padded = x if size is None or m == size else each(x, lambda t: torch.cat([t, t[-1:].expand(size - m, *t.shape[1:])]))
     try:
         returned = encoder.run(padded)
     except InputError:
@@ -156,10 +185,10 @@ def _call(encoder: Encoder, x: torch.Tensor) -> Returned:
         wants = f" It needs {encoder.wants}." if encoder.wants else ""
         said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
         raise InputError(
-            f"{encoder.label} cannot encode points of shape {tuple(x.shape[1:])}, which is what the data give ({said}).{wants} "
+            f"{encoder.label} cannot encode points of shape {shapes_of(x)}, which is what the data give ({said}).{wants} "
             "Change the data, or --resize, --gray, --flatten."
         ) from error
-    found = taken_apart(returned, len(padded))
+    found = taken_apart(returned, rows_of(padded))
     tensors = {name: (tensor[:m] if found.has_rows(name) else tensor).cpu() for name, tensor in found.tensors.items()}
     return dataclasses.replace(found, rows=m, tensors=tensors)
 
@@ -171,14 +200,14 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned
     first = _call(encoder, x)
     if size > 2 and encoder.batch_size is None and _may_be_confused(first):
         size -= 1  # so that as many values as points are as many latents, and not one for each point
-        x = x[:size]
+        x = each(x, lambda t: t[:size])
         first = _call(encoder, x)
     second = _call(encoder, x)
     random = {name for name in first.tensors if not _close(first, second, name)}
     random |= {name for name in first.laws if not _close(first, second, name)}
-    reading = read(first, random, request.outputs, encoder.label, x)
+    reading = read(first, random, request.outputs, encoder.label, first_of(x))
     half = max(1, size // 2)
-    alone = _call(encoder, torch.cat([x[:half], x[:1].expand(size - half, *x.shape[1:])]))
+    alone = _call(encoder, each(x, lambda t: torch.cat([t[:half], t[:1].expand(size - half, *t.shape[1:])])))
     used = [(role, name) for role, (name, _) in reading.roles.items()] + [("density", name) for name in _law_of(reading)]
     for role, name in used:
         if role == "samples":

@@ -17,6 +17,7 @@ from klprobe.files.remembered import MODULE
 from klprobe.files.rows_on_disk import rows_of
 from klprobe.formats import Request
 from klprobe.printable import short
+from klprobe.runtime.named_rows import in_npz
 from klprobe.runtime.user_arrays import check_finite
 from klprobe.runtime.user_data import named_points
 from klprobe.training.levels import Levels, in_words, levels_of, range_check
@@ -65,7 +66,11 @@ class Inputs:
 
     def batch(self, start: int, stop: int) -> torch.Tensor:
         """Points `start` to `stop`, preprocessed for the encoder: float32, shape (m, ...)."""
-        x = check_finite(self.fetch(start, min(stop, self.length)), start, self.name)
+        return self.ready(self.fetch(start, min(stop, self.length)), start)
+
+    def ready(self, x: torch.Tensor, start: int) -> torch.Tensor:
+        """Points as they are stored, of which the first is point `start`, preprocessed for the encoder."""
+        x = check_finite(x, start, self.name)
         white = self._white(x)
         if found := levels_of(x, white):
             self.seen["all"] = found.joined(self.seen.get("all"))
@@ -225,11 +230,21 @@ def _array_file(path: Path) -> tuple[torch.Tensor, tuple[str, ...]]:
         raise InputError(f"--data {path} is neither an array (.npy, .npz), a table (.csv, .parquet) nor a folder of images.")
     if kind == ".npy" and (rows := rows_of(path, path.name)) is not None:
         return rows, ()
-    array = npy.read_file(path, path.name) if kind == ".npy" else npy.read_sole(path)
+    array, said = (npy.read_file(path, path.name), ()) if kind == ".npy" else (npy.read_sole(path), _left_aside(path))
     x = torch.from_numpy(npy.as_data(array, path.name))
     if not x.numel():
         raise InputError(f"--data {path} holds nothing: its shape is {tuple(x.shape)}.")
-    return x, ()
+    return x, said
+
+
+def _left_aside(path: Path) -> tuple[str, ...]:
+    """What is to be said of the arrays of an .npz beside the data."""
+    names = in_npz(path).names
+    if len(names) < 2:
+        return ()
+    read = next(name for name in npy.DATA_NAMES if name in names)
+    others = ", ".join(f"{name!r:.80}" for name in names if name != read)
+    return (f"{path.name}: {read!r} is the data, and {others} left aside; --inputs gives an encoder several",)
 
 
 def _from_tensor(name: str, x: torch.Tensor, request: Request, said: tuple[str, ...]) -> Inputs:

@@ -32,6 +32,5 @@ class ExportedProgram:
         facts = {"format": "exported-program", "file": path.name, "sha256": {path.name: sha256(path)}}
         size = program.batch_size
         notes = () if size is None else (f"exported for {size} points at a time",)
-        return encode_data(
-            Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes), request, facts, notes
-        )
+        encoder = Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes, program.arguments)
+        return encode_data(encoder, request, facts, notes)

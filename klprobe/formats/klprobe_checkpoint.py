@@ -44,7 +44,7 @@ class KlprobeCheckpoint:
                 f"{path.name} is a {system.name}, which has no encoder, so there is no q(z|x) to estimate: "
                 f"load a system with one, such as vae. To see its data: klprobe sample --checkpoint {path}"
             )
-        refuse_flags(request, ("encoder", "outputs"), f"{path.name} says itself what its encoder is and returns")
+        refuse_flags(request, ("encoder", "outputs", "inputs"), f"{path.name} says itself what its encoder is and returns")
         data, notes = _inputs(settings, path.name, request)
         if data.shape != system.shape:
             raise InputError(

@@ -28,7 +28,7 @@ class Onnx:
 
         Raises:
             CapabilityError: onnxruntime is not installed.
-            InputError: the file is damaged, has weights outside its folder or several inputs, goes beyond the limits, or does
+            InputError: the file is damaged, has weights outside its folder, goes beyond the limits, or does
                 not fit the data.
         """
         program = start("onnx", path, request.limits, seed=SEED)
@@ -36,6 +36,5 @@ class Onnx:
         facts["onnxruntime"] = str(program.facts.get("onnxruntime"))[:40]
         size = program.batch_size
         notes = () if size is None else (f"exported for {size} points at a time",)
-        return encode_data(
-            Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes), request, facts, notes
-        )
+        encoder = Encoder(program.run, path.name, program.wants, size, request.limits.num_bytes, program.arguments)
+        return encode_data(encoder, request, facts, notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from klprobe.files.arguments import arguments_of, called, each
 from klprobe.files.programs import in_type, wanted_by, working_type
 from klprobe.files.weights import load_trusted
 from klprobe.formats import Encoded, Request, sha256
@@ -54,7 +55,12 @@ class PickledModule:
             "saved_in_training_mode": was_training,
         }
         notes = (kind_note, "saved in training mode, run in eval mode" if was_training else "")
-        encoder = Encoder(lambda x: encode(in_type(x, kind).to(request.device)), path.name, wanted_by(module))
+        encoder = Encoder(
+            lambda x: called(encode, each(x, lambda t: in_type(t, kind).to(request.device))),
+            path.name,
+            wanted_by(module),
+            arguments=arguments_of(encode),
+        )
         return encode_data(encoder, request, facts, notes)
 
 

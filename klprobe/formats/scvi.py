@@ -82,7 +82,9 @@ class Scvi:
             InputError: the pickle asks for more than arrays, or the cells are missing or do not fit.
         """
         refuse_flags(
-            request, ("encoder", "outputs", "resize", "value_range", "gray", "flatten"), f"{path.name} says how it encodes"
+            request,
+            ("encoder", "outputs", "inputs", "resize", "value_range", "gray", "flatten"),
+            f"{path.name} says how it encodes",
         )
         if request.split != "all":
             raise InputError(

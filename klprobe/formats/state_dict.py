@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from klprobe.files.arguments import arguments_of, called, each
 from klprobe.files.programs import in_type, wanted_by, working_type
 from klprobe.files.weights import copies_of, fit, read_weights, some_of
 from klprobe.formats import Encoded, Request, sha256
@@ -70,7 +71,12 @@ class StateDict:
             "prefix": prefix,
             "unused": leftover,
         }
-        encoder = Encoder(lambda x: encode(in_type(x, kind).to(request.device)), path.name, wanted_by(module))
+        encoder = Encoder(
+            lambda x: called(encode, each(x, lambda t: in_type(t, kind).to(request.device))),
+            path.name,
+            wanted_by(module),
+            arguments=arguments_of(encode),
+        )
         return encode_data(encoder, request, provenance, tuple(notes))
 
 

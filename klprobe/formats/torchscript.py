@@ -37,5 +37,5 @@ class TorchScript:
             "sha256": {path.name: sha256(path)},
             "saved_in_training_mode": bool(program.facts.get("saved_in_training_mode")),
         }
-        encoder = Encoder(program.run, path.name, program.wants, most_bytes=request.limits.num_bytes)
+        encoder = Encoder(program.run, path.name, program.wants, None, request.limits.num_bytes, program.arguments)
         return encode_data(encoder, request, facts, notes)
