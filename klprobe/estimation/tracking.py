@@ -7,8 +7,8 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from klprobe.estimation.run import capabilities, choose_methods, estimate
 from klprobe.estimators.closed_form import ClosedForm
 from klprobe.estimators.gmm import Gmm
 from klprobe.estimators.monte_carlo import MonteCarlo
+from klprobe.files.arguments import Arguments, Batch, arguments_of, called, check_alone, each, matched
 from klprobe.formats import Request
 from klprobe.formats._encode import Encoder, Found, encode_points
+from klprobe.runtime.named_rows import in_object
 from klprobe.types import Estimator, InputError, Quantity, Side
 
 QUICK: tuple[Estimator, ...] = (
@@ -40,6 +42,7 @@ def track(
     *,
     prior: Distribution | None = None,
     outputs: str | None = None,
+    inputs: str | None = None,
     num_points: int = 10_000,
     batch_size: int = 500,
     device: torch.device | str | None = None,
@@ -55,12 +58,15 @@ def track(
         encoder: A network, one of its methods, or a function, from a batch of data to a Distribution, to (mean, logvar), or
             to named outputs; or the posterior itself, a Distribution of batch shape (N,), and then no data. If a function
             does not name its networks, for instance when they are in a list, put them into eval mode yourself.
-        data: A tensor or array of N points, a Dataset, or a DataLoader, whose Dataset is used; where items are tuples, their
-            first entry. Population bounds need data that the encoder was not trained on.
+        data: A tensor or array of N points, a dictionary of arrays, a Dataset, or a DataLoader, whose Dataset is used; where
+            items are tuples, their first entry, unless `inputs` says more. Population bounds need data that the encoder was
+            not trained on.
         prior: Distribution with event shape (D,), on the CPU; None means the prior that the encoder returns
             beside the posterior, else N(0, I).
         outputs: What the encoder returns, as `mean,logvar`, `mean,std` or `_,mean,logvar` (`_` is ignored). None means by
             their names, or else by their values, which may become unclear while an encoder changes; name them in a long run.
+        inputs: Which array, or part of the items, each argument of the encoder gets, as `x=images,y=labels`; parts of tuples
+            are called 0, 1, ...: `x=0,y=1`. None gives it the data alone.
         num_points: Largest number of points, chosen by `seed` and N alone. They bound mutual information by log N.
         batch_size: Number of points encoded at a time.
         device: Device that points are moved to for encoding; None means that of the networks.
@@ -83,7 +89,7 @@ def track(
     if isinstance(encoder, Distribution):
         posterior = _some_points(encoder, num_points, seed)
     else:
-        found = _encode(encoder, data, outputs, num_points, batch_size, device, seed)
+        found = _encode(encoder, data, Request(outputs=outputs, inputs=inputs), num_points, batch_size, device, seed)
         posterior = found.posterior
         if prior is None and found.no_prior:
             raise InputError(
@@ -136,7 +142,7 @@ def _some_points(posterior: Distribution, num_points: int, seed: int) -> Distrib
 def _encode(
     encoder: Callable[[torch.Tensor], Any],
     data: Any,
-    outputs: str | None,
+    request: Request,
     num_points: int,
     batch_size: int,
     device: torch.device | str | None,
@@ -150,13 +156,16 @@ def _encode(
     to = torch.device(device or (weight.device if weight is not None else "cpu"))
     kind = weight.dtype if weight is not None else torch.get_default_dtype()
 
-    def run(x: torch.Tensor) -> Any:
-        return encoder(x.to(to, kind) if x.is_floating_point() else x.to(to))
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        return x.to(to, kind) if x.is_floating_point() else x.to(to)
+
+    def run(x: Batch) -> Any:
+        return called(encoder, each(x, moved))
 
     label = getattr(encoder, "__qualname__", type(encoder).__name__)
     with _eval_mode(networks), _random_state_kept(to, seed):
-        points = _Points(data, num_points, seed)
-        return encode_points(Encoder(run, label, batch_size=batch_size), points, Request(outputs=outputs))
+        points = _Points(data, num_points, seed, _Taking(label, arguments_of(encoder), request.inputs))
+        return encode_points(Encoder(run, label, batch_size=batch_size), points, request)
 
 
 def _networks_of(encoder: Callable[[torch.Tensor], Any]) -> list[nn.Module]:
@@ -197,15 +206,48 @@ def _random_state_kept(device: torch.device, seed: int) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
+def _whole(x: torch.Tensor) -> torch.Tensor:
+    """Labels and lengths in whole numbers of one type, as embeddings take them; others as they are."""
+    return x if x.is_floating_point() or x.dtype == torch.bool else x.long()
+
+
+class _Taking(NamedTuple):
+    """What an encoder takes, and what the user says of it."""
+
+    label: str
+    arguments: Arguments
+    inputs: str | None
+
+    def arrays(self, held: Sequence[str]) -> dict[str, str]:
+        """The array that each argument gets, of those that there are; none where the data alone are meant."""
+        if self.inputs:
+            return matched(self.inputs, self.arguments, held, self.label, "the data")
+        if len(self.arguments.needed) > 1:
+            check_alone(self.arguments, held, self.label, "data")
+        return {}
+
+
 class _Points:
     """The fixed points of the data, fetched when the encoder needs them."""
 
-    def __init__(self, data: Any, num_points: int, seed: int) -> None:
+    def __init__(self, data: Any, num_points: int, seed: int, taking: _Taking) -> None:
         self.collate: Callable[[list[Any]], Any] = torch.utils.data.default_collate
         if isinstance(data, torch.utils.data.DataLoader):
             self.collate, data = data.collate_fn or self.collate, data.dataset
         if isinstance(data, np.ndarray):
             data = torch.from_numpy(data)
+        several = taking.inputs is not None or len(taking.arguments.needed) > 1
+        offer = in_object(data, "the data") if several else None
+        arrays = taking.arrays(offer.names if offer else ())
+        self.arrays, self.rows = arrays, offer.rows(tuple(dict.fromkeys(arrays.values()))) if offer and arrays else None
+        if self.rows is not None:
+            self.chosen = _fixed(self.rows.length, num_points, seed)
+            return
+        if isinstance(data, Mapping):
+            held = ", ".join(map(str, data))
+            raise InputError(
+                f"The data are a dictionary of {held}: say which the encoder gets, as inputs='x={next(iter(data), 0)}'."
+            )
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise InputError(
                 "An encoder needs data: a tensor or array with one point a row, a Dataset with a length, or a DataLoader of "
@@ -216,9 +258,14 @@ class _Points:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def batch(self, start: int, stop: int) -> torch.Tensor:
-        """The points from `start` up to `stop`, shape (m, ...)."""
+    def batch(self, start: int, stop: int) -> Batch:
+        """The points from `start` up to `stop`, shape (m, ...), or several inputs by argument."""
         rows = self.chosen[start:stop]
+        if self.rows is not None:
+            found = self.rows.some(rows)
+            several = {argument: found[array] for argument, array in self.arrays.items()}
+            first = next(iter(several))
+            return {name: x if name == first else _whole(x) for name, x in several.items()}
         batch = self.data[rows] if isinstance(self.data, torch.Tensor) else self.collate([self.data[int(i)] for i in rows])
         x = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(x, torch.Tensor):

@@ -7,7 +7,7 @@ called 0, 1, ... by their place. Whole numbers stay whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,19 @@ class NamedRows:
     Attributes:
         length: N.
         fetch: (start, stop) to the rows between, of each array by name.
+        arrays: The arrays themselves, where they are in memory; else empty.
     """
 
     length: int
     fetch: Rows
+    arrays: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def some(self, which: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The rows of these numbers, shape (m,), of each array."""
+        if self.arrays:
+            return {name: checked(x[which], 0, name) for name, x in self.arrays.items()}
+        found = [self.fetch(int(i), int(i) + 1) for i in which]
+        return {name: torch.cat([row[name] for row in found]) for name in found[0]}
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def of_arrays(arrays: Mapping[str, torch.Tensor], name: str) -> NamedRows:
     def fetch(start: int, stop: int) -> dict[str, torch.Tensor]:
         return {key: checked(x[start:stop], start, f"{name}: {key!r:.80}") for key, x in arrays.items()}
 
-    return NamedRows(next(iter(lengths.values())), fetch)
+    return NamedRows(next(iter(lengths.values())), fetch, arrays)
 
 
 def checked(x: torch.Tensor, start: int, name: str) -> torch.Tensor:

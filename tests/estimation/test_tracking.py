@@ -165,3 +165,39 @@ def test_what_cannot_be_tracked_is_refused_with_the_remedy(network, x, arguments
 def test_wrong_types_are_refused(x):
     with pytest.raises(TypeError, match="called"):
         track(x)
+
+
+class Conditional(nn.Module):
+    """N(x + shift[y], 1): the mean of its KL is half the mean of the squared norm of x + shift[y]."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Embedding.from_pretrained(torch.tensor([[0.0] * 6, [1.0] * 6, [-2.0] * 6]))
+
+    def encode(self, x, y):
+        mean = x + self.shift(y)
+        return mean, torch.zeros_like(mean)
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "items", "pairs", "loader"])
+def test_a_second_input_goes_to_its_argument(x, generator, kind):
+    y = torch.randint(0, 3, (len(x),), generator=generator)
+    network = Conditional()
+    exact = float(0.5 * (x + network.shift(y)).double().square().sum(1).mean())
+    data = {
+        "dictionary": {"images": x.numpy(), "labels": y.to(torch.uint8), "names": ["a"] * len(x)},
+        "items": [{"images": x[i], "labels": int(y[i]), "caption": "of a cat"} for i in range(len(x))],
+        "pairs": TensorDataset(x, y),
+        "loader": DataLoader(TensorDataset(x, y), batch_size=7),
+    }[kind]
+    inputs = "x=images,y=labels" if kind in ("dictionary", "items") else "x=0,y=1"
+    found = track(network.encode, data, outputs="mean,logvar", inputs=inputs, methods=EXACT)
+    assert found["average_kl"] == pytest.approx(exact, rel=1e-5)
+    form = "x=images,y=labels" if kind in ("dictionary", "items") else "x=0,y=1"
+    with pytest.raises(InputError, match=f"takes x, y, .*--inputs {form}"):
+        track(network.encode, data, outputs="mean,logvar", methods=EXACT)
+
+
+def test_a_dictionary_without_a_word_is_refused_with_what_to_type(network, x):
+    with pytest.raises(InputError, match="inputs='x=images'"):
+        track(network.encode, {"images": x}, outputs="mean,logvar", methods=EXACT)
