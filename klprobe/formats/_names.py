@@ -56,7 +56,7 @@ OTHER = _set(
 )
 """Words of what is no latent's distribution: such an output is left alone, and is never asked about."""
 GENERATED = _set(
-    "output outputs linear gemm matmul addmm add mul sub div getitem split chunk view reshape flatten node val tensor slice "
+    "out outs output outputs result results linear gemm matmul addmm add mul sub div getitem split chunk view reshape flatten node val tensor slice "
     "cat concat conv exp clip clamp squeeze unsqueeze transpose permute with sizes onnx"
 )
 """Words of names that an exporter makes up: such an output is known by its place alone."""
