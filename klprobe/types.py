@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Bound = Literal["exact", "lower", "upper", "none"]
 Target = Literal["empirical", "population"]
 Severity = Literal["error", "warning", "unknown"]
-"""Of a check that did not pass; unknown: what it asks is not known, so that it neither passed nor failed."""
+"""How grave a check that did not pass is; unknown: what it asks is not known, so that it neither passed nor failed."""
 Verdict = Literal["resolved", "floor-limited", "methods-disagree", "impossible"]
 
 
@@ -175,7 +175,7 @@ class Estimator(Protocol):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex): what the method needs."""
+    """Those of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex): what the method needs."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Those of `weights` and `groups` of points that the numbers and errors of the method take into account."""
     in_parallel: ClassVar[bool] = False
@@ -239,7 +239,7 @@ class Tail(NamedTuple):
     Attributes:
         k: The tail's index, about 0 for tails that fall off exponentially, below it for bounded ones; from 0.5 on there is no
             variance.
-        share: Of the draws' sum of squares about their mean, the part that the largest has alone.
+        share: Part of the draws' sum of squares about their mean that the largest has alone.
     """
 
     k: float

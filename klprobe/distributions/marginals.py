@@ -180,7 +180,7 @@ class _Group:
         return np.where((kl < 0) & (kl > -errors), 0.0, kl), errors
 
     def _by_bins(self, grids: dict[int, _Grid]) -> dict[int, Integral]:
-        """Of the latents whose bins are few beside the points, as many at once as memory allows."""
+        """Integrals of the latents whose bins are few beside the points, as many at once as memory allows."""
         found: dict[int, Integral] = {}
         left = [d for d, grid in grids.items() if grid.panels <= MOST_PANELS]
         while left:
@@ -198,7 +198,7 @@ class _Group:
         return found
 
     def _by_components(self, d: int) -> Integral:
-        """Of one latent, whose components have few neighbours, or stand in clusters far apart."""
+        """Integral of one latent, whose components have few neighbours, or stand in clusters far apart."""
         columns = [(mean[d], std[d], np.broadcast_to(self.mass(rows), mean[d].shape)) for rows, mean, std in self.blocks()]
         mean, std, weight = (np.concatenate(parts) for parts in zip(*columns, strict=True))
         mean, std, weight = (part[weight > 0] for part in (mean, std, weight))

@@ -154,7 +154,7 @@ def cluster_losses(
     but the draw's own. The shares are evaluated in blocks of whole clusters, all terms of them.
 
     Args:
-        aggregate: Of a posterior with a density.
+        aggregate: The aggregate of a posterior with a density.
         z: Codes, shape (m, D); `own` the rows that they were drawn at, shape (m,), on the CPU.
         log_sums: What `log_sum_outside` gave for the draws' own clusters, shape (m,).
     Returns:

@@ -288,8 +288,8 @@ class _Scores:
     Attributes:
         sums: log sum_n w_n q(z|x_n) over each group but the draw's own point, shape (GROUPS, 2 m).
         own: log w_n q(z|x_n) of the point that a code was drawn at, shape (m,).
-        log_p: Of both, shape (2 m,).
-        group: Of each data point, shape (N,).
+        log_p: Log-density of the prior at both, shape (2 m,).
+        group: Group of each data point, shape (N,).
         points: Data point of each code, shape (m,).
         weight: Weight w_n of each data point, shape (N,).
     """

@@ -26,7 +26,7 @@ def check_identities(
     """One check of severity error for each identity, with 4 standard errors of slack; the message of one that breaks says how.
 
     Args:
-        facts, estimates: Of all latents.
+        facts, estimates: What is known of all latents together.
         dimensions: Each latent's KL, NaN where it is not known; None where there is none.
         parts: Some of the latents by themselves, of which the same holds.
     """

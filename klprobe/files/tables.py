@@ -36,7 +36,7 @@ class Table:
     """A table of numbers.
 
     Attributes:
-        names: Of the columns, empty where the file has none.
+        names: Names of the columns, empty where the file has none.
         values: float64, shape (N, D).
         labels: int64, shape (N,), of a column of labels; None where there is none, or its labels are no whole numbers.
         notes: What was left aside, in sentences.

@@ -28,7 +28,7 @@ def by_name(
     """Role to output, by the names alone; None when no name says a role of the posterior.
 
     Args:
-        shapes: Of every tensor, by name.
+        shapes: Shape of every tensor, by name.
         value: From a name to the tensor; called for those only whose role two names say.
         random: Names of those that differ between two passes.
         label: The file's name, for error messages.

@@ -103,7 +103,7 @@ class Found(NamedTuple):
     """What an encoder said of all points.
 
     Attributes:
-        posterior: Of batch shape (N,) and event shape (D,).
+        posterior: Distribution of batch shape (N,) and event shape (D,).
         reading: Which of the outputs it is made of.
         latents: The posterior again, with its parts and what is to be said of them.
         prior: The model's own, event shape (D,), where it returned one.

@@ -56,8 +56,8 @@ OTHER = _set(
 )
 """Words of what is no latent's distribution: such an output is left alone, and is never asked about."""
 GENERATED = _set(
-    "output outputs linear gemm matmul addmm add mul sub div getitem split chunk view reshape flatten node val tensor slice "
-    "cat concat conv exp clip clamp squeeze unsqueeze transpose permute with sizes onnx"
+    "out outs output outputs result results linear gemm matmul addmm add mul sub div getitem split chunk view reshape flatten "
+    "node val tensor slice cat concat conv exp clip clamp squeeze unsqueeze transpose permute with sizes onnx"
 )
 """Words of names that an exporter makes up: such an output is known by its place alone."""
 WEAK = _set("embedding embeddings average expectation location locations")
@@ -74,7 +74,7 @@ class Meaning:
     """What a name says.
 
     Attributes:
-        owner: Of which distribution it speaks: `posterior`, `prior`, `other` (the data, a loss), or empty when it does not say.
+        owner: The distribution that it speaks of: `posterior`, `prior`, `other` (the data, a loss), or empty when it does not say.
         role: One of `ROLES`; two, joined by `+`, for a tensor that holds both side by side; None when the name has no role.
         positional: Whether it is known by its place alone, in a list or in a graph.
     """

@@ -26,7 +26,7 @@ def find_prior(shapes: Mapping[str, Shape], value: Callable[[str], torch.Tensor]
     """Role to name of the prior's mean and spread; and why what is there of a prior cannot be used, empty where it can.
 
     Args:
-        shapes: Of every tensor, by name.
+        shapes: Shape of every tensor, by name.
         value: From a name to the tensor.
         rows: N, the number of points.
     """

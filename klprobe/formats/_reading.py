@@ -29,7 +29,7 @@ class Reading:
     """Which output plays which role.
 
     Attributes:
-        roles: Of the posterior.
+        roles: Roles of the posterior's tensors.
         note: A sentence about it.
         law: Name of the Distribution whose own density is the posterior's; None where mean and spread are.
         prior: Roles of the model's own prior, which is the same for all points: `mean` and a spread.
@@ -90,8 +90,8 @@ def as_asked(shapes: Mapping[str, Shape], wholes: Mapping[str, Sequence[str]], a
     """The reading that `--outputs` asks for, by place (`mean,_,logvar`) or by name (`mean=loc,logvar=spread`).
 
     Args:
-        shapes: Of every tensor, by name, in their order.
-        wholes: Of every Distribution, by name, the names of the tensors that say everything of it; none where nothing does.
+        shapes: Shape of every tensor, by name, in their order.
+        wholes: For every Distribution, by name, the names of the tensors that say everything of it; none where nothing does.
         asked: The words.
         label: The file's name, for error messages.
     Raises:

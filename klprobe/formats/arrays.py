@@ -154,7 +154,7 @@ class _File:
     """Arrays by name, none of them read before it is asked for.
 
     Attributes:
-        shapes: Of every array of numbers, by name.
+        shapes: Shape of every array of numbers, by name.
         read: From a name to the array.
         labels: Gives the texts beside them, `split` and `trained_on`.
         rows: Gives the arrays with one value for each row, `groups` and `weights`.

@@ -28,7 +28,7 @@ LABEL_KEYS = ("label", "labels", "y", "target", "targets", "fine_label", "class"
 """What the two are called in items that are dictionaries."""
 BLOCK = 1000
 SEED = 0
-"""Of torch's global generator while a DataLoader deals out its batches, which is restored afterwards."""
+"""State of torch's global generator while a DataLoader deals out its batches, which is restored afterwards."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ BLOCK = 1 << 24
 SLACK = 0.01
 """By which values may pass the ends of a range that they are said to be in."""
 DARK = 1 / 8
-"""Of white, what the brightest of all pixels at least reaches: 12 bits in a file of 16 reach a sixteenth."""
+"""Share of white that the brightest of all pixels at least reaches: 12 bits in a file of 16 reach a sixteenth."""
 SPREAD = 10.0
 """Standard deviations that standardised values hardly ever pass."""
 LEAST_SIDE, LEAST_LEVELS = 4, 16
@@ -76,8 +76,8 @@ def doubt(levels: Levels, shape: tuple[int, ...], remedy: str) -> str | None:
     [0, 1], [-1, 1] and standardised values are conventions of images; vectors may be anything, unless they look like levels.
 
     Args:
-        levels: Of the values as the encoder gets them, before `--range`.
-        shape: Of a data point.
+        levels: Levels of the values as the encoder gets them, before `--range`.
+        shape: Shape of a data point.
         remedy: How to divide by a number, such as `--scale {}`.
     """
     picture, white = len(shape) in (2, 3), white_of(levels)
@@ -108,7 +108,7 @@ def doubts(x: torch.Tensor, name: str, white: float, *, settings: bool = True) -
 
     Args:
         x: Points as they are stored, shape (N, ...).
-        name: Of the data set.
+        name: Name of the data set.
         white: The number that is made 1.
         settings: Whether its name takes settings, of which `scale` is one; else its maker has to divide.
     """

@@ -139,4 +139,8 @@ def test_a_parts_draws_never_touch_the_file_of_the_whole_runs(posterior, tmp_pat
     whole = MonteCarlo(num_samples=500, partial=tmp_path / "draws.npz", resume=True)
     found = klprobe.estimate(posterior, methods=[whole], parts={"level 0": slice(0, 2)})
     assert found.parts[0].reason is None
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["draws.npz"]
+    with np.load(tmp_path / "draws.npz") as kept:
+        assert len(kept["points"]) == 500
+    again = klprobe.estimate(posterior, methods=[whole])  # the file is of the whole posterior, and can be continued from
+    assert [e.value for e in again.estimates] == [e.value for e in found.estimates]

@@ -57,7 +57,8 @@ def test_fewer_components_where_points_are_few_and_the_report_says_so():
 def test_groups_that_lie_apart_are_found():
     """Two latents of -1 or +1 by the toss of a coin, plus noise of 0.1: KL in closed form."""
     sides = 2.0 * torch.randint(2, (3000, 2), generator=torch.Generator().manual_seed(0)) - 1
-    q = DiagonalGaussian(sides, std=torch.full((3000, 2), 0.1))
+    means = sides + 0.08 * torch.randn(3000, 2, generator=torch.Generator().manual_seed(1))  # and 0.06 within a point: 0.1
+    q = DiagonalGaussian(means, std=torch.full((3000, 2), 0.06))
     found = Gmm(components=10, steps=200).estimate(q, standard_normal(2), generator=torch.Generator().manual_seed(0))[0]
     # the groups do not overlap: E log q = -log 2 - log(0.1 sqrt(2 pi e)), E log p = -(1 + 0.01)/2 - log sqrt(2 pi), per latent
     truth = 2 * (-np.log(2) - np.log(0.1) - 0.5 + 0.5 * 1.01)
