@@ -223,7 +223,7 @@ class _Taking(NamedTuple):
         if self.inputs:
             return matched(self.inputs, self.arguments, held, self.label, "the data")
         if len(self.arguments.needed) > 1:
-            check_alone(self.arguments, held, self.label, "data")
+            check_alone(self.arguments, held, self.label)
         return {}
 
 

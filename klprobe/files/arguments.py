@@ -47,6 +47,10 @@ class Arguments:
         return [list(self.needed), list(self.optional), list(self.unset)]
 
 
+ALONE = Arguments(("x",))
+"""Arguments of an encoder that takes the data, and nothing else."""
+
+
 def from_facts(found: Any) -> Arguments:
     """The arguments that a confined process told, which may say anything; none where it is not understood."""
     if not isinstance(found, list) or len(found) != 3 or not all(isinstance(part, list) for part in found):
@@ -142,11 +146,11 @@ def matched(inputs: str, arguments: Arguments, held: Sequence[str], label: str, 
     return found
 
 
-def check_alone(arguments: Arguments, held: Sequence[str], label: str, data: str) -> None:
+def check_alone(arguments: Arguments, held: Sequence[str], label: str) -> None:
     """Raise InputError, which says what to type, where an encoder that gets the data alone needs more than one input."""
     if len(arguments.needed) > 1:
-        how = "" if len(held) > 1 else " with --data of several arrays of one length, as an .npz with those names"
-        raise InputError(f"{_takes(label, arguments)}, and {data or 'no data'} gives one input: {_form(arguments, held)}{how}.")
+        how = "" if len(held) > 1 else ", and --data an .npz of several arrays of one length"
+        raise InputError(f"{_takes(label, arguments)}, and gets the data alone: {_form(arguments, held)}{how}.")
 
 
 def _places(arguments: Arguments, count: int) -> list[str]:

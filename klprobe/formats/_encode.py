@@ -12,13 +12,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.distributions import Distribution
 
-from klprobe.files.arguments import Arguments, Batch, each, first_of, rows_of, shapes_of
+from klprobe.files.arguments import ALONE, Arguments, Batch, each, first_of, rows_of, shapes_of
 from klprobe.files.child import GB
 from klprobe.formats import Encoded, Request
 from klprobe.formats._by_name import same
@@ -39,6 +39,8 @@ PROBED = 64
 """Number of data points that the three passes of the probe use."""
 SEED = 0
 """Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
+OF_SEVERAL = "Flags as --resize change the first; give the others as the encoder takes them, labels as whole numbers."
+"""What to do about several inputs that do not fit."""
 MOST_CHANNELS = 16
 """Largest number of channels of spatial latents that are reported one by one, because each is estimated separately."""
 
@@ -54,15 +56,15 @@ class Encoder:
         wants: Sentence that says which input it needs; empty when that is not known.
         batch_size: The only number of points that it takes at a time; None when it takes any number.
         most_bytes: Largest number of bytes of all its answers, where it runs in a confined process; None for no limit.
-        arguments: What it takes; none are known of one that takes the points alone.
+        arguments: What it takes; one that takes the points alone calls them x.
     """
 
-    run: Callable[[Batch], Any]
+    run: Callable[[Any], Any]
     label: str
     wants: str = ""
     batch_size: int | None = None
     most_bytes: float | None = None
-    arguments: Arguments = field(default_factory=Arguments)
+    arguments: Arguments = ALONE
 
 
 class Points(Protocol):
@@ -186,7 +188,7 @@ def _call(encoder: Encoder, x: Batch) -> Returned:
         said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
         raise InputError(
             f"{encoder.label} cannot encode points of shape {shapes_of(x)}, which is what the data give ({said}).{wants} "
-            "Change the data, or --resize, --gray, --flatten."
+            + ("Change the data, or --resize, --gray, --flatten." if isinstance(x, torch.Tensor) else OF_SEVERAL)
         ) from error
     found = taken_apart(returned, rows_of(padded))
     tensors = {name: (tensor[:m] if found.has_rows(name) else tensor).cpu() for name, tensor in found.tensors.items()}

@@ -77,7 +77,7 @@ def open_points(request: Request, label: str, arguments: Arguments) -> tuple[Inp
     if not request.inputs:
         if len(arguments.needed) > 1:
             offer = _offer(request)
-            check_alone(arguments, offer.names if offer else (), label, name)
+            check_alone(arguments, offer.names if offer else (), label)
         inputs = open_inputs(request, label)
         inputs = dataclasses.replace(inputs, notes=(*inputs.notes, *_unset(arguments, label, arguments.names[:1])))
         return inputs, inputs
@@ -85,6 +85,7 @@ def open_points(request: Request, label: str, arguments: Arguments) -> tuple[Inp
         raise InputError(f"--inputs {request.inputs} names arrays of --data, which is not given: give an .npz with them.")
     offer = _offer(request)
     if offer is None:
+        open_inputs(dataclasses.replace(request, inputs=None), label)  # says what is wrong with the data, if they are none
         raise InputError(
             f"--inputs {request.inputs} names arrays, and --data {request.data} has no several: give an .npz, or "
             "package.module:data that is a dictionary of arrays, a Dataset or a DataLoader with several parts."
@@ -100,7 +101,8 @@ def open_points(request: Request, label: str, arguments: Arguments) -> tuple[Inp
             f"--inputs {request.inputs}: {next(iter(arrays.values()))} has one number a point: name the data, of shape "
             "(N, ...), first, with the arguments' names."
         )
-    return inputs, Several(inputs, rows, arrays)
+    alone = list(arrays) == list(arguments.names[:1])
+    return inputs, inputs if alone else Several(inputs, rows, arrays)
 
 
 def _unset(arguments: Arguments, label: str, given: Iterable[str]) -> tuple[str, ...]:

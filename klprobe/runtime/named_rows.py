@@ -22,7 +22,7 @@ from klprobe.types import InputError
 
 Rows = Callable[[int, int], dict[str, torch.Tensor]]
 SEED = 0
-"""Of torch's global generator while a DataLoader deals out its batches, which is restored afterwards."""
+"""Seed of torch's global generator while a DataLoader deals out its batches, which is restored afterwards."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Offer:
     """Arrays that there are, of which some are read.
 
     Attributes:
-        names: Of all of them.
-        rows: Names of those that are wanted to their rows.
+        names: All their names.
+        rows: Function from the wanted names to the rows.
     """
 
     names: tuple[str, ...]

@@ -126,7 +126,7 @@ def test_each_array_goes_to_its_argument_in_every_format(kind, tmp_path, arrays)
     agrees(load(path, Request(data=arrays, inputs="images,labels")))
     assert any("x = images, y = labels; left aside: short, part" in note for note in encoded.notes)
     assert encoded.provenance["inputs"] == "x=images,y=labels"
-    with pytest.raises(InputError, match=r"takes x, y, and data.npz gives one input: .*--inputs x=images,y=labels"):
+    with pytest.raises(InputError, match=r"takes x, y, and gets the data alone: .*--inputs x=images,y=labels"):
         load(path, Request(data=arrays))
 
 
@@ -218,7 +218,7 @@ def test_the_labels_of_a_data_set_of_klprobes_are_one_of_its_arrays(tmp_path):
         ("x=images,y=short", r"one number of rows, a row a point, and 'images' has 210, 'short' has 209"),
         ("labels,images", r"labels has one number a point: name the data"),
         ("x=part,y=labels", r"shape x \(2,\), y \(\)"),
-        ("", r"takes x, y, and data.npz gives one input"),
+        ("", r"takes x, y, and gets the data alone"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_exit_2(inputs, said, tmp_path, arrays, capsys):
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_one_line_and_exit_2(inputs, said, tmp_path, arrays
 def test_an_array_alone_is_told_what_to_give(tmp_path, of_a_user):
     np.save(tmp_path / "x.npy", X)
     encoder = f"{of_a_user}:Conditional"
-    with pytest.raises(InputError, match=r"--inputs x=ARRAY,y=ARRAY with --data of several arrays"):
+    with pytest.raises(InputError, match=r"--inputs x=ARRAY,y=ARRAY, and --data an .npz"):
         load(tmp_path / "weights.pt", Request(data=str(tmp_path / "x.npy"), encoder=encoder))
     with pytest.raises(InputError, match=r"x.npy has no several"):
         load(tmp_path / "weights.pt", Request(data=str(tmp_path / "x.npy"), inputs="x=x,y=y", encoder=encoder))
@@ -245,5 +245,8 @@ def test_arrays_that_are_left_aside_are_said(tmp_path):
     np.savez(tmp_path / "data.npz", x=X, labels=Y)
     scripted = torch.jit.trace(torch.nn.Tanh(), torch.zeros(4, D))
     scripted.save(tmp_path / "encoder.pt")
-    found = load(tmp_path / "encoder.pt", Request(data=str(tmp_path / "data.npz"), outputs="mean"))
+    path, data = tmp_path / "encoder.pt", str(tmp_path / "data.npz")
+    named = load(path, Request(data=data, outputs="mean", inputs="x"))
+    found = load(path, Request(data=data, outputs="mean"))
+    assert torch.equal(as_posterior(found.posterior).samples, as_posterior(named.posterior).samples)
     assert any("'x' is the data, and 'labels' left aside" in note for note in found.notes)
