@@ -175,7 +175,7 @@ class Estimator(Protocol):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Those of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex): what the method needs."""
+    """What the method needs of `posterior-density`, `prior-density` and `volume` (codes neither discrete nor on a simplex)."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Those of `weights` and `groups` of points that the numbers and errors of the method take into account."""
     in_parallel: ClassVar[bool] = False

@@ -35,7 +35,7 @@ class AggregatePosterior(Distribution):
 
     Args:
         posterior: Any torch Distribution with batch shape (N,) and event shape (D,), or one of klprobe's own.
-        weights: Weights of the components, shape (N,), positive; None means those of the posterior, which are equal unless it says so.
+        weights: Weights of the components, shape (N,), positive; by default those of the posterior, equal unless it says so.
         threads: Number of CPU threads; None means all. No result depends on it.
         shared: Whether the processes that torchrun started share the work of every density: then all of them have to ask for
             the same densities. Otherwise each process works by itself.

@@ -74,7 +74,7 @@ class Meaning:
     """What a name says.
 
     Attributes:
-        owner: The distribution that it speaks of: `posterior`, `prior`, `other` (the data, a loss), or empty when it does not say.
+        owner: The distribution that it speaks of: `posterior`, `prior`, `other` (the data, a loss); empty when it says none.
         role: One of `ROLES`; two, joined by `+`, for a tensor that holds both side by side; None when the name has no role.
         positional: Whether it is known by its place alone, in a list or in a graph.
     """

@@ -312,7 +312,7 @@ def test_the_relative_ratio_is_inverted_before_the_logarithm():
 
 
 def test_neighbours_of_codes_that_coincide_are_refused():
-    with pytest.raises(InputError, match="coincide"):
+    with pytest.raises(InputError, match="latent 0 is 0 throughout"):
         Knn().estimate(SampleOnly(torch.ones(100, 2) * torch.arange(2)), standard_normal(2), generator=seeded())
 
 

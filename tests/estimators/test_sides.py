@@ -237,4 +237,4 @@ def test_nearest_neighbours_are_those_of_one_code_a_group():
     assert found.num_samples == 300
     assert abs(found.value) < 4 * found.std_error + 0.1
     with pytest.raises(InputError, match="would be misplaced"):
-        Knn().estimate(grouped(True, [1] * 100 + [300])[0], standard_normal(3), generator=seeded())
+        Knn().estimate(grouped(False, [1] * 100 + [300])[0], standard_normal(3), generator=seeded())
