@@ -222,7 +222,8 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned
         if not _close(first, alone, name, half):
             raise InputError(
                 f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
-                "training mode: call eval() before you save it."
+                "training mode: call eval() before you save it"
+                + ("." if isinstance(x, torch.Tensor) else f", or an input has another shape than it takes ({shapes_of(x)}).")
             )
     if reading.law is not None and flat(first.laws[reading.law], first.rows) is None:
         why = "whose density klprobe cannot keep for all points: read as one draw a point"

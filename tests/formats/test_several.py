@@ -232,6 +232,13 @@ def test_what_does_not_fit_is_one_line_and_exit_2(inputs, said, tmp_path, arrays
     assert re.search(said, line), err
 
 
+def test_labels_with_a_dimension_too_many_are_not_broadcast_in_silence(tmp_path, of_a_user):
+    np.savez(tmp_path / "data.npz", x=X, y=Y[:, None])
+    asked = {"data": str(tmp_path / "data.npz"), "inputs": "x,y", "encoder": f"{of_a_user}:Conditional"}
+    with pytest.raises(InputError, match=r"another shape than it takes \(x \(3,\), y \(1,\)\)"):
+        load(tmp_path / "weights.pt", Request(outputs="mean,logvar", **asked))
+
+
 def test_an_array_alone_is_told_what_to_give(tmp_path, of_a_user):
     np.save(tmp_path / "x.npy", X)
     encoder = f"{of_a_user}:Conditional"
