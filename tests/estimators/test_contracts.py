@@ -72,16 +72,22 @@ def test_the_same_seed_gives_the_same_bits(name, found, problem):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_match_is_not_told_from_zero_by_a_bound(name):
-    """q(z) = p(z): of the population every lower bound is at most 0 and every upper bound at least 0, within 5 errors."""
-    noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(2)).double()
-    q = DiagonalGaussian(0.8 * noise, std=torch.full((400, 2), 0.6).double())
-    bounds = [e for e in run(name, q, standard_normal(2)) if e.target == "population" and e.quantity not in NOT_A_KL]
+    """q(z) = p(z): every lower bound is at most the KL and every upper bound at least, within 5 errors.
+
+    Of the population the KL is 0; of the 400 points it is what 20,000 draws of their mixture say, to 0.01 nats.
+    """
+    rng = torch.Generator().manual_seed(2)
+    q = DiagonalGaussian(0.8 * torch.randn(400, 2, generator=rng).double(), std=torch.full((400, 2), 0.6).double())
+    z = q.sample_at(torch.arange(20_000) % 400, rng)
+    log_q = torch.logsumexp(q.log_prob_matrix(z, torch.arange(400)), 1) - math.log(400)
+    truth = {"population": 0.0, "empirical": float((log_q - standard_normal(2).log_prob(z)).mean())}
+    bounds = [e for e in run(name, q, standard_normal(2)) if e.quantity not in NOT_A_KL]
     assert bounds
     for e in bounds:
         if e.bound in ("lower", "exact"):
-            assert e.value <= 5 * e.std_error + 1e-6
+            assert e.value <= truth[e.target] + 5 * e.std_error + 0.02
         if e.bound in ("upper", "exact"):
-            assert e.value >= -5 * e.std_error - 1e-6
+            assert e.value >= truth[e.target] - 5 * e.std_error - 0.02
 
 
 @pytest.mark.parametrize("name", NAMES)
