@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -21,14 +20,13 @@ from torch.distributions import Distribution
 from klprobe.files.arguments import ALONE, Arguments, Batch, each, first_of, rows_of, shapes_of
 from klprobe.files.child import GB
 from klprobe.formats import Encoded, Request
-from klprobe.formats._by_name import same
-from klprobe.formats._latents import Latents, Part, latents_of, with_classes
+from klprobe.formats._latents import Latents, by_channel, latents_of, with_classes
 from klprobe.formats._laws import flat, joined, kind_of
 from klprobe.formats._names import MATRICES, SPREAD_ROLES
 from klprobe.formats._outputs import read
 from klprobe.formats._priors import prior_of, why_moved
 from klprobe.formats._reading import Reading, plain, plain_role
-from klprobe.formats._returned import Returned, Tensors, taken_apart
+from klprobe.formats._returned import Returned, Tensors, close, may_be_confused, taken_apart
 from klprobe.formats._several import open_points
 from klprobe.formats._tensors import check_scatter
 from klprobe.types import InputError
@@ -41,8 +39,6 @@ SEED = 0
 """Seed of the encoder's own random numbers; torch's global generator is restored afterwards."""
 OF_SEVERAL = "Flags as --resize change the first; give the others as the encoder takes them, labels as whole numbers."
 """What to do about several inputs that do not fit."""
-MOST_CHANNELS = 16
-"""Largest number of channels of spatial latents that are reported one by one, because each is estimated separately."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def encode_points(encoder: Encoder, points: Points, request: Request) -> Found:
         latents = _latents(encoder.label, tensors, laws)
         prior = None if no_prior else prior_of(encoder.label, first, reading, latents.posterior.event_shape[0])
         prior = latents.prior if prior is None else prior
-    return Found(latents.posterior, reading, _by_channel(latents, channels), prior, no_prior, note)
+    return Found(latents.posterior, reading, by_channel(latents, channels), prior, no_prior, note)
 
 
 def _taking(encoder: Encoder, points: Points) -> tuple[Encoder, str]:
@@ -200,13 +196,13 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned
     size = min(PROBED, len(inputs), encoder.batch_size or PROBED)
     x = inputs.batch(0, size)
     first = _call(encoder, x)
-    if size > 2 and encoder.batch_size is None and _may_be_confused(first):
+    if size > 2 and encoder.batch_size is None and may_be_confused(first):
         size -= 1  # so that as many values as points are as many latents, and not one for each point
         x = each(x, lambda t: t[:size])
         first = _call(encoder, x)
     second = _call(encoder, x)
-    random = {name for name in first.tensors if not _close(first, second, name)}
-    random |= {name for name in first.laws if not _close(first, second, name)}
+    random = {name for name in first.tensors if not close(first, second, name)}
+    random |= {name for name in first.laws if not close(first, second, name)}
     reading = read(first, random, request.outputs, encoder.label, first_of(x))
     half = max(1, size // 2)
     alone = _call(encoder, each(x, lambda t: torch.cat([t[:half], t[:1].expand(size - half, *t.shape[1:])])))
@@ -219,7 +215,7 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned
                 f"{encoder.label}: its {role} differs between two passes over the same points, so dropout (or other noise) is "
                 "on: call eval() before you save it. If this output is a sample, say --outputs samples."
             )
-        if not _close(first, alone, name, half):
+        if not close(first, alone, name, half):
             raise InputError(
                 f"{encoder.label}: the {role} of a point changes with the points beside it, so batch normalisation is in "
                 "training mode: call eval() before you save it"
@@ -233,29 +229,6 @@ def _probe(encoder: Encoder, inputs: Points, request: Request) -> tuple[Returned
 
 def _law_of(reading: Reading) -> list[str]:
     return [] if reading.law is None else [reading.law]
-
-
-def _may_be_confused(first: Returned) -> bool:
-    """Whether there is a vector as long as there are points, and as there are latents somewhere."""
-    shapes = [tuple(t.shape) for t in first.tensors.values()]
-    vectors = any(shape in ((first.rows,), (first.rows, first.rows)) for shape in shapes)
-    return vectors and any(len(shape) > 1 and math.prod(shape[1:]) == first.rows for shape in shapes)
-
-
-def _close(first: Returned, second: Returned, name: str, rows: int | None = None) -> bool:
-    """Whether two passes say the same, of a tensor or of a Distribution, whose densities are compared at the same draws."""
-    if name in first.laws:
-        law, other = first.laws[name], second.laws.get(name)
-        try:
-            z = law.sample()
-            told, again = (d.log_prob(z).reshape(first.rows, -1)[:rows].double() for d in (law, other))  # type: ignore[union-attr]
-        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
-            return True  # there is no density to compare
-        return same(told, again)
-    a, b = first.tensors[name], second.tensors.get(name)
-    if b is None or a.shape != b.shape:
-        return False
-    return same(a[:rows], b[:rows]) if first.has_rows(name) else same(a, b)
 
 
 def _all_points(
@@ -312,18 +285,6 @@ def _latents(label: str, tensors: Tensors, laws: Sequence[Distribution]) -> Late
         has_spread = any(role in (*SPREAD_ROLES, *MATRICES) for role in tensors)
         tensors = {role: t for role, t in tensors.items() if role != ("samples" if has_spread else "mean")}
     return latents_of(label, {plain_role(role): plain(role, t) for role, t in tensors.items()})
-
-
-def _by_channel(latents: Latents, channels: int | None) -> Latents:
-    """Make each channel of spatial latents, (C, H, W), a part of the posterior."""
-    if channels is None or channels == 1:
-        return latents
-    if channels > MOST_CHANNELS:
-        note = f"{channels} channels, which are more than {MOST_CHANNELS}: they are not reported one by one"
-        return latents._replace(notes=(*latents.notes, note))
-    places = latents.posterior.event_shape[0] // channels
-    parts: dict[str, Part] = {f"channel {c}": slice(c * places, (c + 1) * places) for c in range(channels)}
-    return latents._replace(parts={**parts, **latents.parts})
 
 
 def _place(name: str, half: int | None) -> str:

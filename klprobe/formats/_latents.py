@@ -36,6 +36,9 @@ HIERARCHY = (
 ASYMMETRY = 1e-4
 """Largest difference between a covariance and its transpose, relative to its largest entry; float32 needs this much."""
 
+MOST_CHANNELS = 16
+"""Largest number of channels of spatial latents that are reported one by one, because each is estimated separately."""
+
 Part = slice | Classes
 Groups = dict[int | None, dict[str, str]]
 
@@ -213,3 +216,15 @@ def _classes(label: str, roles: Mapping[str, str], tensors: Mapping[str, torch.T
         return Classes(given if "probs" in roles else given.softmax(-1), prior)
     except InputError as error:
         raise InputError(f"{label}: {name}: {error}") from error
+
+
+def by_channel(latents: Latents, channels: int | None) -> Latents:
+    """Make each channel of spatial latents, (C, H, W), a part of the posterior."""
+    if channels is None or channels == 1:
+        return latents
+    if channels > MOST_CHANNELS:
+        note = f"{channels} channels, which are more than {MOST_CHANNELS}: they are not reported one by one"
+        return latents._replace(notes=(*latents.notes, note))
+    places = latents.posterior.event_shape[0] // channels
+    parts: dict[str, Part] = {f"channel {c}": slice(c * places, (c + 1) * places) for c in range(channels)}
+    return latents._replace(parts={**parts, **latents.parts})

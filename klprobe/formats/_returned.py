@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch.distributions import Categorical, Distribution, MultivariateNormal, OneHotCategorical, RelaxedOneHotCategorical
 
 from klprobe.distributions.posteriors import diagonal_normal
+from klprobe.formats._by_name import same
 from klprobe.formats._names import SPREAD_ROLES, role_of
 from klprobe.types import InputError
 
@@ -206,3 +208,26 @@ def _nested(tensors: Shapes, label: str) -> dict[str, str]:
             )
         found |= {f"mean_{i}": mean, f"logvar_{i}": spread}
     return found
+
+
+def may_be_confused(first: Returned) -> bool:
+    """Whether there is a vector as long as there are points, and as there are latents somewhere."""
+    shapes = [tuple(t.shape) for t in first.tensors.values()]
+    vectors = any(shape in ((first.rows,), (first.rows, first.rows)) for shape in shapes)
+    return vectors and any(len(shape) > 1 and math.prod(shape[1:]) == first.rows for shape in shapes)
+
+
+def close(first: Returned, second: Returned, name: str, rows: int | None = None) -> bool:
+    """Whether two passes say the same, of a tensor or of a Distribution, whose densities are compared at the same draws."""
+    if name in first.laws:
+        law, other = first.laws[name], second.laws.get(name)
+        try:
+            z = law.sample()
+            told, again = (d.log_prob(z).reshape(first.rows, -1)[:rows].double() for d in (law, other))  # type: ignore[union-attr]
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
+            return True  # there is no density to compare
+        return same(told, again)
+    a, b = first.tensors[name], second.tensors.get(name)
+    if b is None or a.shape != b.shape:
+        return False
+    return same(a[:rows], b[:rows]) if first.has_rows(name) else same(a, b)
