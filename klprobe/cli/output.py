@@ -88,7 +88,9 @@ def give(show: Callable[[], None], write: Callable[[Path], object], out: Path | 
     except InputError as error:
         failure = error
     except KeyboardInterrupt:
-        failure = KeyboardInterrupt("stopped while the files of the answer were being written; none of them was changed.")
+        failure = KeyboardInterrupt(
+            "stopped while files were being written: all of them are of this answer, or all as they were."
+        )
     try:
         show()
     except InputError as error:

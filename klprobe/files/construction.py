@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -64,8 +63,3 @@ def differences(network: nn.Module, given: Mapping[str, torch.Tensor]) -> list[s
     needed = network.state_dict()
     wrong = (n for n in given.keys() | needed.keys() if n not in given or n not in needed or given[n].shape != needed[n].shape)
     return sorted(wrong)
-
-
-def num_elements(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Number of elements in all tensors together."""
-    return sum(math.prod(tensor.shape) for tensor in tensors.values())

@@ -61,7 +61,7 @@ def write_together(out: Path, contents: Iterable[tuple[str, bytes]], ours: Colle
     Returns:
         The files, in the order of `contents`.
     Raises:
-        InputError: the folder cannot be written to; nothing in it has changed.
+        InputError: the folder cannot be written to; nothing in it has changed, unless a file could not be renamed.
     """
     written: list[tuple[Path, Path]] = []
     try:

@@ -65,7 +65,7 @@ class Heartbeat:
         return None
 
     def stop(self) -> None:
-        """End the signs of life: the others no longer wait for this process."""
+        """End the signs of life, once this process has no exchange with the others left."""
         self.ended.set()
         self.thread.join(timeout=2 * BEAT)
 
